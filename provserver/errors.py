@@ -1,0 +1,76 @@
+"""What can become of a request, and how each protocol says so: one table, total over `Outcome`.
+
+The device reads `Outcome` (through its protocol's code and the reply's `status` and `errorMsg`).
+`Refused`, `Unavailable` and `Misconfigured` are for people: their message names the fix.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class ProvserverError(Exception):
+    """Root of every error a person may read. The message says what is wrong and how to mend it."""
+
+
+class Misconfigured(ProvserverError):  # noqa: N818 - reads as what it says
+    """An option, a file or the machine is not as it must be; nothing was changed."""
+
+
+class Refused(ProvserverError):  # noqa: N818
+    """What an operator asked for cannot be done; nothing was changed."""
+
+
+class Unavailable(ProvserverError):  # noqa: N818
+    """Postgres or the queue before it cannot serve now; asking again later is right."""
+
+
+class Outcome(Enum):
+    """What becomes of one provision request, on every transport alike."""
+
+    SUCCESS = "success"
+    NOT_FOUND = "not_found"  # unknown key, wrong secret or disabled: told apart only for the operator
+    FAILURE = "failure"
+    INVALID = "invalid"  # decoded, but a member is missing or has the wrong type
+    UNDECODABLE = "undecodable"  # neither JSON nor (where accepted) protobuf
+    TOO_LARGE = "too_large"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """How the protocols say one outcome.
+
+    status: the reply's `status` member (ThingsBoard's ResponseStatus), None when there is no such reply.
+    error: the reply's `errorMsg`; an INVALID request gets a message that names its member instead.
+    http: status code. coap: response code as RFC 7252 §12.1.2 writes it, class * 32 + detail.
+    mqtt: MQTT 5 reason code of the PUBACK (§3.4.2.1); 0x00 also means that a reply is published.
+    """
+
+    status: str | None
+    error: str | None
+    http: int
+    coap: int
+    mqtt: int
+
+
+def _coap(code_class: int, detail: int) -> int:
+    return code_class * 32 + detail
+
+
+RENDERINGS: dict[Outcome, Rendering] = {
+    Outcome.SUCCESS: Rendering("SUCCESS", None, 200, _coap(2, 1), 0x00),
+    Outcome.NOT_FOUND: Rendering("NOT_FOUND", "Provision data was not found!", 200, _coap(4, 0), 0x00),
+    Outcome.FAILURE: Rendering("FAILURE", "Failed to provision device!", 200, _coap(4, 0), 0x00),
+    Outcome.INVALID: Rendering("FAILURE", "The request is not valid!", 400, _coap(4, 0), 0x00),
+    Outcome.UNDECODABLE: Rendering(
+        None, "The body is not a JSON object with provisionDeviceKey and provisionDeviceSecret!",
+        400, _coap(4, 0), 0x99,
+    ),
+    Outcome.TOO_LARGE: Rendering(None, "The request is too large!", 413, _coap(4, 13), 0x95),
+    Outcome.UNAVAILABLE: Rendering(
+        "FAILURE", "Temporarily unavailable, try again later!", 503, _coap(5, 3), 0x00,
+    ),
+}
+
+RETRY_AFTER_SECONDS = 5
+"""What an UNAVAILABLE answer asks for: HTTP Retry-After (RFC 9110 §10.2.3), CoAP Max-Age (RFC 7252 §5.9.3.4)."""
