@@ -63,12 +63,19 @@ RENDERINGS: dict[Outcome, Rendering] = {
     Outcome.FAILURE: Rendering("FAILURE", "Failed to provision device!", 200, _coap(4, 0), 0x00),
     Outcome.INVALID: Rendering("FAILURE", "The request is not valid!", 400, _coap(4, 0), 0x00),
     Outcome.UNDECODABLE: Rendering(
-        None, "The body is not a JSON object with provisionDeviceKey and provisionDeviceSecret!",
-        400, _coap(4, 0), 0x99,
+        None,
+        "The body is not a JSON object with provisionDeviceKey and provisionDeviceSecret!",
+        400,
+        _coap(4, 0),
+        0x99,
     ),
     Outcome.TOO_LARGE: Rendering(None, "The request is too large!", 413, _coap(4, 13), 0x95),
     Outcome.UNAVAILABLE: Rendering(
-        "FAILURE", "Temporarily unavailable, try again later!", 503, _coap(5, 3), 0x00,
+        "FAILURE",
+        "Temporarily unavailable, try again later!",
+        503,
+        _coap(5, 3),
+        0x00,
     ),
 }
 

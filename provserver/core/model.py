@@ -1,6 +1,7 @@
-"""The nouns of provisioning: profiles, devices, credentials, and the enumerations they are made of."""
+"""The nouns of provisioning: profiles, keys, devices, credentials, and what a request found of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -8,6 +9,8 @@ RESERVED_IDS = frozenset({"provision", "device", "mgmt_device"})
 """Can never be a token, user name or client id of a device: they mean something at CONNECT."""
 
 PROVISION_STATE = "provisionState"
+"""The server attribute that says a device has been provisioned."""
+
 PROVISIONED = "provisioned"
 
 
@@ -19,9 +22,166 @@ class Transport(StrEnum):
     COAP = "COAP"
 
 
+class ProvisionStrategy(StrEnum):
+    """How a profile checks the devices that present its key."""
+
+    ALLOW_CREATE_NEW_DEVICES = "ALLOW_CREATE_NEW_DEVICES"
+    CHECK_PRE_PROVISIONED_DEVICES = "CHECK_PRE_PROVISIONED_DEVICES"
+    X509_CERTIFICATE_CHAIN = "X509_CERTIFICATE_CHAIN"
+    DISABLED = "DISABLED"
+
+
+class ReprovisionPolicy(StrEnum):
+    """What a provisioned device gets that asks again without a proof of its own."""
+
+    DENY = "deny"
+    UNTIL_FIRST_USE = "until_first_use"
+    RETURN_SAME = "return_same"
+    ROTATE = "rotate"
+
+
+class CredentialsType(StrEnum):
+    """What a device authenticates with."""
+
+    ACCESS_TOKEN = "ACCESS_TOKEN"  # noqa: S105 - a type, not a token
+    X509_CERTIFICATE = "X509_CERTIFICATE"
+    MQTT_BASIC = "MQTT_BASIC"
+
+
+class Origin(StrEnum):
+    """Who chose the credentials. What an operator imported is never replaced by a device."""
+
+    GENERATED = "generated"
+    SUPPLIED = "supplied"
+    IMPORTED = "imported"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """Who asked: the transport it came by, and its address without the port."""
 
     transport: Transport
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class MqttBasic:
+    """MQTT basic credentials; a part that was not given is the empty string."""
+
+    client_id: str = ""
+    user_name: str = ""
+    password: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """Credentials of a device.
+
+    id: the key they are looked up by, unique across everything (spec thingsboard §5.7).
+    value: the token, the normalised certificate text, or the MQTT basic triple.
+    """
+
+    type: CredentialsType
+    id: str
+    value: str | MqttBasic
+
+    def __repr__(self) -> str:  # the id of a token is the token
+        return f"<Credentials {self.type}>"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataField:
+    """A typed field that every device of a profile has."""
+
+    name: str
+    type: str = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class Datastream:
+    """A named channel of a profile's devices: a virtual pin, its type and its range."""
+
+    name: str
+    pin: str
+    type: str = "double"
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProfile:
+    """A device profile. `revision` changes with everything that a decision could depend on, keys included."""
+
+    id: UUID
+    organization_id: UUID
+    name: str
+    template_id: str
+    strategy: ProvisionStrategy
+    reprovision_policy: ReprovisionPolicy
+    revision: int
+    created_at: datetime
+    metadata_fields: tuple[MetadataField, ...] = ()
+    datastreams: tuple[Datastream, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionKey:
+    """A provision key of a profile, with the keyed digest of its secret."""
+
+    key: str
+    secret_digest: bytes
+    profile: DeviceProfile
+
+    def __repr__(self) -> str:
+        return f"<ProvisionKey of {self.profile.name}>"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCredentials:
+    """Credentials as a device has them; `pending` ones wait for their first use (policy `rotate`)."""
+
+    credentials: Credentials
+    origin: Origin
+    pending: bool
+    used: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KnownDevice:
+    """What the store knows of a device when a request about it is decided.
+
+    provision_state: the attribute of that name; None when it is absent.
+    request_digest: of the request whose nonce this device holds; None once that nonce is spent.
+    """
+
+    id: UUID
+    profile_id: UUID
+    name: str
+    revision: int
+    provision_state: str | None
+    rearmed: bool
+    request_digest: bytes | None
+    credentials: tuple[StoredCredentials, ...]
+
+    @property
+    def newest(self) -> StoredCredentials | None:
+        """The credentials that the device was told last."""
+        pending = [held for held in self.credentials if held.pending]
+        return next(iter(pending or self.credentials), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a request found.
+
+    named: the device of the name it gives; nonce_holder: the one provisioned with its nonce;
+    credentials_holder: the id of the one that has credentials of the id it supplies.
+    """
+
+    named: KnownDevice | None = None
+    nonce_holder: KnownDevice | None = None
+    credentials_holder: UUID | None = None
+
+
+VACANT = Situation()
+"""Nothing found: what a request under ALLOW_CREATE_NEW_DEVICES is taken to find until a write says otherwise."""

@@ -1,9 +1,38 @@
-"""The one entrance for every transport: a payload and a peer in, an answer out."""
+"""The one entrance for every transport: a payload and a peer in, an answer out.
 
+Decode and admit here; what is admitted is settled in groups (`settlement.py`); every attempt is recorded.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
-from provserver.core.model import Peer
-from provserver.errors import Outcome
+from provserver.core import ids, wire
+from provserver.core.decision import Fresh, Intent, Reason, Refusal, admit
+from provserver.core.model import Peer, ProvisionKey, ProvisionStrategy
+from provserver.core.secrets import ServerKeys
+from provserver.core.wire import Granted, ProvisionRequest
+from provserver.errors import Outcome, Unavailable
+from provserver.services.grouping import Grouper
+from provserver.services.settlement import Settlement, StaleProfile, Ticket
+from provserver.store import profiles, provisions
+from provserver.store.database import Database
+from provserver.store.provisions import AttemptRow
+
+log = logging.getLogger("provserver.provisioning")
+
+_ON_PROFILE = {
+    Reason.KEY_UNKNOWN,
+    Reason.SECRET_WRONG,
+    Reason.PROFILE_DISABLED,
+    Reason.CHAIN_ONLY,
+    Reason.NAME_REQUIRED,
+}
+"""Refusals that rest on the profile and its keys alone, hence on a copy that may be old."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,8 +48,135 @@ class Answer:
 
 
 class Provisioning:
-    """Decides and records provision requests."""
+    """Decides and records provision requests. wait_limit: seconds a request may wait for Postgres."""
 
-    async def answer(self, payload: bytes, peer: Peer) -> Answer:
+    def __init__(
+        self,
+        database: Database,
+        keys: ServerKeys,
+        *,
+        wait_limit: float = 10.0,
+        random: ids.Randomness = os.urandom,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._wait_limit = wait_limit
+        self._random = random
+        self._clock = clock
+        self._recognised: dict[str, ProvisionKey] = {}
+        self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
+            "provision", Settlement(database, keys, random, clock).settle
+        )
+        self._lookups = Grouper("provision-key", self._recognise)
+        self._attempts = Grouper("attempt", self._record)
+
+    async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:
         """Decode, decide, commit, encode. Never raises for what a device sent or for an absent Postgres."""
-        raise NotImplementedError
+        try:
+            request = wire.decode(payload, accept_protobuf=accept_protobuf)
+        except wire.Undecodable:
+            self._note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
+            return Answer(Outcome.UNDECODABLE, b"")
+        except wire.InvalidRequest as fault:
+            self._note(peer, Outcome.INVALID, "INVALID", str(fault))
+            body = wire.encode_refusal(Outcome.INVALID, protobuf=fault.protobuf, message=str(fault))
+            return Answer(Outcome.INVALID, body, fault.protobuf)
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                verdict = await self.provision(request, peer)
+        except (Unavailable, TimeoutError):
+            body = wire.encode_refusal(Outcome.UNAVAILABLE, protobuf=request.protobuf)
+            return Answer(Outcome.UNAVAILABLE, body, request.protobuf)
+        if isinstance(verdict, Granted):
+            body = wire.encode_granted(verdict, protobuf=request.protobuf)
+            return Answer(Outcome.SUCCESS, body, request.protobuf)
+        message = f"{verdict.reason.text}!" if verdict.outcome is Outcome.INVALID else None
+        body = wire.encode_refusal(verdict.outcome, protobuf=request.protobuf, message=message)
+        return Answer(verdict.outcome, body, request.protobuf)
+
+    async def provision(self, request: ProvisionRequest, peer: Peer) -> Granted | Refusal:
+        """Decide one request, commit what it deserves, record the attempt. Raises Unavailable."""
+        key = self._recognised.get(request.key)
+        verdict = admit(request, key, self._secret_matches)
+        if isinstance(verdict, Refusal) and verdict.reason in _ON_PROFILE:
+            # Nobody is turned away on an old copy of what the database says.
+            key = await self._fresh_key(request.key)
+            verdict = admit(request, key, self._secret_matches)
+        while isinstance(verdict, Intent):
+            try:
+                settled = await self._tickets.submit(self._ticket(verdict, request, peer))
+            except StaleProfile:
+                key = await self._fresh_key(request.key)
+                verdict = admit(request, key, self._secret_matches)
+                continue
+            if isinstance(settled, Granted):
+                return settled
+            verdict = settled
+        profile_id = key.profile.id if key is not None else None
+        name = request.device_name if profile_id is not None else None
+        self._note(peer, verdict.outcome, verdict.reason.name, verdict.detail, profile_id, name)
+        return verdict
+
+    async def drain(self) -> None:
+        """Wait until everything that was asked is settled and recorded."""
+        for grouper in (self._lookups, self._tickets, self._attempts):
+            await grouper.drain()
+
+    def _ticket(self, intent: Intent, request: ProvisionRequest, peer: Peer) -> Ticket:
+        now = self._clock()
+        keys, nonce, supplied = self._keys, intent.nonce, intent.supplied
+        return Ticket(
+            intent,
+            peer,
+            asyncio.get_running_loop().time() + self._wait_limit,
+            ids.uuid7(now, self._random),
+            ids.uuid7(now, self._random),
+            Fresh(ids.token(self._random), ids.device_name(self._random)),
+            keys.digest("request-nonce", intent.profile.id.bytes, nonce) if nonce else None,
+            keys.digest("request", request.canonical()) if nonce else None,
+            keys.digest("credentials", supplied.id) if supplied else None,
+            look=intent.profile.strategy is not ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
+        )
+
+    def _secret_matches(self, digest: bytes, secret: str) -> bool:
+        return self._keys.verify(digest, "provision-secret", secret)
+
+    async def _fresh_key(self, key: str) -> ProvisionKey | None:
+        if "\0" in key:  # no text of Postgres has one
+            return None
+        return await self._lookups.submit(key)
+
+    async def _recognise(self, wanted: Sequence[str]) -> list[ProvisionKey | Exception | None]:
+        async with self._database.connection() as connection:
+            found = await profiles.recognise(connection, list(set(wanted)))
+        for key in wanted:
+            self._recognised.pop(key, None)
+        self._recognised.update(found)  # holds keys that exist only, so guesses cannot fill it
+        return [found.get(key) for key in wanted]
+
+    def _note(
+        self,
+        peer: Peer,
+        outcome: Outcome,
+        reason: str,
+        detail: str = "",
+        profile_id: UUID | None = None,
+        name: str | None = None,
+    ) -> None:
+        """Have a refusal recorded; the answer does not wait for it."""
+        id_ = ids.uuid7(self._clock(), self._random)
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:255]) if name else None
+        row = AttemptRow(
+            id_, peer.transport, peer.address, outcome.value, reason, detail or None, profile_id, None, shown
+        )
+        if not self._attempts.post(row):
+            log.warning("an attempt was not recorded: too many wait")
+
+    async def _record(self, rows: Sequence[AttemptRow]) -> list[None]:
+        try:
+            async with self._database.connection() as connection:
+                await provisions.record(connection, rows)
+        except Unavailable as fault:
+            log.warning("%d attempts were not recorded: %s", len(rows), fault)
+        return [None] * len(rows)

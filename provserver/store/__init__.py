@@ -1,0 +1,1 @@
+"""Postgres: the connection, the schema, and the SQL, a module for each noun."""

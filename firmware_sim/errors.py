@@ -1,0 +1,59 @@
+"""Why a device has no credentials: one exception per exit code.
+
+SimulatorError
+ ├── Refused      the server said no; the same request would get the same answer
+ ├── NoAnswer     nothing came, or "try again later"; asking again is right
+ ├── BadReply     an answer that no device should act on
+ └── FlashError   the device's own memory is unreadable or holds another device
+"""
+
+import os
+from typing import ClassVar, Self
+
+
+class SimulatorError(Exception):
+    """Root of the tree. The message is one line, without secrets, and alike for devices that fail alike."""
+
+    exit_code: ClassVar[int]
+    status: ClassVar[str]
+
+
+class Refused(SimulatorError):  # noqa: N818 - reads as what it says
+    """A verdict other than SUCCESS, or a protocol's own refusal."""
+
+    exit_code = 1
+    status = "refused"
+
+
+class NoAnswer(SimulatorError):  # noqa: N818
+    """No verdict. retry_after: seconds the server asked to wait, None when it said nothing."""
+
+    exit_code = 3
+    status = "unreachable"
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+    @classmethod
+    def because(cls, cause: BaseException, timeout: float) -> Self:
+        """Name a timeout or an operating system's error in the same words on every transport."""
+        if isinstance(cause, TimeoutError) and not cause.errno:
+            return cls(f"no answer within {timeout:g} s")
+        if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+            return cls(os.strerror(cause.errno).lower())
+        return cls(str(cause) or type(cause).__name__)
+
+
+class BadReply(SimulatorError):  # noqa: N818
+    """A reply that cannot be read, or that grants something else than was asked for."""
+
+    exit_code = 4
+    status = "bad reply"
+
+
+class FlashError(SimulatorError):
+    """The flash file cannot be read, written or understood."""
+
+    exit_code = 5
+    status = "flash error"

@@ -1,0 +1,5 @@
+"""`python -m provserver`."""
+
+from provserver.cli import main
+
+main()

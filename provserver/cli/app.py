@@ -1,0 +1,50 @@
+"""The commands, put together."""
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from provserver.cli import db, device, output, profile, serve
+from provserver.errors import ProvserverError
+
+cli = typer.Typer(
+    name="provserver",
+    help="The server a new IoT device talks to first: it provisions devices over MQTT, CoAP and HTTP.",
+    epilog="Exit codes: 0 done, 1 refused, 2 wrong command line, 3 wrong configuration, 4 Postgres does not answer.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+cli.command("serve")(serve.serve)
+cli.add_typer(db.cli, name="db")
+cli.add_typer(profile.cli, name="profile")
+cli.add_typer(device.cli, name="device")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"provserver {version('provserver')}")
+        raise typer.Exit
+
+
+@cli.callback()
+def _root(
+    _: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    """Take the options that stand before a command."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        cli()
+    except ProvserverError as fault:
+        sys.exit(output.report(fault))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # what reads us is gone, as `| head` is: nothing to tell anybody
+        sys.exit(0)

@@ -1,0 +1,74 @@
+"""What commands print: tables for people, one JSON value for programs, errors with their fix on stderr."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from provserver.errors import Misconfigured, ProvserverError, Refused, Unavailable
+
+EXIT_CODES: dict[type[ProvserverError], int] = {Refused: 1, Misconfigured: 3, Unavailable: 4}
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
+
+_out = Console(highlight=False, soft_wrap=True)
+_err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def report(fault: ProvserverError) -> int:
+    """Say what is wrong and how to mend it; returns the exit code."""
+    _err.print("[red]error:[/red]", end=" ")
+    _err.print(str(fault), markup=False)
+    return EXIT_CODES[type(fault)]
+
+
+def say(message: str, *, quiet: bool = False) -> None:
+    """A line for the person, on stderr so that stdout stays what was asked for."""
+    if not quiet:
+        _err.print(message, markup=False)
+
+
+def print_json(value: object) -> None:
+    """One JSON value."""
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
+
+
+def print_json_array(values: Iterable[object]) -> None:
+    """A JSON array of any length, an element a line."""
+    sys.stdout.write("[")
+    for number, value in enumerate(values):
+        sys.stdout.write((",\n " if number else "\n ") + msgspec.json.encode(value).decode())
+    sys.stdout.write("\n]\n")
+
+
+def print_object(members: Mapping[str, object]) -> None:
+    """An object, a member a line."""
+    width = max(map(len, members))
+    for name, value in members.items():
+        _out.print(f"{name:<{width}}  {_text(value)}", markup=False)
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """A table."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    _out.print(table)
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value)) or "-"
+    if isinstance(value, str):
+        return value
+    return msgspec.json.encode(value).decode().strip('"')

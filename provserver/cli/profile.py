@@ -1,0 +1,253 @@
+"""`provserver profile`: device profiles and their provision keys."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Annotated, TypeVar
+
+import typer
+
+from provserver import app
+from provserver.cli import options, output
+from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
+from provserver.cli.output import Json
+from provserver.core.model import Datastream, DeviceProfile, MetadataField, ReprovisionPolicy
+from provserver.errors import Misconfigured
+from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
+
+cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
+key_cli = typer.Typer(help="A profile's provision keys: several may be valid at a time.", no_args_is_help=True)
+cli.add_typer(key_cli, name="key")
+
+Result = TypeVar("Result")
+Reference = Annotated[str, typer.Argument(metavar="PROFILE", help="Name, template id (TMPL…) or id.")]
+Strategy = Annotated[str | None, typer.Option(help=f"One of: {', '.join(options.STRATEGIES)}.", show_default=False)]
+Policy = Annotated[
+    ReprovisionPolicy | None,
+    typer.Option(help="What a provisioned device gets that asks again.", show_default=False),
+]
+Accept = Annotated[
+    bool,
+    typer.Option(
+        "--accept-unproven-repeats",
+        help="Needed for every policy but deny: see `profile show` for what it costs.",
+    ),
+]
+Metadata = Annotated[
+    list[str] | None,
+    typer.Option("--metadata-field", metavar="NAME[:TYPE]", help="May be repeated.", show_default=False),
+]
+Streams = Annotated[
+    list[str] | None,
+    typer.Option("--datastream", metavar="NAME:PIN[:TYPE[:MIN:MAX]]", help="May be repeated.", show_default=False),
+]
+Key = Annotated[str | None, typer.Option("--key", help="Provision key. [default: generated]", show_default=False)]
+Secret = Annotated[
+    str | None, typer.Option("--secret", help="Provision secret. [default: generated]", show_default=False)
+]
+
+
+@cli.command()
+def create(
+    name: str,
+    strategy: Strategy = "allow-create",
+    key: Key = None,
+    secret: Secret = None,
+    reprovision_policy: Policy = None,
+    accept_unproven_repeats: Accept = False,
+    metadata_field: Metadata = None,
+    datastream: Streams = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Make a profile with a provision key; the secret is shown this once."""
+    change = _change(name, strategy, reprovision_policy, accept_unproven_repeats, metadata_field, datastream)
+    profile, pair = _on(config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret))
+    _print(_profile(profile) | _pair(pair), json)
+    output.say("The secret is shown this once: keep it.", quiet=json)
+
+
+@cli.command("list")
+def list_(
+    config: ConfigFile = None, data_dir: DataDir = None, database_url: DatabaseUrl = None, json: Json = False
+) -> None:
+    """List the profiles."""
+    found = _on(config, data_dir, database_url, lambda profiles: profiles.all())
+    if json:
+        output.print_json([_profile(profile) for profile in found])
+    else:
+        output.print_table(
+            ["NAME", "TEMPLATE ID", "STRATEGY", "REPROVISION POLICY"],
+            [(p.name, p.template_id, p.strategy, p.reprovision_policy) for p in found],
+        )
+
+
+@cli.command()
+def show(
+    profile: Reference,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Show a profile: its settings, provision keys, number of devices, and what to beware of."""
+    details = _on(config, data_dir, database_url, lambda profiles: profiles.show(profile))
+    _print(_details(details), json)
+    for warning in details.warnings:
+        output.say(f"warning: {warning}", quiet=json)
+
+
+@cli.command()
+def update(
+    profile: Reference,
+    name: Annotated[str | None, typer.Option(help="Rename it.", show_default=False)] = None,
+    strategy: Strategy = None,
+    reprovision_policy: Policy = None,
+    accept_unproven_repeats: Accept = False,
+    metadata_field: Metadata = None,
+    datastream: Streams = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Change a profile; what is not given stays. Metadata fields and datastreams are replaced as a whole."""
+    change = _change(name, strategy, reprovision_policy, accept_unproven_repeats, metadata_field, datastream)
+    changed = _on(config, data_dir, database_url, lambda profiles: profiles.update(profile, change))
+    _print(_profile(changed), json)
+
+
+@cli.command()
+def delete(
+    profile: Reference,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Delete a profile that has no devices; its provision keys die with it."""
+    deleted = _on(config, data_dir, database_url, lambda profiles: profiles.delete(profile))
+    if json:
+        output.print_json(_profile(deleted))
+    output.say(f"Deleted profile {deleted.name}.", quiet=json)
+
+
+@key_cli.command("add")
+def add_key(
+    profile: Reference,
+    key: Key = None,
+    secret: Secret = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Add a provision key; the others stay valid. The secret is shown this once."""
+    pair = _on(config, data_dir, database_url, lambda profiles: profiles.add_key(profile, key, secret))
+    _print(_pair(pair), json)
+    output.say("The secret is shown this once: keep it.", quiet=json)
+
+
+@key_cli.command("remove")
+def remove_key(
+    profile: Reference,
+    key: Annotated[str, typer.Argument(help="The provision key.")],
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Remove a provision key: devices that present it are refused from then on."""
+    _on(config, data_dir, database_url, lambda profiles: profiles.remove_key(profile, key))
+    if json:
+        output.print_json({"provisionDeviceKey": key})
+    output.say("Removed.", quiet=json)
+
+
+def _on(
+    config: ConfigFile,
+    data_dir: DataDir,
+    database_url: DatabaseUrl,
+    work: Callable[[Profiles], Awaitable[Result]],
+) -> Result:
+    async def act() -> Result:
+        async with app.workspace(settings) as space:
+            return await work(space.profiles)
+
+    settings = options.load(config, data_dir=data_dir, database_url=database_url)
+    return asyncio.run(act())
+
+
+def _change(
+    name: str | None,
+    strategy: str | None,
+    policy: ReprovisionPolicy | None,
+    accept: bool,
+    metadata_fields: list[str] | None,
+    datastreams: list[str] | None,
+) -> ProfileChange:
+    return ProfileChange(
+        name=name,
+        strategy=options.strategy(strategy) if strategy is not None else None,
+        reprovision_policy=policy,
+        metadata_fields=[_metadata_field(text) for text in metadata_fields] if metadata_fields else None,
+        datastreams=[_datastream(text) for text in datastreams] if datastreams else None,
+        accept_unproven_repeats=accept,
+    )
+
+
+def _metadata_field(text: str) -> MetadataField:
+    name, _, type_ = text.partition(":")
+    if not name:
+        raise Misconfigured(f"--metadata-field must be NAME or NAME:TYPE, not {text!r}.")
+    return MetadataField(name, type_ or "text")
+
+
+def _datastream(text: str) -> Datastream:
+    parts = text.split(":")
+    try:
+        name, pin, type_, minimum, maximum = (parts + ["", "", "", ""][len(parts) - 1 :])[:5]
+        if not name or not pin or len(parts) > 5:
+            raise ValueError
+        return Datastream(
+            name,
+            pin,
+            type_ or "double",
+            float(minimum) if minimum else None,
+            float(maximum) if maximum else None,
+        )
+    except ValueError:
+        raise Misconfigured(f"--datastream must be NAME:PIN[:TYPE[:MIN:MAX]], not {text!r}.") from None
+
+
+def _profile(profile: DeviceProfile) -> dict[str, object]:
+    return {
+        "id": profile.id,
+        "name": profile.name,
+        "templateId": profile.template_id,
+        "strategy": profile.strategy,
+        "reprovisionPolicy": profile.reprovision_policy,
+        "metadataFields": profile.metadata_fields,
+        "datastreams": profile.datastreams,
+        "createdAt": profile.created_at,
+    }
+
+
+def _details(details: ProfileDetails) -> dict[str, object]:
+    return _profile(details.profile) | {
+        "provisionDeviceKeys": list(details.keys),
+        "deviceCount": details.device_count,
+        "warnings": details.warnings,
+    }
+
+
+def _pair(pair: KeyPair) -> dict[str, object]:
+    return {"provisionDeviceKey": pair.key, "provisionDeviceSecret": pair.secret}
+
+
+def _print(members: dict[str, object], json: bool) -> None:
+    if json:
+        output.print_json(members)
+    else:
+        output.print_object(members)

@@ -1,0 +1,49 @@
+"""`provserver serve`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+import uvloop
+
+from provserver import app, observability
+from provserver.cli import options, welcome
+from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
+
+_LISTENER = "Address to listen on; port 0: any free one; empty: off."
+
+
+def serve(
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    coap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    ready_file: Annotated[
+        Path | None,
+        typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
+    ] = None,
+    log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default=False)] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="Make a demo profile and print the lines that provision a device.")
+    ] = False,
+) -> None:
+    """Serve devices on HTTP, MQTT and CoAP; without a database URL, on an embedded Postgres."""
+    settings = options.load(
+        config,
+        data_dir=data_dir,
+        database_url=database_url,
+        http=http,
+        mqtt=mqtt,
+        coap=coap,
+        ready_file=str(ready_file) if ready_file else None,
+        log_level=log_level,
+    )
+    observability.set_up(settings.log_level, settings.log_format)
+
+    async def on_ready(space: app.Workspace, addresses: dict[str, str]) -> None:
+        if demo:
+            await welcome.greet(space.profiles, addresses)
+
+    uvloop.run(app.serve(settings, on_ready))

@@ -1,0 +1,129 @@
+"""CSV of devices to pre-provision: a header row, then a device a row; read as a stream.
+
+Columns: `name`; credentials by `token`, by `clientId` `username` `password`, or by `certificate` (none: the server
+generates a token); `gateway` (true/false); `attribute:KEY` and `shared:KEY`, whose cells are JSON or else text.
+"""
+
+import csv
+import difflib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from provserver.core import credentials as building
+from provserver.core import decision
+from provserver.core.model import Credentials
+
+CREDENTIAL_COLUMNS = ("token", "clientId", "username", "password", "certificate")
+COLUMNS = ("name", *CREDENTIAL_COLUMNS, "gateway")
+_SCOPES = {"attribute": "SERVER", "shared": "SHARED"}
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """What is wrong where. line: from 1, the header's included; column: None when it is the row as a whole."""
+
+    line: int
+    column: str | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """One device. credentials: None when the server is to generate a token; attributes by (scope, key)."""
+
+    line: int
+    name: str
+    credentials: Credentials | None
+    gateway: bool
+    attributes: Mapping[tuple[str, str], object] = field(default_factory=dict)
+
+
+class HeaderFault(ValueError):  # noqa: N818
+    """The header row cannot be used; the message names the column and the fix."""
+
+
+def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
+    """Read rows one by one; a bad one is an error and does not stop the next. Raises HeaderFault."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = [column.strip() for column in next(reader)]
+    except StopIteration:
+        raise HeaderFault("The file is empty; its first row must name the columns.") from None
+    except csv.Error as fault:
+        raise HeaderFault(f"The header row is not CSV: {fault}.") from None
+    _check_header(header)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as fault:
+            yield RowError(reader.line_num, None, f"not CSV: {fault}")
+            return  # where the next row starts is unknown
+        if not any(cells):
+            continue
+        if len(cells) != len(header):
+            yield RowError(reader.line_num, None, f"{len(cells)} cells where the header has {len(header)}")
+            continue
+        yield device_row(reader.line_num, dict(zip(header, cells, strict=True)))
+
+
+def _check_header(header: list[str]) -> None:
+    for column in header:
+        if column in COLUMNS or (column.partition(":")[0] in _SCOPES and column.partition(":")[2]):
+            continue
+        close = difflib.get_close_matches(column.lower(), [c.lower() for c in COLUMNS], n=1)
+        meant = next((c for c in COLUMNS if close and c.lower() == close[0]), None)
+        hint = f" Did you mean {meant!r}?" if meant else ""
+        raise HeaderFault(
+            f"Unknown column {column!r}.{hint} Columns are {', '.join(COLUMNS)}, attribute:KEY and shared:KEY."
+        )
+    if "name" not in header:
+        raise HeaderFault("The column 'name' is missing.")
+    if twice := next((column for column in header if header.count(column) > 1), None):
+        raise HeaderFault(f"The column {twice!r} is there twice.")
+
+
+def device_row(line: int, cells: Mapping[str, str]) -> DeviceRow | RowError:
+    """Check one row, given as its cells by column."""
+    name = decision.check_name(cells["name"])
+    if name is None:
+        return RowError(line, "name", "the device name is empty")
+    if isinstance(name, decision.Refusal):
+        return RowError(line, "name", name.reason.text)
+    gateway = cells.get("gateway", "").strip().lower()
+    if gateway not in ("", "true", "false"):
+        return RowError(line, "gateway", "must be true or false")
+    given = [column for column in CREDENTIAL_COLUMNS if cells.get(column)]
+    try:
+        credentials = _credentials(cells, given)
+    except building.InvalidCredentials as fault:
+        return RowError(line, given[0], str(fault))
+    attributes: dict[tuple[str, str], object] = {}
+    for column, cell in cells.items():
+        scope, _, key = column.partition(":")
+        if key and cell:
+            if "\0" in cell or "\\u0000" in cell:
+                return RowError(line, column, "contains a NUL character")
+            attributes[_SCOPES[scope], key] = _value(cell)
+    return DeviceRow(line, name, credentials, gateway == "true", attributes)
+
+
+def _credentials(cells: Mapping[str, str], given: list[str]) -> Credentials | None:
+    if not given:
+        return None
+    if "token" in given and len(given) == 1:
+        return building.access_token(cells["token"])
+    if "certificate" in given and len(given) == 1:
+        return building.certificate(cells["certificate"])
+    if "token" in given or "certificate" in given:
+        raise building.InvalidCredentials(f"a device has one kind of credentials, not {' and '.join(given)}")
+    return building.mqtt_basic(cells.get("clientId", ""), cells.get("username", ""), cells.get("password", ""))
+
+
+def _value(cell: str) -> object:
+    try:
+        return json.loads(cell, parse_constant=str)
+    except (ValueError, RecursionError):
+        return cell

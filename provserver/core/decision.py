@@ -1,0 +1,300 @@
+"""What a provision request deserves: every strategy, retry and conflict (spec thingsboard §4.2, §5; DESIGN §4).
+
+In two steps, since the store is asked between them: `admit` needs the request and its key alone and yields an
+`Intent`; `decide` weighs that against the `Situation` it found and yields what to do. Both may refuse.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from provserver.core import credentials as building
+from provserver.core.model import (
+    PROVISIONED,
+    Credentials,
+    CredentialsType,
+    DeviceProfile,
+    KnownDevice,
+    Origin,
+    ProvisionKey,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+    Situation,
+    StoredCredentials,
+)
+from provserver.core.wire import LWM2M_CREDENTIALS, ProvisionRequest
+from provserver.errors import Outcome
+
+MAX_NAME_LENGTH = 255
+
+_NONCE = re.compile(r"[A-Za-z0-9_-]{32,128}")
+_MARKUP = re.compile(r"<[A-Za-z/!?]|\{\{")
+_TRIMMED = "".join(map(chr, range(0x21)))
+
+
+class Reason(Enum):
+    """Why a request was refused: the outcome that the device is told, and the words for the operator."""
+
+    NAME_BLANK = Outcome.FAILURE, "the device name is blank"
+    NAME_TOO_LONG = Outcome.FAILURE, f"the device name is longer than {MAX_NAME_LENGTH} characters"
+    NAME_MALFORMED = Outcome.FAILURE, "the device name has control characters or markup"
+    NAME_REQUIRED = Outcome.FAILURE, "the strategy checks pre-provisioned devices: a device name is needed"
+    NAME_TAKEN = Outcome.FAILURE, "a device of this name exists, and was not created by provisioning"
+    NAME_ELSEWHERE = Outcome.FAILURE, "a device of this name belongs to another profile"
+    KEY_MISSING = Outcome.NOT_FOUND, "the provision key or secret is empty"
+    KEY_UNKNOWN = Outcome.NOT_FOUND, "no profile has this provision key"
+    SECRET_WRONG = Outcome.NOT_FOUND, "the provision secret is wrong"
+    PROFILE_DISABLED = Outcome.NOT_FOUND, "the profile's strategy is DISABLED"
+    CHAIN_ONLY = Outcome.FAILURE, "the profile provisions by X.509 certificate chain, not by key and secret"
+    CREDENTIALS_INVALID = Outcome.FAILURE, "the supplied credentials are not valid"
+    CREDENTIALS_TAKEN = Outcome.FAILURE, "the supplied credentials are in use by another device"
+    NONCE_MALFORMED = Outcome.INVALID, "requestNonce must be 32-128 characters of hex or base64url"
+    NONCE_REUSED = Outcome.FAILURE, "requestNonce was used before, for another request"
+    NOT_PRE_PROVISIONED = Outcome.FAILURE, "no device of this name was pre-provisioned in this profile"
+    STATE_UNKNOWN = Outcome.FAILURE, "the device's provisionState is neither absent nor `provisioned`"
+    ALREADY_PROVISIONED = (
+        Outcome.FAILURE,
+        "the device is provisioned already, and the policy is to deny repeats",
+    )
+    ALREADY_USED = Outcome.FAILURE, "the device is provisioned already, and has used its credentials"
+    OTHER_CREDENTIALS = (
+        Outcome.FAILURE,
+        "the device is provisioned already, with other credentials than supplied",
+    )
+
+    def __init__(self, outcome: Outcome, text: str) -> None:
+        self.outcome = outcome
+        self.text = text
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """The request is refused. `detail` is for the operator and holds no secret."""
+
+    reason: Reason
+    detail: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the device is told."""
+        return self.reason.outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """An admitted request: its key and secret are right, its members are valid.
+
+    name: None when the server is to choose one. supplied: None when it is to generate an access token.
+    request_digest: a keyed digest of every member, present with a nonce.
+    """
+
+    profile: DeviceProfile
+    name: str | None
+    supplied: Credentials | None
+    gateway: bool
+    nonce: str | None
+
+
+class Change(Enum):
+    """What becomes of a known device's credentials."""
+
+    KEEP = "keep"
+    REPLACE = "replace"
+    ADD_PENDING = "add_pending"
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Make the device, provisioned, with these credentials."""
+
+    name: str
+    credentials: Credentials
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Provision:
+    """Mark a known device provisioned; its answer is `credentials`, changed or kept."""
+
+    device: KnownDevice
+    change: Change
+    credentials: Credentials
+    origin: Origin
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """Give the answer again that the device was given before; nothing changes."""
+
+    device: KnownDevice
+    credentials: Credentials
+
+
+Decision = Create | Provision | Repeat | Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Fresh:
+    """Values generated for one request beforehand, so that deciding it again yields the same."""
+
+    token: str
+    device_name: str
+
+    def __repr__(self) -> str:
+        return "<Fresh>"
+
+
+def check_name(name: str | None) -> str | Refusal | None:
+    """Trim as ThingsBoard does; None for a name that the server is to choose."""
+    if not name:
+        return None
+    trimmed = name.strip(_TRIMMED)
+    if not trimmed:
+        return Refusal(Reason.NAME_BLANK)
+    if len(trimmed) > MAX_NAME_LENGTH:
+        return Refusal(Reason.NAME_TOO_LONG)
+    if building.has_control_characters(trimmed) or _MARKUP.search(trimmed):
+        return Refusal(Reason.NAME_MALFORMED)
+    return trimmed
+
+
+def admit(
+    request: ProvisionRequest, key: ProvisionKey | None, secret_matches: Callable[[bytes, str], bool]
+) -> Intent | Refusal:
+    """Check what needs no look at devices, in ThingsBoard's order (spec thingsboard §5.1).
+
+    secret_matches: (digest of the right secret, presented secret) -> bool, in constant time.
+    """
+    name = check_name(request.device_name)
+    if isinstance(name, Refusal) and name.reason is Reason.NAME_BLANK:
+        return name
+    if not request.key or not request.secret:
+        return Refusal(Reason.KEY_MISSING)
+    if key is None:
+        return Refusal(Reason.KEY_UNKNOWN)
+    if not secret_matches(key.secret_digest, request.secret):
+        return Refusal(Reason.SECRET_WRONG)
+    profile = key.profile
+    if profile.strategy is ProvisionStrategy.DISABLED:
+        return Refusal(Reason.PROFILE_DISABLED)
+    if profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+        return Refusal(Reason.CHAIN_ONLY)
+    if isinstance(name, Refusal):
+        return name
+    if name is None and profile.strategy is ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES:
+        return Refusal(Reason.NAME_REQUIRED)
+    if request.request_nonce is not None and not _NONCE.fullmatch(request.request_nonce):
+        return Refusal(Reason.NONCE_MALFORMED)
+    try:
+        supplied = _supplied(request)
+    except building.InvalidCredentials as fault:
+        return Refusal(Reason.CREDENTIALS_INVALID, str(fault))
+    return Intent(profile, name, supplied, request.gateway, request.request_nonce)
+
+
+def decide(intent: Intent, situation: Situation, request_digest: bytes | None, fresh: Fresh) -> Decision:
+    """Weigh an intent against what was found. request_digest: of this request; None when it has no nonce."""
+    device = situation.named
+    holder = situation.nonce_holder
+    if holder is not None and holder.request_digest is not None and not holder.rearmed:
+        if holder.request_digest != request_digest:
+            return Refusal(Reason.NONCE_REUSED)
+        if (newest := holder.newest) is not None and not newest.used:
+            return Repeat(holder, newest.credentials)
+    if holder is not None and device is None:
+        device = holder  # a nonce that is spent still names its device, so no second one is made
+    if holder is not None and device is not None and holder.id != device.id:
+        return Refusal(Reason.NONCE_REUSED)
+
+    if device is None:
+        if intent.profile.strategy is ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES:
+            return Refusal(Reason.NOT_PRE_PROVISIONED)
+        if situation.credentials_holder is not None:
+            return Refusal(Reason.CREDENTIALS_TAKEN)
+        credentials, origin = _chosen(intent, fresh)
+        return Create(intent.name or fresh.device_name, credentials, origin)
+
+    if device.profile_id != intent.profile.id:
+        return Refusal(Reason.NAME_ELSEWHERE)
+    if situation.credentials_holder not in (None, device.id):
+        return Refusal(Reason.CREDENTIALS_TAKEN)
+    if device.rearmed:
+        return _reissue(intent, device, fresh)
+    if device.provision_state is None:
+        if intent.profile.strategy is ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES:
+            return Refusal(Reason.NAME_TAKEN)
+        return _first(intent, device, fresh)
+    if device.provision_state != PROVISIONED:
+        return Refusal(Reason.STATE_UNKNOWN)
+    return _again(intent, device, fresh)
+
+
+def _supplied(request: ProvisionRequest) -> Credentials | None:
+    """The table of spec thingsboard §4.2: no member of any type means a generated token, whatever type is named."""
+    if not (request.token or request.hash or request.username or request.password or request.client_id):
+        return None
+    match request.credentials_type or CredentialsType.ACCESS_TOKEN.value:
+        case CredentialsType.ACCESS_TOKEN:
+            return building.access_token(request.token or "")
+        case CredentialsType.X509_CERTIFICATE:
+            return building.certificate(request.hash or "")
+        case CredentialsType.MQTT_BASIC:
+            return building.mqtt_basic(request.client_id or "", request.username or "", request.password or "")
+        case _:
+            raise building.InvalidCredentials(f"{LWM2M_CREDENTIALS} cannot be supplied")
+
+
+def _chosen(intent: Intent, fresh: Fresh) -> tuple[Credentials, Origin]:
+    if intent.supplied is not None:
+        return intent.supplied, Origin.SUPPLIED
+    return building.access_token(fresh.token), Origin.GENERATED
+
+
+def _first(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
+    """The first provisioning of a device that an operator made: only generated credentials give way."""
+    held = device.newest
+    if held is None:
+        return _replace(intent, device, Change.REPLACE, fresh)
+    if intent.supplied is None or held.origin is Origin.IMPORTED or held.credentials == intent.supplied:
+        return Provision(device, Change.KEEP, held.credentials, held.origin)
+    return _replace(intent, device, Change.REPLACE, fresh)
+
+
+def _reissue(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
+    """After `device rearm`: fresh credentials, and the old ones die at once, as a stranger may hold them."""
+    held = device.newest
+    if held is not None and (held.origin is Origin.IMPORTED or held.credentials == intent.supplied):
+        return Provision(device, Change.KEEP, held.credentials, held.origin)
+    return _replace(intent, device, Change.REPLACE, fresh)
+
+
+def _again(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
+    """A provisioned device asks again with nothing but the fleet's key: the profile's policy decides."""
+    policy = intent.profile.reprovision_policy
+    held = device.newest
+    if policy is ReprovisionPolicy.DENY or held is None:
+        return Refusal(Reason.ALREADY_PROVISIONED)
+    if policy is ReprovisionPolicy.UNTIL_FIRST_USE and any(each.used for each in device.credentials):
+        return Refusal(Reason.ALREADY_USED)
+    if policy is ReprovisionPolicy.ROTATE:
+        return _rotate(intent, device, held, fresh)
+    if intent.supplied is not None and held.origin is not Origin.IMPORTED and held.credentials != intent.supplied:
+        return Refusal(Reason.OTHER_CREDENTIALS)
+    return Repeat(device, held.credentials)
+
+
+def _rotate(intent: Intent, device: KnownDevice, held: StoredCredentials, fresh: Fresh) -> Decision:
+    if held.origin is Origin.IMPORTED:
+        return Repeat(device, held.credentials)
+    for each in device.credentials:
+        if intent.supplied is not None and each.credentials.id == intent.supplied.id:
+            if each is held and each.credentials == intent.supplied:
+                return Repeat(device, held.credentials)
+            return Refusal(Reason.OTHER_CREDENTIALS)  # one id cannot be both the old and the new
+    return _replace(intent, device, Change.ADD_PENDING, fresh)
+
+
+def _replace(intent: Intent, device: KnownDevice, change: Change, fresh: Fresh) -> Provision:
+    credentials, origin = _chosen(intent, fresh)
+    return Provision(device, change, credentials, origin)

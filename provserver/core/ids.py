@@ -1,0 +1,46 @@
+"""Identifiers and generated secrets; the source of randomness is passed in (bytes wanted -> random bytes)."""
+
+from collections.abc import Callable
+from uuid import UUID
+
+Randomness = Callable[[int], bytes]
+
+ALPHANUMERIC = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+_ALPHANUMERIC = ALPHANUMERIC.encode()
+_FAIR = bytes(_ALPHANUMERIC[b % 62] if b < 248 else 0 for b in range(256))  # 248 = 4 * 62: no modulo bias
+
+TOKEN_LENGTH = 32
+"""Characters of a generated access token: 190 bits, and exactly what Blynk firmware takes."""
+
+NAME_LENGTH = 20
+"""Characters of a generated device name (spec thingsboard §5.3)."""
+
+
+def uuid7(now: float, random: Randomness) -> UUID:
+    """A time-ordered UUID (RFC 9562 §5.7). now: seconds since the epoch."""
+    value = int(now * 1000) << 80 | int.from_bytes(random(10))
+    value = value & ~(0xF << 76) | 0x7 << 76
+    return UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
+
+
+def alphanumeric(length: int, random: Randomness) -> str:
+    """Evenly distributed characters of [A-Za-z0-9]."""
+    text = b""
+    while len(text) < length:
+        text += random(length + 8).translate(_FAIR, b"").replace(b"\0", b"")
+    return text[:length].decode()
+
+
+def token(random: Randomness) -> str:
+    """A generated access token: 32 alphanumerics."""
+    return alphanumeric(TOKEN_LENGTH, random)
+
+
+def device_name(random: Randomness) -> str:
+    """A generated device name: 20 alphanumerics."""
+    return alphanumeric(NAME_LENGTH, random)
+
+
+def template_id(random: Randomness) -> str:
+    """A profile's public id in Blynk's form: `TMPL` and 9 alphanumerics."""
+    return "TMPL" + alphanumeric(9, random)

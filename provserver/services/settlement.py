@@ -1,0 +1,291 @@
+"""How a group of admitted requests is settled: look, decide, write, and again for what changed meanwhile.
+
+A request that may create its device is first taken to find nothing, so that the usual case costs one statement
+for the whole group. Its write is guarded (`store/provisions.py`); if it does not come through, it is looked at.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+import msgspec
+from asyncpg import PostgresError
+
+from provserver.core import ids
+from provserver.core.decision import Change, Create, Fresh, Intent, Provision, Refusal, Repeat, decide
+from provserver.core.model import (
+    VACANT,
+    Credentials,
+    CredentialsType,
+    KnownDevice,
+    MqttBasic,
+    Origin,
+    Peer,
+    Situation,
+    StoredCredentials,
+)
+from provserver.core.secrets import ServerKeys, Unsealable
+from provserver.core.wire import Granted
+from provserver.errors import Outcome, Unavailable
+from provserver.store import provisions
+from provserver.store.database import Connection, Database
+from provserver.store.provisions import AttemptRow, DeviceRow, Look, Sighting, Write
+
+log = logging.getLogger("provserver.provisioning")
+
+ROUNDS = 8
+"""How often a group's undecided rest is looked at again before it is told to come back later."""
+
+_BACKOFF = (0.02, 0.05, 0.1, 0.2, 0.5)
+
+_sealed_value = msgspec.json.Decoder(tuple[str, str | MqttBasic])
+
+
+class StaleProfile(Exception):  # noqa: N818
+    """The profile is no longer what the request was admitted on: it must be admitted anew."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """An admitted request on its way. deadline: event loop time after which nobody waits for it.
+
+    request_digest: keyed, over every member; None without a nonce. attempt_id and device_id are fixed from the
+    start, so that a write whose answer was lost is recognised as this request's own.
+    """
+
+    intent: Intent
+    peer: Peer
+    deadline: float
+    attempt_id: UUID
+    device_id: UUID
+    fresh: Fresh
+    nonce_digest: bytes | None
+    request_digest: bytes | None
+    id_digest: bytes | None
+    look: bool
+    broken: bool = False
+    situation: Situation = VACANT
+    granted: Granted | None = None
+    result: Granted | Refusal | Exception | None = None
+
+
+class Settlement:
+    """Settles groups of tickets on the database."""
+
+    def __init__(
+        self, database: Database, keys: ServerKeys, random: ids.Randomness, clock: Callable[[], float]
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._random = random
+        self._clock = clock
+
+    async def settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
+        """The result of each ticket. While Postgres is away it waits for it as long as a ticket's deadline allows."""
+        rounds = faults = 0
+        while rounds < ROUNDS and (open_ := [ticket for ticket in tickets if ticket.result is None]):
+            try:
+                async with self._database.connection() as connection:
+                    await self._round(connection, open_)
+                rounds += 1
+            except Unavailable as fault:
+                for ticket in open_:
+                    ticket.broken = ticket.look = True
+                if asyncio.get_running_loop().time() > max(ticket.deadline for ticket in open_):
+                    break
+                if not faults:
+                    log.warning("provision requests wait for the database: %s", fault)
+                await asyncio.sleep(_BACKOFF[min(faults, len(_BACKOFF) - 1)])
+                faults += 1
+        return [ticket.result or Unavailable("The request could not be settled.") for ticket in tickets]
+
+    async def _round(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
+        await self._recognise_own(connection, [ticket for ticket in tickets if ticket.broken])
+        await self._look(connection, [t for t in tickets if t.look and t.result is None])
+        creating: list[tuple[Ticket, Write]] = []
+        changing: list[tuple[Ticket, Write]] = []
+        repeated: list[AttemptRow] = []
+        claimed: set[tuple[object, ...]] = set()
+        for ticket in tickets:
+            if ticket.result is not None:
+                continue
+            decision = decide(ticket.intent, ticket.situation, ticket.request_digest, ticket.fresh)
+            if isinstance(decision, Refusal):
+                ticket.result = decision
+            elif isinstance(decision, Repeat):
+                device = decision.device
+                ticket.result = Granted(device.id, device.name, decision.credentials)
+                repeated.append(self._attempt(ticket, ticket.result))
+            else:
+                write = self._write(ticket, decision)
+                claims = _claims(write)
+                ticket.look = True  # whatever does not come through is looked at before it is decided again
+                if claimed.isdisjoint(claims):
+                    claimed.update(claims)
+                    (creating if isinstance(decision, Create) else changing).append((ticket, write))
+        await self._apply(connection, provisions.create, creating)
+        await self._apply(connection, provisions.provision, changing)
+        if repeated:
+            await provisions.record(connection, repeated)
+
+    async def _recognise_own(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
+        """Find what was committed although the connection broke before it could say so."""
+        sent = {ticket.attempt_id: ticket for ticket in tickets if ticket.granted is not None}
+        if sent:
+            for attempt_id in await provisions.committed(connection, list(sent)):
+                sent[attempt_id].result = sent[attempt_id].granted
+
+    async def _look(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
+        if not tickets:
+            return
+        looks = [
+            Look(
+                ticket.intent.profile.organization_id,
+                ticket.intent.profile.id,
+                ticket.intent.name,
+                ticket.nonce_digest,
+                ticket.id_digest,
+            )
+            for ticket in tickets
+        ]
+        sightings = await provisions.look(connection, looks)
+        wanted = {id_ for sighting in sightings for id_ in (sighting.named, sighting.nonce_holder) if id_}
+        rows = await provisions.devices(connection, wanted) if wanted else {}
+        for ticket, sighting in zip(tickets, sightings, strict=True):
+            if sighting.profile_revision != ticket.intent.profile.revision:
+                ticket.result = StaleProfile()
+                continue
+            try:
+                ticket.situation = self._situation(sighting, rows)
+            except Unsealable as fault:
+                log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
+                ticket.result = Unavailable("The device's credentials cannot be opened.")
+
+    def _situation(self, sighting: Sighting, rows: dict[UUID, DeviceRow]) -> Situation:
+        named = rows.get(sighting.named) if sighting.named else None
+        holder = rows.get(sighting.nonce_holder) if sighting.nonce_holder else None
+        return Situation(
+            self._known(named) if named else None,
+            self._known(holder) if holder else None,
+            sighting.credentials_holder,
+        )
+
+    def _known(self, row: DeviceRow) -> KnownDevice:
+        state = row.provision_state
+        return KnownDevice(
+            row.id,
+            row.profile_id,
+            row.name,
+            row.revision,
+            state if state is None or isinstance(state, str) else repr(state),
+            row.rearmed,
+            row.request_digest,
+            tuple(
+                StoredCredentials(
+                    open_credentials(self._keys, row.id, CredentialsType(type_), sealed),
+                    Origin(origin),
+                    pending,
+                    used,
+                )
+                for type_, origin, pending, used, sealed in row.credentials
+            ),
+        )
+
+    def _write(self, ticket: Ticket, decision: Create | Provision) -> Write:
+        intent, credentials = ticket.intent, decision.credentials
+        if isinstance(decision, Create):
+            device_id, name, revision, change = ticket.device_id, decision.name, None, Change.REPLACE
+        else:
+            known = decision.device
+            device_id, name, revision, change = known.id, known.name, known.revision, decision.change
+        ticket.granted = Granted(device_id, name, credentials)
+        return Write(
+            device_id=device_id,
+            organization_id=intent.profile.organization_id,
+            profile_id=intent.profile.id,
+            profile_revision=intent.profile.revision,
+            name=name,
+            gateway=intent.gateway,
+            nonce_digest=ticket.nonce_digest,
+            request_digest=ticket.request_digest,
+            type=credentials.type,
+            origin=decision.origin,
+            id_digest=self._keys.digest("credentials", credentials.id),
+            sealed=seal_credentials(self._keys, device_id, credentials, self._random),
+            attempt_id=ticket.attempt_id,
+            transport=ticket.peer.transport,
+            address=ticket.peer.address,
+            outbox_id=ids.uuid7(self._clock(), self._random),
+            event={
+                "deviceId": str(device_id),
+                "deviceName": name,
+                "profileId": str(intent.profile.id),
+                "credentialsType": credentials.type,
+                "transport": ticket.peer.transport,
+            },
+            device_revision=revision,
+            change=change.value,
+        )
+
+    async def _apply(
+        self,
+        connection: Connection,
+        statement: Callable[[Connection, Sequence[Write]], Awaitable[set[UUID]]],
+        pairs: Sequence[tuple[Ticket, Write]],
+    ) -> None:
+        """Write a group; when the statement fails, one by one, so that nobody pays for a neighbour."""
+        if not pairs:
+            return
+        try:
+            done = await statement(connection, [write for _, write in pairs])
+        except PostgresError as fault:
+            if self._database.is_away(fault):
+                raise
+            if len(pairs) > 1:
+                for pair in pairs:
+                    await self._apply(connection, statement, [pair])
+            elif not self._database.is_race(fault):
+                log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
+                pairs[0][0].result = Unavailable("The statement failed.")
+            return
+        for ticket, write in pairs:
+            if write.device_id in done:
+                ticket.result = ticket.granted
+
+    def _attempt(self, ticket: Ticket, granted: Granted) -> AttemptRow:
+        return AttemptRow(
+            ticket.attempt_id,
+            ticket.peer.transport,
+            ticket.peer.address,
+            Outcome.SUCCESS.value,
+            "REPEATED",
+            "the answer given before was given again",
+            ticket.intent.profile.id,
+            granted.device_id,
+            granted.device_name,
+        )
+
+
+def seal_credentials(keys: ServerKeys, device_id: UUID, credentials: Credentials, random: ids.Randomness) -> bytes:
+    """A sealed copy that opens for this device and type only."""
+    plaintext = msgspec.json.encode((credentials.id, credentials.value))
+    return keys.seal(plaintext, device_id.bytes + credentials.type.encode(), random(12))
+
+
+def open_credentials(keys: ServerKeys, device_id: UUID, type_: CredentialsType, sealed: bytes) -> Credentials:
+    """What `seal_credentials` sealed. Raises Unsealable."""
+    id_, value = _sealed_value.decode(keys.unseal(sealed, device_id.bytes + type_.encode()))
+    return Credentials(type_, id_, value)
+
+
+def _claims(write: Write) -> set[tuple[object, ...]]:
+    """What two writes of one statement must not share; the first in line has it, the others see what it left."""
+    claims: set[tuple[object, ...]] = {
+        ("name", write.organization_id, write.name),
+        ("credentials", write.id_digest),
+    }
+    if write.nonce_digest is not None:
+        claims.add(("nonce", write.profile_id, write.nonce_digest))
+    return claims

@@ -1,0 +1,116 @@
+"""The connection to Postgres: one pool, and one boundary where its faults become ours."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeAlias
+
+import asyncpg
+import msgspec
+from asyncpg import exceptions as pg
+from asyncpg.pool import PoolConnectionProxy
+
+from provserver.errors import Misconfigured, Unavailable
+
+Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
+
+_AWAY = (
+    OSError,
+    TimeoutError,
+    pg.PostgresConnectionError,
+    pg.InterfaceError,
+    pg.OperatorInterventionError,
+    pg.InsufficientResourcesError,
+    pg.ReadOnlySQLTransactionError,
+    pg.InternalClientError,
+)
+"""What says that Postgres is away, full, read-only or going down: asking again later is right."""
+
+CONNECT_TIMEOUT = 5.0
+COMMAND_TIMEOUT = 8.0
+
+
+class Database:
+    """A pool of connections. Every fault of Postgres leaves as `Unavailable` but those of a statement itself."""
+
+    def __init__(self, dsn: str, *, size: int = 8) -> None:
+        self._dsn = dsn
+        self._size = size
+        self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Connect once, to know that the URL is right. Raises Misconfigured."""
+        pool = asyncpg.create_pool(
+            self._dsn,
+            min_size=1,
+            max_size=self._size,
+            timeout=CONNECT_TIMEOUT,
+            command_timeout=COMMAND_TIMEOUT,
+            max_inactive_connection_lifetime=0,
+            init=_prepare,
+            reset=_keep,
+            server_settings={"application_name": "provserver", "jit": "off"},
+        )
+        try:
+            await pool
+        except (ValueError, pg.InterfaceError) as fault:
+            raise Misconfigured(f"The database URL is not valid: {type(fault).__name__}.") from None
+        except (OSError, TimeoutError, pg.PostgresError) as fault:
+            raise Misconfigured(f"Postgres cannot be reached: {fault}. Check --database-url.") from None
+        self._pool = pool
+
+    async def close(self) -> None:
+        """Return every connection; those that do not come back in time are cut."""
+        if self._pool is None:
+            return
+        pool, self._pool = self._pool, None
+        try:
+            await asyncio.wait_for(pool.close(), CONNECT_TIMEOUT)
+        except TimeoutError:
+            pool.terminate()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection, each statement its own transaction. Raises Unavailable."""
+        if self._pool is None:
+            raise Unavailable("The database is closed.")
+        try:
+            async with self._pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                yield connection
+        except _AWAY as fault:
+            raise Unavailable(f"Postgres is not available: {type(fault).__name__}.") from fault
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """A connection inside one transaction. Raises Unavailable."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    @staticmethod
+    def is_away(fault: Exception) -> bool:
+        """Whether the fault says that Postgres is away, not that the statement is wrong."""
+        return isinstance(fault, _AWAY)
+
+    @staticmethod
+    def is_race(fault: Exception) -> bool:
+        """Whether the fault says that another transaction was faster: looking again is right."""
+        return isinstance(fault, pg.IntegrityConstraintViolationError | pg.TransactionRollbackError)
+
+    async def ping(self) -> None:
+        """Ask Postgres for nothing. Raises Unavailable."""
+        async with self.connection() as connection:
+            await connection.fetchval("SELECT 1", timeout=2)
+
+
+async def _keep(_connection: Connection) -> None:
+    """Nothing to reset between uses, as no session state is ever set: saves a round trip."""
+
+
+async def _prepare(connection: Connection) -> None:
+    await connection.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        encoder=lambda value: b"\x01" + msgspec.json.encode(value),
+        decoder=lambda data: msgspec.json.decode(data[1:]),
+        format="binary",
+    )

@@ -1,0 +1,156 @@
+"""The SQL of organizations, device profiles and provision keys."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import asyncpg
+import msgspec
+
+from provserver.core.model import (
+    Datastream,
+    DeviceProfile,
+    MetadataField,
+    ProvisionKey,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+)
+from provserver.store.database import Connection
+
+_PROFILE = """p.id, p.organization_id, p.name, p.template_id, p.strategy, p.reprovision_policy, p.revision,
+    p.created_at, p.metadata_fields, p.datastreams"""
+
+
+async def root_organization(connection: Connection, id_: UUID, name: str) -> UUID:
+    """The manufacturer at the top of the tree; made with this id and name when there is none."""
+    await connection.execute(
+        "INSERT INTO organization (id, name) SELECT $1, $2"
+        " WHERE NOT EXISTS (SELECT FROM organization WHERE parent_id IS NULL) ON CONFLICT DO NOTHING",
+        id_,
+        name,
+    )
+    found: UUID = await connection.fetchval(
+        "SELECT id FROM organization WHERE parent_id IS NULL ORDER BY number LIMIT 1"
+    )
+    return found
+
+
+async def insert(connection: Connection, profile: DeviceProfile) -> None:
+    """Add a profile. Raises asyncpg.UniqueViolationError when its name is taken."""
+    await connection.execute(
+        "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy,"
+        " metadata_fields, datastreams) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        profile.id,
+        profile.organization_id,
+        profile.name,
+        profile.template_id,
+        profile.strategy,
+        profile.reprovision_policy,
+        profile.metadata_fields,
+        profile.datastreams,
+    )
+
+
+async def update(connection: Connection, profile: DeviceProfile) -> None:
+    """Write a profile's changeable columns. Raises asyncpg.UniqueViolationError when its name is taken."""
+    await connection.execute(
+        "UPDATE device_profile SET name = $2, strategy = $3, reprovision_policy = $4, metadata_fields = $5,"
+        " datastreams = $6, revision = revision + 1 WHERE id = $1",
+        profile.id,
+        profile.name,
+        profile.strategy,
+        profile.reprovision_policy,
+        profile.metadata_fields,
+        profile.datastreams,
+    )
+
+
+async def delete(connection: Connection, id_: UUID) -> None:
+    """Remove a profile and its keys."""
+    await connection.execute("DELETE FROM device_profile WHERE id = $1", id_)
+
+
+async def list_(connection: Connection, organization_id: UUID) -> list[DeviceProfile]:
+    """An organization's profiles by name."""
+    rows = await connection.fetch(
+        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1 ORDER BY p.name",  # noqa: S608
+        organization_id,
+    )
+    return [_profile(row) for row in rows]
+
+
+async def find(
+    connection: Connection, organization_id: UUID, reference: str, *, lock: bool = False
+) -> DeviceProfile | None:
+    """A profile by its name, template id or id."""
+    row = await connection.fetchrow(
+        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1"  # noqa: S608
+        " AND (p.name = $2 OR p.template_id = $2 OR p.id::text = $2)"
+        " ORDER BY p.name = $2 DESC LIMIT 1" + (" FOR UPDATE" if lock else ""),
+        organization_id,
+        reference,
+    )
+    return None if row is None else _profile(row)
+
+
+async def count_devices(connection: Connection, profile_id: UUID) -> int:
+    """How many devices a profile has."""
+    count: int = await connection.fetchval("SELECT count(*) FROM device WHERE profile_id = $1", profile_id)
+    return count
+
+
+async def insert_key(
+    connection: Connection, profile_id: UUID, key: str, secret_digest: bytes, secret_sealed: bytes
+) -> None:
+    """Add a provision key. Raises asyncpg.UniqueViolationError when it is in use."""
+    await connection.execute(
+        "INSERT INTO provision_key (key, profile_id, secret_digest, secret_sealed) VALUES ($1, $2, $3, $4)",
+        key,
+        profile_id,
+        secret_digest,
+        secret_sealed,
+    )
+
+
+async def delete_key(connection: Connection, profile_id: UUID, key: str) -> bool:
+    """Remove a key; False when the profile has none of that name."""
+    status = await connection.execute("DELETE FROM provision_key WHERE profile_id = $1 AND key = $2", profile_id, key)
+    return status != "DELETE 0"
+
+
+async def touch(connection: Connection, profile_id: UUID) -> None:
+    """Give a profile whose keys have changed a new revision."""
+    await connection.execute("UPDATE device_profile SET revision = revision + 1 WHERE id = $1", profile_id)
+
+
+async def keys(connection: Connection, profile_id: UUID) -> list[tuple[str, bytes]]:
+    """A profile's keys with their sealed secrets, oldest first."""
+    rows = await connection.fetch(
+        "SELECT key, secret_sealed FROM provision_key WHERE profile_id = $1 ORDER BY created_at, key",
+        profile_id,
+    )
+    return [(row["key"], row["secret_sealed"]) for row in rows]
+
+
+async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, ProvisionKey]:
+    """Those of these provision keys that exist, with their profiles."""
+    rows = await connection.fetch(
+        f"SELECT k.key, k.secret_digest, {_PROFILE} FROM provision_key k"  # noqa: S608
+        " JOIN device_profile p ON p.id = k.profile_id WHERE k.key = ANY($1::text[])",
+        wanted,
+    )
+    return {row["key"]: ProvisionKey(row["key"], row["secret_digest"], _profile(row)) for row in rows}
+
+
+def _profile(row: asyncpg.Record) -> DeviceProfile:
+    return DeviceProfile(
+        id=row["id"],
+        organization_id=row["organization_id"],
+        name=row["name"],
+        template_id=row["template_id"],
+        strategy=ProvisionStrategy(row["strategy"]),
+        reprovision_policy=ReprovisionPolicy(row["reprovision_policy"]),
+        revision=row["revision"],
+        created_at=row["created_at"],
+        metadata_fields=msgspec.convert(row["metadata_fields"], tuple[MetadataField, ...]),
+        datastreams=msgspec.convert(row["datastreams"], tuple[Datastream, ...]),
+    )

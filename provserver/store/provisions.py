@@ -1,0 +1,259 @@
+"""The SQL of provisioning: what requests found, and what they leave, a group of them in one statement.
+
+Each write is guarded by the revisions it was decided on and by unique constraints; a row that does not come
+back was decided on something that is no longer so, and nothing of it was written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from provserver.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What to look for, for one request; the digests of its nonce and of its supplied credentials' id."""
+
+    organization_id: UUID
+    profile_id: UUID
+    name: str | None
+    nonce_digest: bytes | None
+    id_digest: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """The ids of the devices a look found, by name, by nonce and by credentials.
+
+    profile_revision: the profile's, as it is now; None when it is gone.
+    """
+
+    profile_revision: int | None
+    named: UUID | None
+    nonce_holder: UUID | None
+    credentials_holder: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """A device as a decision needs it; `credentials` are (type, origin, pending, used, sealed)."""
+
+    id: UUID
+    profile_id: UUID
+    name: str
+    revision: int
+    rearmed: bool
+    request_digest: bytes | None
+    provision_state: object
+    credentials: tuple[tuple[str, str, bool, bool, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRow:
+    """One attempt. Nothing in it is secret; of an unrecognised request little is known."""
+
+    id: UUID
+    transport: str
+    address: str
+    outcome: str
+    reason: str | None = None
+    detail: str | None = None
+    profile_id: UUID | None = None
+    device_id: UUID | None = None
+    device_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """What one successful provision leaves; one row of the grouped statements.
+
+    device_revision: None for a device to create, else the revision it was decided on.
+    change: `keep`, `replace` or `add_pending`; what becomes of a known device's credentials.
+    """
+
+    device_id: UUID
+    organization_id: UUID
+    profile_id: UUID
+    profile_revision: int
+    name: str
+    gateway: bool
+    nonce_digest: bytes | None
+    request_digest: bytes | None
+    type: str
+    origin: str
+    id_digest: bytes
+    sealed: bytes
+    attempt_id: UUID
+    transport: str
+    address: str
+    outbox_id: UUID
+    event: object
+    device_revision: int | None = None
+    change: str = "replace"
+
+
+_COLUMNS = (
+    ("device_id", "uuid"),
+    ("organization_id", "uuid"),
+    ("profile_id", "uuid"),
+    ("profile_revision", "bigint"),
+    ("name", "text"),
+    ("gateway", "boolean"),
+    ("nonce_digest", "bytea"),
+    ("request_digest", "bytea"),
+    ("type", "text"),
+    ("origin", "text"),
+    ("id_digest", "bytea"),
+    ("sealed", "bytea"),
+    ("attempt_id", "uuid"),
+    ("transport", "text"),
+    ("address", "text"),
+    ("outbox_id", "uuid"),
+    ("event", "jsonb"),
+    ("device_revision", "bigint"),
+    ("change", "text"),
+)
+_WANTED = (
+    "wanted AS (SELECT w.* FROM unnest("
+    + ", ".join(f"${n}::{type_}[]" for n, (_, type_) in enumerate(_COLUMNS, 1))
+    + f") AS w({', '.join(name for name, _ in _COLUMNS)})"
+    + " JOIN device_profile p ON p.id = w.profile_id AND p.revision = w.profile_revision)"
+)
+
+_RECORDS = """
+attempts AS (
+    INSERT INTO attempt (id, transport, address, outcome, profile_id, device_id, device_name)
+    SELECT attempt_id, transport, address, 'success', profile_id, device_id, name FROM accepted
+), events AS (
+    INSERT INTO outbox (id, device_id, type, payload)
+    SELECT outbox_id, device_id, 'device.provisioned', event FROM accepted
+)
+SELECT device_id FROM accepted
+"""
+
+_CREATE = f"""
+WITH {_WANTED}, created AS (
+    INSERT INTO device (id, organization_id, profile_id, name, gateway, nonce_digest, request_digest)
+    SELECT device_id, organization_id, profile_id, name, gateway, nonce_digest, request_digest FROM wanted w
+    WHERE NOT EXISTS (SELECT FROM credentials c WHERE c.id_digest = w.id_digest)
+    ON CONFLICT DO NOTHING
+    RETURNING id
+), accepted AS (
+    SELECT w.* FROM wanted w JOIN created ON created.id = w.device_id
+), given AS (
+    INSERT INTO credentials (id_digest, device_id, type, origin, sealed)
+    SELECT id_digest, device_id, type, origin, sealed FROM accepted
+), states AS (
+    INSERT INTO attribute (device_id, scope, key, value)
+    SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
+), {_RECORDS}
+"""  # noqa: S608 - put together from constants
+
+# A replaced credential may keep its id (a new password, say), so it is upserted; that it is not another
+# device's is enforced by making the statement fail (device_id is NOT NULL).
+_PROVISION = f"""
+WITH {_WANTED}, held AS (
+    UPDATE device d SET revision = d.revision + 1, rearmed = false, gateway = d.gateway OR w.gateway,
+        nonce_digest = coalesce(w.nonce_digest, d.nonce_digest), request_digest = w.request_digest
+    FROM wanted w WHERE d.id = w.device_id AND d.revision = w.device_revision AND d.profile_id = w.profile_id
+    RETURNING d.id
+), accepted AS (
+    SELECT w.* FROM wanted w JOIN held ON held.id = w.device_id
+), gone AS (
+    DELETE FROM credentials c USING accepted a
+    WHERE c.device_id = a.device_id AND c.id_digest <> a.id_digest
+        AND (a.change = 'replace' OR a.change = 'add_pending' AND c.pending)
+), given AS (
+    INSERT INTO credentials AS c (id_digest, device_id, type, origin, pending, sealed)
+    SELECT id_digest, device_id, type, origin, change = 'add_pending', sealed FROM accepted WHERE change <> 'keep'
+    ON CONFLICT (id_digest) DO UPDATE SET type = excluded.type, origin = excluded.origin,
+        pending = excluded.pending, sealed = excluded.sealed, first_used_at = NULL, created_at = now(),
+        device_id = CASE WHEN c.device_id = excluded.device_id THEN c.device_id END
+), states AS (
+    INSERT INTO attribute (device_id, scope, key, value)
+    SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
+    ON CONFLICT (device_id, scope, key) DO UPDATE SET value = excluded.value, updated_at = now()
+), {_RECORDS}
+"""  # noqa: S608
+
+_LOOK = """
+SELECT p.revision, named.id, holder.id, taken.device_id
+FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::bytea[], $5::bytea[])
+    WITH ORDINALITY AS l(organization_id, profile_id, name, nonce_digest, id_digest, n)
+LEFT JOIN device_profile p ON p.id = l.profile_id
+LEFT JOIN device named ON named.organization_id = l.organization_id AND named.name = l.name
+LEFT JOIN device holder ON holder.profile_id = l.profile_id AND holder.nonce_digest = l.nonce_digest
+LEFT JOIN credentials taken ON taken.id_digest = l.id_digest
+ORDER BY l.n
+"""
+
+_DEVICES = """
+SELECT d.id, d.profile_id, d.name, d.revision, d.rearmed, d.request_digest,
+    (SELECT a.value FROM attribute a
+     WHERE a.device_id = d.id AND a.scope = 'SERVER' AND a.key = 'provisionState') AS provision_state,
+    ARRAY(SELECT ROW(c.type, c.origin, c.pending, c.first_used_at IS NOT NULL, c.sealed) FROM credentials c
+          WHERE c.device_id = d.id ORDER BY c.pending DESC, c.created_at DESC) AS credentials
+FROM device d WHERE d.id = ANY($1::uuid[])
+"""
+
+_ATTEMPTS = """
+INSERT INTO attempt (id, transport, address, outcome, reason, detail, profile_id, device_id, device_name)
+SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::uuid[],
+    $8::uuid[], $9::text[])
+ON CONFLICT (id) DO NOTHING
+"""
+
+
+async def look(connection: Connection, looks: Sequence[Look]) -> list[Sighting]:
+    """What each look finds, in the same order."""
+    rows = await connection.fetch(_LOOK, *zip(*map(_row, looks), strict=True))
+    return [Sighting(*row) for row in rows]
+
+
+async def devices(connection: Connection, ids: set[UUID]) -> dict[UUID, DeviceRow]:
+    """The devices of these ids that still exist."""
+    rows = await connection.fetch(_DEVICES, list(ids))
+    return {
+        row["id"]: DeviceRow(
+            row["id"],
+            row["profile_id"],
+            row["name"],
+            row["revision"],
+            row["rearmed"],
+            row["request_digest"],
+            row["provision_state"],
+            tuple(tuple(each) for each in row["credentials"]),
+        )
+        for row in rows
+    }
+
+
+async def create(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
+    """Create devices; returns the ids of those that were. May raise asyncpg.IntegrityConstraintViolationError."""
+    return await _write(connection, _CREATE, writes)
+
+
+async def provision(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
+    """Provision known devices; returns the ids of those that were. Raises as `create`."""
+    return await _write(connection, _PROVISION, writes)
+
+
+async def committed(connection: Connection, attempt_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of these attempts were written: for after a connection broke while a statement was under way."""
+    rows = await connection.fetch("SELECT id FROM attempt WHERE id = ANY($1::uuid[])", attempt_ids)
+    return {row["id"] for row in rows}
+
+
+async def record(connection: Connection, attempts: Sequence[AttemptRow]) -> None:
+    """Write attempts that changed nothing else."""
+    await connection.execute(_ATTEMPTS, *zip(*map(_row, attempts), strict=True))
+
+
+async def _write(connection: Connection, statement: str, writes: Sequence[Write]) -> set[UUID]:
+    rows = await connection.fetch(statement, *zip(*map(_row, writes), strict=True))
+    return {row["device_id"] for row in rows}
+
+
+def _row(row: Look | AttemptRow | Write) -> tuple[object, ...]:
+    return tuple(getattr(row, name) for name in type(row).__slots__)

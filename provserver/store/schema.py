@@ -1,0 +1,86 @@
+"""The schema's history: numbered SQL files, applied in order, once, and never changed after."""
+
+import hashlib
+from dataclasses import dataclass
+from importlib.resources import files
+
+from provserver.errors import Misconfigured
+from provserver.store.database import Connection, Database
+
+_LOCK = 0x70726F76  # "prov": two servers that start together migrate one after the other
+
+_HISTORY = """
+CREATE TABLE IF NOT EXISTS schema_migration (
+    number     integer PRIMARY KEY,
+    name       text NOT NULL,
+    checksum   text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """A file `NNNN_name.sql`; checksum: hex SHA-256 of its text."""
+
+    number: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """What was applied must stay what is in the file."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+
+def known() -> list[Migration]:
+    """Every migration of this release, in order."""
+    found = []
+    for file in files("provserver.store").joinpath("migrations").iterdir():
+        if file.name.endswith(".sql"):
+            number, name = file.name.removesuffix(".sql").split("_", 1)
+            found.append(Migration(int(number), name, file.read_text()))
+    return sorted(found, key=lambda migration: migration.number)
+
+
+async def pending(database: Database) -> list[Migration]:
+    """What `upgrade` would apply. Raises Misconfigured when the history is not ours."""
+    async with database.connection() as connection:
+        return await _pending(connection)
+
+
+async def upgrade(database: Database) -> list[Migration]:
+    """Apply what is missing, all or nothing, and return it. Raises Misconfigured, Unavailable."""
+    async with database.transaction() as connection:
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=60)
+        await connection.execute(_HISTORY)
+        missing = await _pending(connection)
+        for migration in missing:
+            await connection.execute(migration.sql, timeout=3600)
+            await connection.execute(
+                "INSERT INTO schema_migration (number, name, checksum) VALUES ($1, $2, $3)",
+                migration.number,
+                migration.name,
+                migration.checksum,
+            )
+        return missing
+
+
+async def _pending(connection: Connection) -> list[Migration]:
+    applied: dict[int, tuple[str, str]] = {}
+    if await connection.fetchval("SELECT to_regclass('schema_migration')") is not None:
+        rows = await connection.fetch("SELECT number, name, checksum FROM schema_migration")
+        applied = {row["number"]: (row["name"], row["checksum"]) for row in rows}
+    ours = {migration.number: migration for migration in known()}
+    for number, (name, checksum) in applied.items():
+        if number not in ours:
+            raise Misconfigured(
+                f"The database has migration {number:04}_{name}, which this release does not know. "
+                "Install the release that it was upgraded with, or a newer one."
+            )
+        if checksum != ours[number].checksum:
+            raise Misconfigured(
+                f"Migration {number:04}_{name} was changed after it was applied. "
+                "Install the release that this database was upgraded with, or a newer one."
+            )
+    return [migration for number, migration in ours.items() if number not in applied]

@@ -1,0 +1,120 @@
+"""Block-wise bodies (RFC 7959), sans-IO, with bounds on size, number and time.
+
+An exchange is known by its key: the peer and whatever else tells its requests apart.
+"""
+
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Generic, TypeVar
+
+LIFETIME = 93.0
+"""Seconds an unfinished exchange is kept: MAX_TRANSMIT_WAIT (RFC 7252 §4.8.2)."""
+
+MAX_EXCHANGES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A Block1 or Block2 option (RFC 7959 §2.2). exponent: SZX, the block size is 2 ** (exponent + 4) bytes."""
+
+    number: int
+    more: bool
+    exponent: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of a full block."""
+        return 1 << self.exponent + 4
+
+    @property
+    def start(self) -> int:
+        """Offset of the block in the body."""
+        return self.number * self.size
+
+
+class Progress(Enum):
+    """What a block that does not complete its body is answered with."""
+
+    CONTINUE = "2.31"
+    INCOMPLETE = "4.08"
+    TOO_LARGE = "4.13"
+
+
+Kept = TypeVar("Kept")
+
+
+class _Exchanges(Generic[Kept]):
+    """A bounded table whose oldest entries go first, by age or for want of room."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[Hashable, tuple[float, Kept]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, key: Hashable, kept: Kept, now: float) -> None:
+        self._entries.pop(key, None)
+        self._entries[key] = (now + LIFETIME, kept)
+        while self._entries:
+            oldest = next(iter(self._entries))
+            if len(self._entries) <= MAX_EXCHANGES and self._entries[oldest][0] > now:
+                break
+            del self._entries[oldest]
+
+    def get(self, key: Hashable, now: float) -> Kept | None:
+        expiry, kept = self._entries.get(key, (0.0, None))
+        return kept if expiry > now else None
+
+    def pop(self, key: Hashable) -> None:
+        self._entries.pop(key, None)
+
+
+class RequestBodies:
+    """Assembles request bodies from Block1 blocks (RFC 7959 §2.5), each at most max_size bytes."""
+
+    def __init__(self, max_size: int) -> None:
+        self._max_size = max_size
+        self._parts: _Exchanges[bytes] = _Exchanges()
+
+    def feed(self, key: Hashable, block: Block, payload: bytes, now: float) -> bytes | Progress:
+        """Take a block; returns the whole body with the last one. now: seconds of a monotonic clock."""
+        if block.start + len(payload) > self._max_size:
+            self._parts.pop(key)
+            return Progress.TOO_LARGE
+        if block.more and len(payload) != block.size:
+            return Progress.INCOMPLETE
+        body = b"" if block.number == 0 else self._parts.get(key, now)
+        if body is None or len(body) < block.start:
+            return Progress.INCOMPLETE
+        body = body[: block.start] + payload  # a block that comes twice changes nothing
+        if block.more:
+            self._parts.put(key, body, now)
+            return Progress.CONTINUE
+        self._parts.pop(key)
+        return body
+
+
+class ResponseBodies(Generic[Kept]):
+    """Keeps responses that are fetched in Block2 blocks (RFC 7959 §2.4), so that none is produced twice."""
+
+    def __init__(self) -> None:
+        self._bodies: _Exchanges[tuple[bytes, Kept]] = _Exchanges()
+
+    def keep(self, key: Hashable, body: bytes, about: Kept, now: float) -> None:
+        """Keep a response body and what else its blocks need."""
+        self._bodies.put(key, (body, about), now)
+
+    def fetch(self, key: Hashable, now: float) -> tuple[bytes, Kept] | None:
+        """The body kept for this exchange; None when there is none, or no longer."""
+        return self._bodies.get(key, now)
+
+
+def cut(body: bytes, number: int, exponent: int) -> tuple[bytes, Block] | None:
+    """A block of a body, with its option; None past the end."""
+    block = Block(number, False, exponent)
+    part = body[block.start : block.start + block.size]
+    if number and not part:
+        return None
+    return part, Block(number, block.start + block.size < len(body), exponent)

@@ -1,0 +1,201 @@
+"""CoAP: `POST /api/v1/provision` and its path variants (spec thingsboard §3), on aiocoap.
+
+aiocoap answers retransmissions from its deduplication table and sends an empty ACK when the answer takes long.
+Block-wise bodies are assembled by `blockwise.py`, with bounds that aiocoap does not have.
+"""
+
+import asyncio
+import errno
+import logging
+import socket
+import time
+from collections.abc import Hashable
+
+from aiocoap import Context, Message
+from aiocoap.numbers.codes import Code
+from aiocoap.numbers.contentformat import ContentFormat
+from aiocoap.optiontypes import BlockOption
+from aiocoap.resource import Resource
+
+from provserver.core.model import Peer, Transport
+from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.services.provisioning import Answer, Provisioning
+from provserver.transports.blockwise import Block, Progress, RequestBodies, ResponseBodies, cut
+
+log = logging.getLogger("provserver.coap")
+
+FEATURE = "provision"
+BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
+
+
+class CoapTransport:
+    """Serves devices over CoAP on UDP."""
+
+    def __init__(self, provisioning: Provisioning, *, max_payload_size: int = 65_536) -> None:
+        self._resource = _ProvisionResource(provisioning, max_payload_size)
+        self._context: Context | None = None
+
+    async def start(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError."""
+        _refuse_shared(host, port)
+        self._context = await Context.create_server_context(
+            self._resource, bind=(host, port), loggername="provserver.coap.protocol", transports=["udp6"]
+        )
+        interface = self._context.request_interfaces[0].token_interface.message_interface
+        bound: int = interface.transport.get_extra_info("socket").getsockname()[1]
+        return host, bound
+
+    async def stop(self, grace: float) -> None:
+        """Let requests under way be answered within `grace` seconds, then close."""
+        await self._resource.drain(grace)
+        if self._context is not None:
+            await self._context.shutdown()
+
+
+class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
+    """The root: every request arrives here with its whole path."""
+
+    def __init__(self, provisioning: Provisioning, max_payload_size: int) -> None:
+        super().__init__()
+        self._provisioning = provisioning
+        self._requests = RequestBodies(max_payload_size)
+        self._responses: ResponseBodies[tuple[Code, int | None]] = ResponseBodies()
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def needs_blockwise_assembly(self, _request: Message) -> bool:
+        return False
+
+    async def render(self, request: Message) -> Message:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            return await self._render(request)
+        except Exception:
+            log.exception("a request failed")
+            return Message(code=Code.INTERNAL_SERVER_ERROR)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def drain(self, grace: float) -> None:
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            return  # what is left is cut off by the shutdown
+
+    async def _render(self, request: Message) -> Message:
+        refusal = _route(request)
+        if refusal is not None:
+            return Message(code=refusal)
+        now = time.monotonic()
+        key = _exchange(request)
+        block2: BlockOption.BlockwiseTuple | None = request.opt.block2
+        if block2 is not None and block2.block_number > 0:
+            kept = self._responses.fetch(key, now)
+            if kept is None:
+                return Message(code=Code.REQUEST_ENTITY_INCOMPLETE)
+            body, (code, format_) = kept
+            return _part(body, code, format_, block2.block_number, block2.size_exponent)
+        payload: bytes | Progress = request.payload
+        if request.opt.block1 is not None:
+            block = Block(*request.opt.block1)
+            payload = self._requests.feed(key, block, request.payload, now)
+        if isinstance(payload, Progress):
+            return _progress(payload, request)
+        answer = await self._provisioning.answer(payload, Peer(Transport.COAP, _address(request)))
+        response = self._response(answer, request, key)
+        if request.opt.block1 is not None:
+            response.opt.block1 = request.opt.block1
+        return response
+
+    def _response(self, answer: Answer, request: Message, key: Hashable) -> Message:
+        code = Code(RENDERINGS[answer.outcome].coap)
+        format_ = _content_format(answer, request)
+        block2: BlockOption.BlockwiseTuple | None = request.opt.block2
+        exponent = min(block2.size_exponent, BLOCK_EXPONENT) if block2 is not None else BLOCK_EXPONENT
+        if len(answer.body) > 1 << exponent + 4:
+            self._responses.keep(key, answer.body, (code, format_), time.monotonic())
+            return _part(answer.body, code, format_, 0, exponent)
+        response = Message(code=code, payload=answer.body)
+        response.opt.content_format = format_
+        if answer.outcome is Outcome.UNAVAILABLE:
+            response.opt.max_age = RETRY_AFTER_SECONDS
+        return response
+
+
+def _route(request: Message) -> Code | None:
+    """Where the path and method lead: None to provisioning, else the refusal."""
+    path: tuple[str, ...] = request.opt.uri_path
+    if len(path) == 1 and "/" in path[0]:  # the whole path in one option
+        path = tuple(path[0].removeprefix("/").split("/"))
+    if path[:2] != ("api", "v1"):
+        return Code.NOT_FOUND
+    if request.code in (Code.PUT, Code.DELETE, Code.PATCH, Code.iPATCH, Code.FETCH):
+        return Code.METHOD_NOT_ALLOWED
+    if request.code is not Code.POST:
+        return Code.BAD_REQUEST
+    features = path[2:]
+    if len(features) > 1 and not features[1].isdigit():  # …/{token}/provision
+        features = features[1:]
+    if not features or features[0].lower() != FEATURE:
+        return Code.BAD_REQUEST
+    return None
+
+
+def _exchange(request: Message) -> Hashable:
+    return request.remote.blockwise_key, request.code, request.opt.uri_path, request.opt.uri_query
+
+
+def _address(request: Message) -> str:
+    host: str = request.remote.hostinfo
+    if host.startswith("["):
+        return host[1:].partition("]")[0].removeprefix("::ffff:")
+    return host.rpartition(":")[0] if host.count(":") == 1 else host
+
+
+def _content_format(answer: Answer, request: Message) -> ContentFormat | None:
+    if not answer.body:
+        return None
+    if answer.protobuf:
+        return ContentFormat.OCTETSTREAM
+    asked = request.opt.accept if request.opt.accept is not None else request.opt.content_format
+    return ContentFormat.TEXT if asked == ContentFormat.TEXT else ContentFormat.JSON
+
+
+def _part(body: bytes, code: Code, format_: int | None, number: int, exponent: int) -> Message:
+    part = cut(body, number, exponent)
+    if part is None:
+        return Message(code=Code.BAD_OPTION)
+    payload, block = part
+    response = Message(code=code, payload=payload)
+    response.opt.content_format = format_
+    response.opt.block2 = BlockOption.BlockwiseTuple(block.number, block.more, block.exponent)
+    if block.number == 0:
+        response.opt.size2 = len(body)
+    return response
+
+
+def _progress(progress: Progress, request: Message) -> Message:
+    code = {
+        Progress.CONTINUE: Code.CONTINUE,
+        Progress.INCOMPLETE: Code.REQUEST_ENTITY_INCOMPLETE,
+        Progress.TOO_LARGE: Code.REQUEST_ENTITY_TOO_LARGE,
+    }[progress]
+    response = Message(code=code)
+    response.opt.block1 = request.opt.block1
+    return response
+
+
+def _refuse_shared(host: str, port: int) -> None:
+    """Refuse a port in use: aiocoap binds with SO_REUSEPORT, so a second server would silently take half of the datagrams."""
+    if not port:
+        return
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((host, port))
+        except OSError as fault:
+            raise OSError(fault.errno or errno.EADDRINUSE, f"{host}:{port}/udp: {fault.strerror}") from None

@@ -1,0 +1,718 @@
+"""MQTT control packets ⇄ bytes, the server's half: decodes what a client sends, encodes what a server sends.
+
+MQTT 3.1, 3.1.1 and 5.0; pure. `§` is a section of MQTT 5.0, "3.1 §" and "3.1.1 §" one of the older standards.
+`MalformedPacket` is the only exception that bytes can cause here.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Final, NoReturn, TypedDict, cast
+
+
+class Version(IntEnum):
+    """Protocol Version byte of CONNECT (§3.1.2.2)."""
+
+    V3_1 = 3
+    V3_1_1 = 4
+    V5 = 5
+
+
+class ReasonCode(IntEnum):
+    """The Reason Codes (§2.4) that this server sends."""
+
+    SUCCESS = 0x00
+    NO_SUBSCRIPTION_EXISTED = 0x11
+    UNSPECIFIED_ERROR = 0x80
+    MALFORMED_PACKET = 0x81
+    PROTOCOL_ERROR = 0x82
+    IMPLEMENTATION_SPECIFIC_ERROR = 0x83
+    UNSUPPORTED_PROTOCOL_VERSION = 0x84
+    CLIENT_IDENTIFIER_NOT_VALID = 0x85
+    SERVER_UNAVAILABLE = 0x88
+    SERVER_SHUTTING_DOWN = 0x8B
+    BAD_AUTHENTICATION_METHOD = 0x8C
+    KEEP_ALIVE_TIMEOUT = 0x8D
+    TOPIC_FILTER_INVALID = 0x8F
+    TOPIC_NAME_INVALID = 0x90
+    TOPIC_ALIAS_INVALID = 0x94
+    PACKET_TOO_LARGE = 0x95
+    ADMINISTRATIVE_ACTION = 0x98
+    PAYLOAD_FORMAT_INVALID = 0x99
+    QOS_NOT_SUPPORTED = 0x9B
+    SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED = 0xA1
+
+
+class MalformedPacket(Exception):  # noqa: N818 - the standard's term (§1.2)
+    """What the client sent is no MQTT. The message is fixed text: it never repeats what was sent."""
+
+    def __init__(self, reason_code: ReasonCode, message: str) -> None:
+        super().__init__(message)
+        self.reason_code = reason_code
+
+
+class PacketType(IntEnum):
+    """MQTT Control Packet type, the high half of the first byte (§2.1.2)."""
+
+    CONNECT = 1
+    CONNACK = 2
+    PUBLISH = 3
+    PUBACK = 4
+    PUBREC = 5
+    PUBREL = 6
+    PUBCOMP = 7
+    SUBSCRIBE = 8
+    SUBACK = 9
+    UNSUBSCRIBE = 10
+    UNSUBACK = 11
+    PINGREQ = 12
+    PINGRESP = 13
+    DISCONNECT = 14
+    AUTH = 15
+
+
+class Properties(TypedDict, total=False):
+    """MQTT 5 properties by name (§2.2.2.2); empty in 3.1 and 3.1.1."""
+
+    payload_format_indicator: int
+    message_expiry_interval: int
+    content_type: str
+    response_topic: str
+    correlation_data: bytes
+    subscription_identifier: int
+    session_expiry_interval: int
+    assigned_client_identifier: str
+    server_keep_alive: int
+    authentication_method: str
+    authentication_data: bytes
+    request_problem_information: int
+    will_delay_interval: int
+    request_response_information: int
+    response_information: str
+    server_reference: str
+    reason_string: str
+    receive_maximum: int
+    topic_alias_maximum: int
+    topic_alias: int
+    maximum_qos: int
+    retain_available: int
+    user_property: list[tuple[str, str]]
+    maximum_packet_size: int
+    wildcard_subscription_available: int
+    subscription_identifier_available: int
+    shared_subscription_available: int
+
+
+def _malformed(message: str) -> NoReturn:
+    raise MalformedPacket(ReasonCode.MALFORMED_PACKET, message)
+
+
+def _protocol_error(message: str) -> NoReturn:
+    raise MalformedPacket(ReasonCode.PROTOCOL_ERROR, message)
+
+
+class _Reader:
+    """Reads the data representations of §1.5 from one packet's body, front to back."""
+
+    __slots__ = ("_at", "_body", "_end")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._at = 0
+        self._end = len(body)
+
+    @property
+    def left(self) -> int:
+        return self._end - self._at
+
+    def take(self, size: int) -> bytes:
+        start = self._at
+        self._at = end = start + size
+        if end > self._end:
+            _malformed("a field runs past the end of its packet")
+        return self._body[start:end]
+
+    def rest(self) -> bytes:
+        return self.take(self._end - self._at)
+
+    def end(self) -> None:
+        if self._at != self._end:
+            _malformed("bytes are left over after the last field")
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def flag(self) -> int:
+        value = self.byte()
+        if value > 1:
+            _protocol_error("a property that is 0 or 1 has another value")
+        return value
+
+    def two_byte(self) -> int:
+        return int.from_bytes(self.take(2))
+
+    def four_byte(self) -> int:
+        return int.from_bytes(self.take(4))
+
+    def variable_byte(self) -> int:
+        value = shift = 0
+        while True:
+            byte = self.byte()
+            value |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                if not byte and shift:
+                    _malformed("a variable byte integer is longer than need be")
+                return value
+            shift += 7
+            if shift > 21:
+                _malformed("a variable byte integer is longer than four bytes")
+
+    def binary(self) -> bytes:
+        return self.take(int.from_bytes(self.take(2)))
+
+    def string(self) -> str:
+        try:
+            value = self.take(int.from_bytes(self.take(2))).decode()
+        except UnicodeDecodeError:
+            _malformed("a string is not UTF-8")
+        if "\0" in value:
+            _malformed("a string holds U+0000")
+        return value
+
+    def string_pair(self) -> tuple[str, str]:
+        return self.string(), self.string()
+
+    def packet_id(self) -> int:
+        value = self.two_byte()
+        if not value:
+            _protocol_error("a packet identifier is 0")
+        return value
+
+    def topic_name(self) -> str:
+        value = self.string()
+        if "+" in value or "#" in value:
+            _malformed("a topic name holds a wildcard")
+        return value
+
+    def topic_filter(self) -> str:
+        value = self.string()
+        if not value:
+            _malformed("a topic filter is empty")
+        if "#" in value or "+" in value:
+            *parents, last = value.split("/")
+            if last not in {"#", "+"} and ("#" in last or "+" in last):
+                _malformed("a wildcard does not fill its level of a topic filter")
+            if any("#" in level or ("+" in level and level != "+") for level in parents):
+                _malformed("a wildcard is not where a topic filter may have one")
+        return value
+
+    def properties(self, packet: int, version: Version) -> Properties:
+        if version is not Version.V5:
+            return {}
+        length = self.variable_byte()
+        found: dict[str, Any] = {}
+        if length:
+            outer, self._end = self._end, self._at + length
+            if self._end > outer:
+                _malformed("the properties run past the end of their packet")
+            while self._at < self._end:
+                self._property(packet, found)
+            self._end = outer
+        return cast("Properties", found)
+
+    def _property(self, packet: int, found: dict[str, Any]) -> None:
+        row = _BY_IDENTIFIER.get(self.variable_byte())
+        if row is None:
+            _malformed("an unknown property")
+        name, representation, packets = row
+        if packet not in packets:
+            _protocol_error("a property that its packet cannot have")
+        value = representation.read(self)
+        if name == "user_property":
+            found.setdefault(name, []).append(value)
+        elif name in found:
+            _protocol_error("a property appears twice")
+        elif not value and name in _NEVER_ZERO:
+            _protocol_error("a property is 0 that cannot be")
+        else:
+            found[name] = value
+
+
+def _variable_byte(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    encoded = bytearray()
+    while value >= 0x80:
+        encoded.append(value & 0x7F | 0x80)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+def _binary(value: bytes) -> bytes:
+    return len(value).to_bytes(2) + value
+
+
+def _string(value: str) -> bytes:
+    return _binary(value.encode())
+
+
+def _packet(first_byte: int, body: bytes) -> bytes:
+    return bytes((first_byte,)) + _variable_byte(len(body)) + body
+
+
+@dataclass(frozen=True, slots=True)
+class _Representation:
+    """How a property's value is written (§1.5)."""
+
+    read: Callable[[_Reader], Any]
+    write: Callable[[Any], bytes]
+
+
+_FLAG: Final = _Representation(_Reader.flag, lambda value: bytes((value,)))
+_TWO: Final = _Representation(_Reader.two_byte, lambda value: value.to_bytes(2))
+_FOUR: Final = _Representation(_Reader.four_byte, lambda value: value.to_bytes(4))
+_VARIABLE: Final = _Representation(_Reader.variable_byte, _variable_byte)
+_STRING: Final = _Representation(_Reader.string, _string)
+_TOPIC: Final = _Representation(_Reader.topic_name, _string)
+_BINARY: Final = _Representation(_Reader.binary, _binary)
+_PAIR: Final = _Representation(_Reader.string_pair, lambda pair: _string(pair[0]) + _string(pair[1]))
+
+_T = PacketType
+_WILL: Final = 0  # no packet type: Will Properties have rules of their own (§3.1.3.2)
+_ACKNOWLEDGEMENT: Final = (_T.PUBACK, _T.PUBREC, _T.PUBREL, _T.PUBCOMP)
+_REASON: Final = (_T.CONNACK, *_ACKNOWLEDGEMENT, _T.SUBACK, _T.UNSUBACK, _T.DISCONNECT, _T.AUTH)
+
+# Table 2-4. In PUBLISH a Subscription Identifier goes from server to client only [MQTT-3.3.4-6].
+_BY_IDENTIFIER: Final[dict[int, tuple[str, _Representation, tuple[int, ...]]]] = {
+    0x01: ("payload_format_indicator", _FLAG, (_T.PUBLISH, _WILL)),
+    0x02: ("message_expiry_interval", _FOUR, (_T.PUBLISH, _WILL)),
+    0x03: ("content_type", _STRING, (_T.PUBLISH, _WILL)),
+    0x08: ("response_topic", _TOPIC, (_T.PUBLISH, _WILL)),
+    0x09: ("correlation_data", _BINARY, (_T.PUBLISH, _WILL)),
+    0x0B: ("subscription_identifier", _VARIABLE, (_T.SUBSCRIBE,)),
+    0x11: ("session_expiry_interval", _FOUR, (_T.CONNECT, _T.CONNACK, _T.DISCONNECT)),
+    0x12: ("assigned_client_identifier", _STRING, (_T.CONNACK,)),
+    0x13: ("server_keep_alive", _TWO, (_T.CONNACK,)),
+    0x15: ("authentication_method", _STRING, (_T.CONNECT, _T.CONNACK, _T.AUTH)),
+    0x16: ("authentication_data", _BINARY, (_T.CONNECT, _T.CONNACK, _T.AUTH)),
+    0x17: ("request_problem_information", _FLAG, (_T.CONNECT,)),
+    0x18: ("will_delay_interval", _FOUR, (_WILL,)),
+    0x19: ("request_response_information", _FLAG, (_T.CONNECT,)),
+    0x1A: ("response_information", _STRING, (_T.CONNACK,)),
+    0x1C: ("server_reference", _STRING, (_T.CONNACK, _T.DISCONNECT)),
+    0x1F: ("reason_string", _STRING, _REASON),
+    0x21: ("receive_maximum", _TWO, (_T.CONNECT, _T.CONNACK)),
+    0x22: ("topic_alias_maximum", _TWO, (_T.CONNECT, _T.CONNACK)),
+    0x23: ("topic_alias", _TWO, (_T.PUBLISH,)),
+    0x24: ("maximum_qos", _FLAG, (_T.CONNACK,)),
+    0x25: ("retain_available", _FLAG, (_T.CONNACK,)),
+    0x26: ("user_property", _PAIR, (_WILL, *PacketType)),
+    0x27: ("maximum_packet_size", _FOUR, (_T.CONNECT, _T.CONNACK)),
+    0x28: ("wildcard_subscription_available", _FLAG, (_T.CONNACK,)),
+    0x29: ("subscription_identifier_available", _FLAG, (_T.CONNACK,)),
+    0x2A: ("shared_subscription_available", _FLAG, (_T.CONNACK,)),
+}
+_BY_NAME: Final = {
+    name: (bytes((identifier,)), representation) for identifier, (name, representation, _) in _BY_IDENTIFIER.items()
+}
+_NEVER_ZERO: Final = frozenset({"receive_maximum", "maximum_packet_size", "subscription_identifier"})
+
+
+def _properties(properties: Properties) -> bytes:
+    if not properties:
+        return b"\0"
+    body = b""
+    for name, value in cast("dict[str, Any]", properties).items():
+        identifier, representation = _BY_NAME[name]
+        for each in value if name == "user_property" else (value,):
+            body += identifier + representation.write(each)
+    return _variable_byte(len(body)) + body
+
+
+@dataclass(slots=True)
+class Will:
+    """The Will Message of a CONNECT (§3.1.2.5)."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    qos: int
+    retain: bool
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Connect:
+    """CONNECT (§3.1). `clean_start` is Clean Session in 3.1 and 3.1.1. Its repr shows no credential."""
+
+    version: Version
+    client_id: str = field(repr=False)
+    clean_start: bool
+    keep_alive: int
+    username: str | None = field(default=None, repr=False)
+    password: bytes | None = field(default=None, repr=False)
+    will: Will | None = None
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Connack:
+    """CONNACK (§3.2), Session Present 0. In 3.1 and 3.1.1 the code is a return code (3.1.1 §3.2.2.3)."""
+
+    reason_code: int
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Publish:
+    """PUBLISH (§3.3), either way. The packet id is 0 when the QoS is."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    qos: int = 0
+    packet_id: int = 0
+    retain: bool = False
+    dup: bool = False
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Puback:
+    """PUBACK (§3.4), either way; the base of the other three acknowledgements, which look alike."""
+
+    packet_id: int
+    reason_code: int = 0
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Pubrec(Puback):
+    """PUBREC (§3.5)."""
+
+
+@dataclass(slots=True)
+class Pubrel(Puback):
+    """PUBREL (§3.6)."""
+
+
+@dataclass(slots=True)
+class Pubcomp(Puback):
+    """PUBCOMP (§3.7)."""
+
+
+@dataclass(slots=True)
+class Subscribe:
+    """SUBSCRIBE (§3.8): topic filters with their Subscription Options (§3.8.3.1; QoS = the low two bits)."""
+
+    packet_id: int
+    subscriptions: list[tuple[str, int]]
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Suback:
+    """SUBACK (§3.9): one code per topic filter, in their order."""
+
+    packet_id: int
+    reason_codes: list[int]
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Unsubscribe:
+    """UNSUBSCRIBE (§3.10)."""
+
+    packet_id: int
+    topic_filters: list[str]
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Unsuback:
+    """UNSUBACK (§3.11); its codes are not sent in 3.1 and 3.1.1 (3.1.1 §3.11)."""
+
+    packet_id: int
+    reason_codes: list[int]
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Pingreq:
+    """PINGREQ (§3.12)."""
+
+
+@dataclass(slots=True)
+class Pingresp:
+    """PINGRESP (§3.13)."""
+
+
+@dataclass(slots=True)
+class Disconnect:
+    """DISCONNECT (§3.14), either way; a server sends it in MQTT 5 only."""
+
+    reason_code: int = 0
+    properties: Properties = field(default_factory=Properties)
+
+
+@dataclass(slots=True)
+class Auth:
+    """AUTH (§3.15), MQTT 5 only."""
+
+    reason_code: int = 0
+    properties: Properties = field(default_factory=Properties)
+
+
+ClientPacket = Connect | Publish | Puback | Subscribe | Unsubscribe | Pingreq | Disconnect | Auth
+"""What a client can send; `Pubrec`, `Pubrel` and `Pubcomp` are kinds of `Puback`."""
+
+ServerPacket = Connack | Publish | Puback | Suback | Unsuback | Pingresp | Disconnect
+"""What a server can send."""
+
+_ACKNOWLEDGEMENTS: Final[dict[int, type[Puback]]] = dict(
+    zip(_ACKNOWLEDGEMENT, (Puback, Pubrec, Pubrel, Pubcomp), strict=True)
+)
+_ACKNOWLEDGEMENT_TYPES: Final = {packet: packet_type for packet_type, packet in _ACKNOWLEDGEMENTS.items()}
+_NOT_AGAIN: Final = frozenset({0, _T.CONNECT, _T.CONNACK, _T.SUBACK, _T.UNSUBACK, _T.PINGRESP})
+"""What no client sends after its CONNECT (Table 2-1)."""
+
+_FLAGS: Final[dict[int, int]] = {_T.PUBREL: 2, _T.SUBSCRIBE: 2, _T.UNSUBSCRIBE: 2}
+"""Fixed header flags (§2.1.3), where they are not 0."""
+
+_RESERVED_OPTIONS: Final = {Version.V3_1: 0, Version.V3_1_1: 0xFC, Version.V5: 0xC0}
+"""The bits beside a topic filter in SUBSCRIBE that must be 0 (3.1.1 §3.8.3, §3.8.3.1)."""
+
+_PROTOCOLS: Final = {(b"MQIsdp", 3): Version.V3_1, (b"MQTT", 4): Version.V3_1_1, (b"MQTT", 5): Version.V5}
+
+
+def encode(packet: ServerPacket, version: Version) -> bytes:
+    """The bytes of a packet; `version` says whether its properties and reason codes go with it."""
+    v5 = version is Version.V5
+    match packet:
+        case Publish():
+            body = _string(packet.topic) + (packet.packet_id.to_bytes(2) if packet.qos else b"")
+            body += (_properties(packet.properties) if v5 else b"") + packet.payload
+            return _packet(0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain, body)
+        case Puback():
+            packet_type = _ACKNOWLEDGEMENT_TYPES[type(packet)]
+            body = packet.packet_id.to_bytes(2)
+            if v5:
+                body += _reason(packet.reason_code, packet.properties)
+            return _packet(packet_type << 4 | _FLAGS.get(packet_type, 0), body)
+        case Connack():
+            body = bytes((0, packet.reason_code))
+            return _packet(0x20, body + _properties(packet.properties) if v5 else body)
+        case Suback():
+            properties = _properties(packet.properties) if v5 else b""
+            return _packet(0x90, packet.packet_id.to_bytes(2) + properties + bytes(packet.reason_codes))
+        case Unsuback():
+            codes = _properties(packet.properties) + bytes(packet.reason_codes) if v5 else b""
+            return _packet(0xB0, packet.packet_id.to_bytes(2) + codes)
+        case Pingresp():
+            return b"\xd0\0"
+        case Disconnect():
+            return _packet(0xE0, _reason(packet.reason_code, packet.properties))
+
+
+def _reason(reason_code: int, properties: Properties) -> bytes:
+    """Reason Code and properties, left out from the end where they say nothing (§3.4.2.1, §3.14.2.1)."""
+    if properties:
+        return bytes((reason_code,)) + _properties(properties)
+    return bytes((reason_code,)) if reason_code else b""
+
+
+def _connect(read: _Reader, version: Version) -> Connect:
+    """The fields after Protocol Name and Version, which the decoder has read."""
+    flags = read.byte()
+    if version is not Version.V3_1:  # 3.1 §3.1 does not reserve the bits it has no use for
+        if flags & 0x01:
+            _malformed("the reserved flag of CONNECT is set")
+        if not flags & 0x04 and flags & 0x38:
+            _malformed("Will QoS or Will Retain without a Will")
+    if flags & 0x18 == 0x18:
+        _malformed("Will QoS is 3")
+    if flags & 0xC0 == 0x40 and version is not Version.V5:
+        _malformed("a password without a user name")
+    keep_alive = read.two_byte()
+    properties = read.properties(_T.CONNECT, version)
+    if "authentication_data" in properties and "authentication_method" not in properties:
+        _protocol_error("Authentication Data without an Authentication Method")
+    client_id = read.string()
+    will = None
+    if flags & 0x04:
+        will_properties = read.properties(_WILL, version)
+        topic = read.topic_name()
+        if not topic:
+            _malformed("the Will Topic is empty")
+        will = Will(topic, read.binary(), flags >> 3 & 3, bool(flags & 0x20), will_properties)
+    # 3.1 §3.1: a flag may announce a user name or password that is not there.
+    optional = version is Version.V3_1
+    username = read.string() if flags & 0x80 and (read.left or not optional) else None
+    password = read.binary() if flags & 0x40 and (read.left or not optional) else None
+    return Connect(version, client_id, bool(flags & 0x02), keep_alive, username, password, will, properties)
+
+
+def _publish(flags: int, read: _Reader, version: Version) -> Publish:
+    qos = flags >> 1 & 3
+    if qos == 3:
+        _malformed("a PUBLISH has QoS 3")
+    if flags & 0x08 and not qos and version is not Version.V3_1:
+        _malformed("a PUBLISH has DUP at QoS 0")
+    topic = read.topic_name()
+    packet_id = read.packet_id() if qos else 0
+    properties = read.properties(_T.PUBLISH, version)
+    if not topic and "topic_alias" not in properties:
+        _protocol_error("a PUBLISH has no topic")
+    return Publish(topic, read.rest(), qos, packet_id, bool(flags & 1), bool(flags & 8), properties)
+
+
+def _subscribe(read: _Reader, version: Version) -> Subscribe:
+    packet = Subscribe(read.packet_id(), [], read.properties(_T.SUBSCRIBE, version))
+    if not read.left:
+        _protocol_error("a SUBSCRIBE has no topic filter")
+    while read.left:
+        topic_filter, options = read.topic_filter(), read.byte()
+        if options & 0x03 == 0x03:
+            _malformed("a subscription asks for QoS 3")
+        if options & _RESERVED_OPTIONS[version]:
+            _malformed("reserved bits of the Subscription Options are set")
+        if version is Version.V5:
+            if options & 0x30 == 0x30:
+                _protocol_error("Retain Handling is 3")
+            if options & 0x04 and topic_filter.startswith("$share/"):
+                _protocol_error("No Local on a shared subscription")
+        packet.subscriptions.append((topic_filter, options))
+    return packet
+
+
+def _unsubscribe(read: _Reader, version: Version) -> Unsubscribe:
+    packet = Unsubscribe(read.packet_id(), [], read.properties(_T.UNSUBSCRIBE, version))
+    if not read.left:
+        _protocol_error("an UNSUBSCRIBE has no topic filter")
+    while read.left:
+        packet.topic_filters.append(read.topic_filter())
+    return packet
+
+
+def _decode(packet_type: int, flags: int, read: _Reader, version: Version) -> ClientPacket:
+    match packet_type:
+        case _T.PUBLISH:
+            return _publish(flags, read, version)
+        case _T.SUBSCRIBE:
+            return _subscribe(read, version)
+        case _T.UNSUBSCRIBE:
+            return _unsubscribe(read, version)
+        case _T.PINGREQ:
+            return Pingreq()
+        case _T.DISCONNECT:
+            return Disconnect(*_decoded_reason(_T.DISCONNECT, read, version))
+        case _T.AUTH:
+            return Auth(*_decoded_reason(_T.AUTH, read, version))
+        case _:
+            acknowledgement = _ACKNOWLEDGEMENTS[packet_type]
+            return acknowledgement(read.packet_id(), *_decoded_reason(packet_type, read, version))
+
+
+def _decoded_reason(packet_type: int, read: _Reader, version: Version) -> tuple[int, Properties]:
+    if version is not Version.V5 or not read.left:
+        return 0, {}
+    return read.byte(), read.properties(packet_type, version) if read.left else {}
+
+
+class Decoder:
+    """Cuts a client's bytes into packets, however they were chunked.
+
+    Feed it, then iterate: iteration ends where the next packet is incomplete and may be taken up again after
+    more was fed. A packet above `max_packet_size` (all of it, §3.1.2.11.4) is refused at its fixed header.
+    After a `MalformedPacket` the decoder is of no more use.
+
+    version: None until a CONNECT named it; from then on packets are read by its rules.
+    """
+
+    __slots__ = ("_buffer", "_max_packet_size", "_offset", "version")
+
+    def __init__(self, max_packet_size: int) -> None:
+        self._max_packet_size = max_packet_size
+        self._buffer: bytes | bytearray = b""
+        self._offset = 0
+        self.version: Version | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held that no packet was made of yet."""
+        return len(self._buffer) - self._offset
+
+    def feed(self, data: bytes) -> None:
+        """Add what was received."""
+        if self._offset == len(self._buffer):
+            self._buffer, self._offset = data, 0
+            return
+        if self._offset or isinstance(self._buffer, bytes):
+            self._buffer, self._offset = bytearray(self._buffer[self._offset :]), 0
+        self._buffer += data
+
+    def __iter__(self) -> Iterator[ClientPacket]:
+        while (packet := self._next()) is not None:
+            yield packet
+
+    def _next(self) -> ClientPacket | None:
+        buffer, start = self._buffer, self._offset
+        available = len(buffer) - start
+        if not available:
+            self._buffer, self._offset = b"", 0
+            return None
+        packet_type, flags = buffer[start] >> 4, buffer[start] & 0x0F
+        self._check_first_byte(packet_type, flags)
+        length = shift = 0
+        size = 1
+        while True:
+            if size == available:
+                return None
+            byte = buffer[start + size]
+            size += 1
+            length |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                break
+            shift += 7
+            if shift > 21:
+                _malformed("the Remaining Length is longer than four bytes")
+        if not byte and shift and self.version is Version.V5:
+            _malformed("the Remaining Length is longer than need be")
+        if size + length > self._max_packet_size:
+            raise MalformedPacket(ReasonCode.PACKET_TOO_LARGE, "the packet is too large")
+        if size + length > available:
+            return None
+        self._offset = end = start + size + length
+        body = buffer[start + size : end]
+        read = _Reader(body if isinstance(body, bytes) else bytes(body))
+        if self.version is None:
+            packet: ClientPacket = _connect(read, self._protocol_version(read))
+        else:
+            packet = _decode(packet_type, flags, read, self.version)
+        read.end()
+        return packet
+
+    def _check_first_byte(self, packet_type: int, flags: int) -> None:
+        """What can be refused before the rest of a packet has arrived."""
+        if self.version is None:
+            if packet_type != _T.CONNECT:
+                _protocol_error("the first packet is not a CONNECT")
+            if flags:
+                _malformed("reserved flags are set")
+        elif packet_type in _NOT_AGAIN or (packet_type == _T.AUTH and self.version is not Version.V5):
+            _protocol_error("a packet that a client sends once, or never")
+        elif packet_type != _T.PUBLISH and flags != _FLAGS.get(packet_type, 0):
+            if self.version is Version.V3_1:
+                return  # 3.1 §2.1 does not reserve them, and sets DUP in a repeated SUBSCRIBE
+            _malformed("reserved flags are set")
+
+    def _protocol_version(self, read: _Reader) -> Version:
+        """Protocol Name and Version (§3.1.2.1). An unknown one sets `version` to the nearest."""
+        name, level = read.binary(), read.byte()
+        version = _PROTOCOLS.get((name, level))
+        if version is None:
+            if name not in (b"MQTT", b"MQIsdp"):
+                _protocol_error("the protocol is not MQTT")
+            self.version = Version.V5 if level > Version.V5 else Version.V3_1_1
+            raise MalformedPacket(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "the version is not supported")
+        self.version = version
+        return version

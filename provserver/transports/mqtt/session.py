@@ -1,0 +1,459 @@
+"""One connection without I/O: bytes and the time go in; bytes, events and a deadline come out.
+
+`Session` is what every connection has: CONNECT, keep alive, errors, the end. What the client may do once it
+is connected is a behaviour; `ProvisionBehaviour` is that of a client that came to be provisioned.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final
+
+from provserver.errors import RENDERINGS
+from provserver.services.provisioning import Answer
+from provserver.transports.mqtt.codec import (
+    Auth,
+    ClientPacket,
+    Connack,
+    Connect,
+    Decoder,
+    Disconnect,
+    MalformedPacket,
+    Pingreq,
+    Pingresp,
+    Properties,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    ReasonCode,
+    ServerPacket,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+    Version,
+    encode,
+)
+
+PROVISION: Final = "provision"
+"""The user name or client id of a client that came to be provisioned."""
+
+REQUEST_TOPIC: Final = "/provision/request"
+RESPONSE_TOPIC: Final = "/provision/response"
+
+MAXIMUM_QOS: Final = 1
+
+_RETURN_CODES: Final[dict[int, int]] = {
+    ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
+    ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
+    ReasonCode.SERVER_UNAVAILABLE: 3,
+}
+"""How 3.1 and 3.1.1 say a refusal (3.1.1 §3.2.2.3); for others they have no code and are just closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one connection may take. Times are in seconds.
+
+    max_packet_size: of a client's packet, in bytes, fixed header included.
+    connect_timeout: from the connection to the answered CONNECT.
+    keep_alive_floor: the least time a client may be silent, however short its Keep Alive: some ask for 10 s
+        and never ping.
+    idle_limit: the most time a client may be silent, whatever its Keep Alive, 0 (for ever) included.
+    first_verdict: a provision session ends so long after its CONNECT if it had no verdict, ping as it may.
+    after_verdict: a provision session ends so long after its last verdict.
+    in_flight: provision requests of one session; while so many are being decided, no more is read.
+    """
+
+    max_packet_size: int = 65_536
+    connect_timeout: float = 10
+    keep_alive_floor: float = 60
+    idle_limit: float = 120
+    first_verdict: float = 600
+    after_verdict: float = 60
+    in_flight: int = 8
+
+
+@dataclass(slots=True, eq=False)
+class ProvisionRequested:
+    """A provision request wants an answer: give it to `Session.answer`."""
+
+    payload: bytes = field(repr=False)
+    qos: int
+    packet_id: int
+    correlation_data: bytes | None = field(default=None, repr=False)
+    answered: bool = False
+    answer: Answer | None = None
+
+
+@dataclass(slots=True, eq=False)
+class AuthenticationRequested:
+    """A CONNECT that is not for provisioning wants a decision: nothing is read until `Session.refuse`."""
+
+    connect: Connect
+
+
+Event = ProvisionRequested | AuthenticationRequested
+
+
+class Session:
+    """The server's end of one connection.
+
+    After each call the driver takes `events()`, writes `data_to_send()`, then ends the connection if
+    `closing`; it reads only while `reading`, and calls `expire` once `deadline` has passed.
+
+    closing: nothing more is sent or read. close_reason: why, in words for a log.
+    """
+
+    __slots__ = (
+        "_assign_client_id",
+        "_authenticating",
+        "_behaviour",
+        "_client_maximum_packet_size",
+        "_decoder",
+        "_draining",
+        "_end_at",
+        "_events",
+        "_idle",
+        "_idle_at",
+        "_output",
+        "_problem_information",
+        "close_reason",
+        "closing",
+        "deadline",
+        "limits",
+    )
+
+    def __init__(self, limits: Limits, now: float, assign_client_id: Callable[[], str]) -> None:
+        self.limits = limits
+        self.closing = False
+        self.close_reason = ""
+        self.deadline = now + limits.connect_timeout
+        self._assign_client_id = assign_client_id
+        self._decoder = Decoder(limits.max_packet_size)
+        self._behaviour: ProvisionBehaviour | None = None
+        self._authenticating = False
+        self._draining = False
+        self._idle = self._idle_at = self._end_at = inf
+        self._client_maximum_packet_size: float = inf
+        self._problem_information = True
+        self._events: list[Event] = []
+        self._output: list[bytes] = []
+
+    @property
+    def version(self) -> Version:
+        """The client's; 3.1.1 while it is not known."""
+        return self._decoder.version or Version.V3_1_1
+
+    @property
+    def reading(self) -> bool:
+        """Whether more bytes are wanted; while not, those received are kept."""
+        if self.closing or self._authenticating or self._draining:
+            return False
+        return self._behaviour is None or not self._behaviour.full
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is owed."""
+        return self._behaviour is not None and bool(self._behaviour.requests)
+
+    def events(self) -> list[Event]:
+        """What has happened since the last call."""
+        events = self._events
+        if events:
+            self._events = []
+        return events
+
+    def data_to_send(self) -> bytes:
+        """What is to be written since the last call."""
+        output = self._output
+        if not output:
+            return b""
+        self._output = []
+        return b"".join(output)
+
+    def receive(self, data: bytes, now: float) -> None:
+        """Take what the client sent."""
+        if not self.closing:
+            self._decoder.feed(data)
+            self._proceed(now)
+
+    def receive_eof(self) -> None:
+        """The client sends no more: whatever it was still owed is dropped."""
+        self.close("the client closed the connection")
+
+    def expire(self, now: float) -> None:
+        """Close if `deadline` has passed."""
+        if now < self.deadline:
+            return
+        if self._behaviour is None:
+            self.close("no CONNECT in time")
+        elif now >= self._idle_at:
+            self.disconnect(ReasonCode.KEEP_ALIVE_TIMEOUT, "nothing was received in time")
+        else:
+            self.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the provision session is over")
+
+    def answer(self, request: ProvisionRequested, answer: Answer | None, now: float) -> None:
+        """Answer a request; None if it could not be decided. What is sent keeps the order of the requests."""
+        request.answered, request.answer = True, answer
+        if self._behaviour is None:
+            return  # closed meanwhile
+        self._idle_at = now + self._idle
+        if self._behaviour.answered():
+            self._end_at = now + self.limits.after_verdict
+        if self._draining and not self.busy:
+            self.shut_down()
+        self._proceed(now)
+
+    def refuse(self, reason_code: ReasonCode, reason: str) -> None:
+        """Refuse the CONNECT (§3.2.2.2)."""
+        if self.closing:
+            return
+        if self.version is Version.V5:
+            self.send(Connack(reason_code, self.reason(reason)))
+        elif reason_code in _RETURN_CODES:
+            self.send(Connack(_RETURN_CODES[reason_code]))
+        self.close(reason)
+
+    def drain(self) -> None:
+        """Read no more, and shut down when nothing is owed."""
+        self._draining = True
+        if not self.busy:
+            self.shut_down()
+
+    def shut_down(self) -> None:
+        """Disconnect because the server ends."""
+        self.disconnect(ReasonCode.SERVER_SHUTTING_DOWN, "the server is shutting down")
+
+    # What follows is for behaviours.
+
+    def send(self, packet: ServerPacket) -> None:
+        """Queue a packet, unless it is larger than the client takes (§3.1.2.11.4)."""
+        data = encode(packet, self.version)
+        if len(data) <= self._client_maximum_packet_size:
+            self._output.append(data)
+
+    def emit(self, event: Event) -> None:
+        """Tell the driver."""
+        self._events.append(event)
+
+    def reason(self, text: str) -> Properties:
+        """A Reason String, if the client may get one (§3.1.2.11.7) and has room for it."""
+        if self._problem_information and len(text) + 16 <= self._client_maximum_packet_size:
+            return {"reason_string": text}
+        return {}
+
+    def disconnect(self, reason_code: ReasonCode, reason: str) -> None:
+        """Close; a client of MQTT 5 whose CONNECT was accepted is told why (§4.13)."""
+        if self._behaviour is not None and self.version is Version.V5:
+            self.send(Disconnect(reason_code, self.reason(reason)))
+        self.close(reason)
+
+    def close(self, reason: str) -> None:
+        """Close without a word."""
+        if not self.closing:
+            self.closing, self.close_reason = True, reason
+            self.deadline = inf
+            self._behaviour = None
+
+    def _proceed(self, now: float) -> None:
+        """Handle the packets there are, as far as may be read."""
+        try:
+            if self.reading:
+                for packet in self._decoder:
+                    self._idle_at = now + self._idle
+                    self._receive(packet, now)
+                    if not self.reading:
+                        break
+        except MalformedPacket as error:
+            if self._behaviour is not None:
+                self.disconnect(error.reason_code, str(error))
+            elif self._decoder.version is not None:
+                self.refuse(error.reason_code, str(error))
+            else:
+                self.close(str(error))
+        if self._behaviour is not None:
+            # A request in flight outlives the end: its verdict sets a new one.
+            self.deadline = self._idle_at if self.busy else min(self._idle_at, self._end_at)
+
+    def _receive(self, packet: ClientPacket, now: float) -> None:
+        v5 = self.version is Version.V5
+        match packet:
+            case Connect():
+                self._connect(packet, now)
+            case Pingreq():
+                self.send(Pingresp())
+            case Disconnect():
+                self.close("the client disconnected")
+            case Auth():
+                self.disconnect(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
+            case Publish(qos=2) if v5:
+                self.disconnect(ReasonCode.QOS_NOT_SUPPORTED, "the Maximum QoS is 1")
+            case Publish(properties={"topic_alias": _}):
+                self.disconnect(ReasonCode.TOPIC_ALIAS_INVALID, "the Topic Alias Maximum is 0")
+            case _ if self._behaviour is not None:
+                self._behaviour.receive(packet)
+
+    def _connect(self, connect: Connect, now: float) -> None:
+        asked = connect.properties
+        self._problem_information = bool(asked.get("request_problem_information", 1))
+        self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
+        if "authentication_method" in asked:
+            self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
+        elif not connect.client_id and (
+            connect.version is Version.V3_1 or (connect.version is Version.V3_1_1 and not connect.clean_start)
+        ):
+            self.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client id is empty")
+        elif PROVISION in (connect.username, connect.client_id):
+            self._accept(connect, now)
+        else:
+            self._authenticating = True
+            self.emit(AuthenticationRequested(connect))
+
+    def _accept(self, connect: Connect, now: float) -> None:
+        self._behaviour = ProvisionBehaviour(self, connect)
+        limit = self.limits.idle_limit
+        silence = 1.5 * connect.keep_alive or inf
+        self._idle = min(max(silence, self.limits.keep_alive_floor), limit)
+        self._idle_at = now + self._idle
+        self._end_at = now + self.limits.first_verdict
+        granted: Properties = {
+            "receive_maximum": self.limits.in_flight,
+            "maximum_qos": MAXIMUM_QOS,
+            "retain_available": 0,
+            "maximum_packet_size": self.limits.max_packet_size,
+            "wildcard_subscription_available": 0,
+            "subscription_identifier_available": 0,
+            "shared_subscription_available": 0,
+        }
+        if connect.properties.get("session_expiry_interval"):
+            granted["session_expiry_interval"] = 0
+        if not connect.client_id:
+            granted["assigned_client_identifier"] = self._assign_client_id()
+        if silence > limit:
+            granted["server_keep_alive"] = min(max(int(limit / 1.5), 1), 0xFFFF)
+        self.send(Connack(ReasonCode.SUCCESS, granted))
+
+
+class ProvisionBehaviour:
+    """Provision requests, answered on their own connection alone; there is no other topic.
+
+    requests: those in flight, in their order.
+    """
+
+    __slots__ = ("_granted_qos", "_last_packet_id", "_quota", "_session", "requests")
+
+    def __init__(self, session: Session, connect: Connect) -> None:
+        self.requests: list[ProvisionRequested] = []
+        self._session = session
+        self._granted_qos: int | None = None
+        self._last_packet_id = 0
+        self._quota = connect.properties.get("receive_maximum", 0xFFFF)
+
+    @property
+    def full(self) -> bool:
+        """Whether no further request is taken now."""
+        return len(self.requests) >= self._session.limits.in_flight
+
+    def receive(self, packet: ClientPacket) -> None:
+        """Handle a packet of the connected client."""
+        match packet:
+            case Publish() if packet.topic == REQUEST_TOPIC:
+                self._request(packet)
+            case Publish():
+                self._acknowledge(packet, ReasonCode.TOPIC_NAME_INVALID, "no such topic")
+                self._session.disconnect(ReasonCode.TOPIC_NAME_INVALID, "no such topic")
+            case Subscribe():
+                self._subscribe(packet)
+            case Unsubscribe():
+                self._unsubscribe(packet)
+            case Pubrel() if self._session.version is not Version.V5:
+                self._session.send(Pubcomp(packet.packet_id))
+            case Puback() if type(packet) is Puback:
+                self._quota += 1
+            case _:
+                pass
+
+    def answered(self) -> bool:
+        """Send the answers that are next in order; true if a verdict was among them."""
+        verdict = False
+        while self.requests and self.requests[0].answered and not self._session.closing:
+            verdict |= self._reply(self.requests.pop(0))
+        return verdict
+
+    def _request(self, packet: Publish) -> None:
+        if packet.dup and any(packet.packet_id == request.packet_id for request in self.requests):
+            return  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
+        correlation_data = packet.properties.get("correlation_data")
+        request = ProvisionRequested(packet.payload, packet.qos, packet.packet_id, correlation_data)
+        self.requests.append(request)
+        self._session.emit(request)
+
+    def _reply(self, request: ProvisionRequested) -> bool:
+        session, answer = self._session, request.answer
+        if answer is None:
+            code, reason = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the request could not be decided"
+            if session.version is Version.V5:
+                self._acknowledge(request, code, reason)
+            session.disconnect(code, reason)
+            return False
+        rendering = RENDERINGS[answer.outcome]
+        code, reason = ReasonCode(rendering.mqtt), rendering.error or ""
+        if code is ReasonCode.SUCCESS:
+            self._acknowledge(request, code, "")
+            self._publish(request, answer.body)
+            return True
+        if session.version is not Version.V5:
+            session.close(reason)
+        elif request.qos and code is not ReasonCode.PACKET_TOO_LARGE:  # which no PUBACK may say (§3.4.2.1)
+            self._acknowledge(request, code, reason)
+        else:
+            session.disconnect(code, reason)
+        return False
+
+    def _acknowledge(self, request: Publish | ProvisionRequested, code: ReasonCode, reason: str) -> None:
+        """PUBACK, or PUBREC for the QoS 2 that 3.1 and 3.1.1 have no way to refuse."""
+        if request.qos:
+            acknowledgement = Puback if request.qos == 1 else Pubrec
+            properties = self._session.reason(reason) if reason else Properties()
+            self._session.send(acknowledgement(request.packet_id, code, properties))
+
+    def _publish(self, request: ProvisionRequested, body: bytes) -> None:
+        qos = MAXIMUM_QOS if self._granted_qos is None else self._granted_qos
+        if qos and not self._quota:
+            qos = 0  # the client's Receive Maximum is used up [MQTT-3.3.4-9]
+        packet_id = 0
+        if qos:
+            self._quota -= 1
+            packet_id = self._last_packet_id = self._last_packet_id % 0xFFFF + 1
+        properties: Properties = {}
+        if request.correlation_data is not None:
+            properties["correlation_data"] = request.correlation_data
+        self._session.send(Publish(RESPONSE_TOPIC, body, qos, packet_id, properties=properties))
+
+    def _subscribe(self, packet: Subscribe) -> None:
+        v5 = self._session.version is Version.V5
+        codes: list[int] = []
+        for topic_filter, options in packet.subscriptions:
+            if "subscription_identifier" in packet.properties:
+                codes.append(ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
+            elif topic_filter == RESPONSE_TOPIC:
+                self._granted_qos = min(options & 3, MAXIMUM_QOS)
+                codes.append(self._granted_qos)
+            else:
+                codes.append(ReasonCode.TOPIC_FILTER_INVALID if v5 else ReasonCode.UNSPECIFIED_ERROR)
+        self._session.send(Suback(packet.packet_id, codes))
+
+    def _unsubscribe(self, packet: Unsubscribe) -> None:
+        codes: list[int] = []
+        for topic_filter in packet.topic_filters:
+            if topic_filter != RESPONSE_TOPIC:
+                codes.append(ReasonCode.TOPIC_FILTER_INVALID)
+            elif self._granted_qos is None:
+                codes.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
+            else:
+                self._granted_qos = None
+                codes.append(ReasonCode.SUCCESS)
+        self._session.send(Unsuback(packet.packet_id, codes))

@@ -1,0 +1,125 @@
+"""Fixtures: a Postgres for the run, a fresh database for a test, a server process, a workspace in this process."""
+
+import itertools
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from provserver.core import ids
+from provserver.core.secrets import ServerKeys
+from provserver.services.devices import Devices
+from provserver.services.profiles import Profiles
+from provserver.services.provisioning import Provisioning
+from provserver.store import keyfile, profiles, schema
+from provserver.store.database import Database
+from provserver.store.embedded import EmbeddedPostgres
+from tests.server import Server
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """The path of a program of the system; where CI demands it, one that is missing is a failure."""
+
+    def find(*names: str) -> str:
+        for name in names:
+            if path := shutil.which(name):
+                return path
+        message = f"{' or '.join(names)} is not installed (Debian: mosquitto-clients, libcoap3-bin, curl)"
+        if os.environ.get("PROVSERVER_TEST_REQUIRE_TOOLS"):
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return find
+
+
+@pytest.fixture(scope="session")
+async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
+    """The DSN of a Postgres of the run, with a migrated database `template` to copy."""
+    async with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as running:
+        await _execute(running.dsn, "CREATE DATABASE template")
+        template = Database(_on(running.dsn, "template"), size=1)
+        await template.open()
+        await schema.upgrade(template)
+        await template.close()
+        yield running.dsn
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def database_url(postgres: str) -> AsyncIterator[str]:
+    """The DSN of an empty database with the current schema, for one test."""
+    name = f"test_{next(_numbers)}"
+    await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
+    yield _on(postgres, name)
+    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """An open `Database` on an empty database."""
+    opened = Database(database_url, size=4)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@dataclass
+class Space:
+    """The services on a test's own database."""
+
+    database: Database
+    keys: ServerKeys
+    organization_id: UUID
+    profiles: Profiles
+    devices: Devices
+    provisioning: Provisioning
+
+    async def rows(self, statement: str, *arguments: object) -> list[asyncpg.Record]:
+        async with self.database.connection() as connection:
+            return await connection.fetch(statement, *arguments)
+
+    async def value(self, statement: str, *arguments: object) -> Any:
+        async with self.database.connection() as connection:
+            return await connection.fetchval(statement, *arguments)
+
+
+@pytest.fixture
+async def space(database: Database, tmp_path: Path) -> AsyncIterator[Space]:
+    """The services, in this process, on a database of the test's own."""
+    keys = keyfile.load_or_create(tmp_path / "keys.json")
+    await keyfile.prove(database, keys)
+    async with database.connection() as connection:
+        root = await profiles.root_organization(connection, ids.uuid7(0, os.urandom), "Manufacturer")
+    provisioning = Provisioning(database, keys)
+    yield Space(
+        database, keys, root, Profiles(database, keys, root), Devices(database, keys, root), provisioning
+    )
+    await provisioning.drain()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server process of the run, on its embedded Postgres."""
+    with Server(tmp_path_factory.mktemp("server") / "data") as running:
+        yield running
+
+
+def _on(dsn: str, name: str) -> str:
+    return dsn.replace("/provserver?", f"/{name}?")
+
+
+async def _execute(dsn: str, statement: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,124 @@
+import io
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from firmware_sim.device import Provisioned
+from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.flash import Credentials
+from firmware_sim.report import Report, percentiles
+
+
+def provisioned(value: Any = "token", device_id: str | None = None, attempts: int = 1) -> Provisioned:
+    kind = "ACCESS_TOKEN" if isinstance(value, str) else "MQTT_BASIC"
+    return Provisioned(Credentials(kind, value, "name", device_id), None, attempts)
+
+
+def test_percentiles_of_nothing() -> None:
+    assert percentiles([]) is None
+
+
+def test_percentiles_are_latencies_that_occurred() -> None:
+    assert percentiles([seconds / 1000 for seconds in range(100, 0, -1)]) == {
+        "p50": 50.0,
+        "p90": 90.0,
+        "p99": 99.0,
+        "max": 100.0,
+    }
+
+
+@given(st.lists(st.floats(0, 1000), min_size=1))
+def test_percentiles_are_ordered(latencies: list[float]) -> None:
+    values = list((percentiles(latencies) or {}).values())
+    assert values == sorted(values)
+    assert values[-1] == round(max(latencies) * 1000, 3)
+
+
+def test_all_provisioned() -> None:
+    report = Report("run", 3, seconds=2.0)
+    for number, (transport, attempts) in enumerate([("http", 1), ("http", 3), ("coap", 0)]):
+        report.started(transport)
+        report.succeeded(transport, provisioned(f"token-{number}", f"id-{number}", attempts), 0.25)
+    assert report.exit_code == 0
+    assert report.to_json() == {
+        "run": "run",
+        "count": 3,
+        "provisioned": 3,
+        "fromFlash": 1,
+        "failed": 0,
+        "duplicates": 0,
+        "seconds": 2.0,
+        "rate": 1.5,
+        "transports": {
+            "coap": {"count": 1, "provisioned": 1, "retries": 0, "latencyMs": None},
+            "http": {
+                "count": 2,
+                "provisioned": 2,
+                "retries": 2,
+                "latencyMs": {"p50": 250.0, "p90": 250.0, "p99": 250.0, "max": 250.0},
+            },
+        },
+        "failures": {},
+        "exitCode": 0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (provisioned("token", "id-1"), provisioned("token", "id-2")),
+        (provisioned("token-1", "id"), provisioned("token-2", "id")),
+        (provisioned({"clientId": "c"}), provisioned({"clientId": "c"})),
+    ],
+)
+def test_nothing_may_be_handed_out_twice(one: Provisioned, other: Provisioned) -> None:
+    report = Report("run", 2)
+    report.started("http")
+    report.succeeded("http", one, 0.1)
+    report.started("mqtt")
+    report.succeeded("mqtt", other, 0.1)
+    assert (report.provisioned, report.duplicates, report.finished) == (1, 1, 2)
+    assert report.failures == {"handed out twice": 1}
+    assert report.exit_code == 4
+
+
+def test_failures_are_grouped_by_reason_and_the_least_code_is_the_exit_code() -> None:
+    report = Report("run", 3)
+    for error in (NoAnswer("silence"), Refused("NOT_FOUND: no"), NoAnswer("silence")):
+        report.started("mqtt")
+        report.failed("mqtt", error)
+    assert report.to_json()["failures"] == {
+        "mqtt: unreachable: silence": 2,
+        "mqtt: refused: NOT_FOUND: no": 1,
+    }
+    assert report.exit_code == 1
+
+
+def test_a_fleet_that_was_interrupted_did_not_succeed() -> None:
+    report = Report("run", 2)
+    report.started("http")
+    report.succeeded("http", provisioned(), 0.1)
+    assert report.exit_code == 130
+
+
+def test_the_table_says_what_the_json_says() -> None:
+    report = Report("run", 2, seconds=1.0)
+    report.started("http")
+    report.succeeded("http", provisioned(), 0.0123)
+    report.started("http")
+    report.failed("http", Refused("FAILURE: no"))
+    output = io.StringIO()
+    Console(file=output, width=120).print(report.to_table())
+    assert "1/2 provisioned in 1.00 s" in output.getvalue()
+    assert "12.3" in output.getvalue()
+    assert "http: refused: FAILURE: no" in output.getvalue()
+
+
+def test_credentials_are_not_in_the_repr() -> None:
+    report = Report("run", 1)
+    report.started("http")
+    report.succeeded("http", provisioned("s3cret-token"), 0.1)
+    assert "s3cret-token" not in repr(report)

@@ -1,0 +1,129 @@
+import asyncio
+import datetime
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from firmware_sim.address import Address
+from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.transports.http import HttpTransport, parse_retry_after
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def served(handler: Handler) -> AsyncIterator[Address]:
+    """An HTTP server on a free port that answers POST /api/v1/provision."""
+    app = web.Application()
+    app.router.add_post("/api/v1/provision", handler)
+    runner = web.AppRunner(app, shutdown_timeout=0)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0]
+    try:
+        yield Address(host, port)
+    finally:
+        await runner.cleanup()
+
+
+async def ask(handler: Handler, timeout: float = 5.0) -> bytes:
+    async with served(handler) as server, HttpTransport(server, 1) as transport:
+        return await transport.provision(b'{"a":1}', timeout)
+
+
+async def test_posts_json_and_returns_the_verdict() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert request.content_type == "application/json"
+        return web.Response(body=b"verdict on " + await request.read())
+
+    assert await ask(handler) == b'verdict on {"a":1}'
+
+
+async def test_a_json_error_is_a_verdict_too() -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"errorMsg": "no key"}, status=400)
+
+    assert await ask(handler) == b'{"errorMsg": "no key"}'
+
+
+@pytest.mark.parametrize("status", [204, 301, 307, 400, 404, 501])
+async def test_any_other_status_is_a_refusal(status: int) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.Response(status=status, headers={"Location": "http://127.0.0.1:9/"})
+
+    with pytest.raises(Refused, match=f"HTTP {status}"):
+        await ask(handler)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(("headers", "wait"), [({"Retry-After": "7"}, 7.0), ({}, None)])
+async def test_temporarily_unavailable(status: int, headers: dict[str, str], wait: float | None) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({"errorMsg": "later"}, status=status, headers=headers)
+
+    with pytest.raises(NoAnswer, match=f"HTTP {status}") as caught:
+        await ask(handler)
+    assert caught.value.retry_after == wait
+
+
+async def test_silence_ends_at_the_timeout() -> None:
+    silence = asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        await silence.wait()
+        raise AssertionError
+
+    with pytest.raises(NoAnswer, match=r"no answer within 0\.05 s"):
+        await ask(handler, timeout=0.05)
+
+
+async def test_a_broken_connection_is_no_answer() -> None:
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport
+        request.transport.close()
+        return web.Response()
+
+    with pytest.raises(NoAnswer, match="disconnected"):
+        await ask(handler)
+
+
+async def test_nobody_listens(free_port: int) -> None:
+    async with HttpTransport(Address("127.0.0.1", free_port), 1) as transport:
+        with pytest.raises(NoAnswer, match="connection refused"):
+            await transport.provision(b"{}", 5.0)
+
+
+async def test_keeps_connections_and_no_more_than_it_may() -> None:
+    peers: set[object] = set()
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(body=b"ok")
+
+    async with served(handler) as server, HttpTransport(server, 3) as transport:
+        await asyncio.gather(*(transport.provision(b"{}", 5.0) for _ in range(30)))
+    assert len(peers) <= 3
+
+
+NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("0", 0.0),
+        (" 120 ", 120.0),
+        ("Tue, 01 Jan 2030 00:00:09 GMT", 9.0),
+        ("Tue, 01 Jan 2030 00:00:09 -0000", 9.0),
+        ("Mon, 31 Dec 2029 00:00:00 GMT", 0.0),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+    ],
+)
+def test_retry_after(value: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(value, NOW) == seconds

@@ -1,0 +1,110 @@
+"""A real `provserver serve` in a process of its own, on free ports, for tests and the demo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+START_LIMIT = 60.0
+STOP_LIMIT = 30.0
+
+
+class CommandFailed(Exception):  # noqa: N818
+    """A command of the CLI ended with another exit code than 0; .code and .message hold what it said."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(f"exit code {code}: {message}")
+        self.code = code
+        self.message = message
+
+
+class Server:
+    """Starts, stops and kills the server; the addresses are "host:port"."""
+
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.options = options
+        self.env = os.environ | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
+        self.log_file = data_dir.with_name(data_dir.name + ".log")
+        self.addresses: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+        self._ready_file = data_dir.with_name(data_dir.name + ".ready.json")
+
+    @property
+    def http(self) -> str:
+        return self.addresses["http"]
+
+    @property
+    def mqtt(self) -> str:
+        return self.addresses["mqtt"]
+
+    @property
+    def coap(self) -> str:
+        return self.addresses["coap"]
+
+    @property
+    def log(self) -> str:
+        """What it has written to stderr and stdout so far, over all its starts."""
+        return self.log_file.read_text()
+
+    def start(self) -> Self:
+        """Start it again on the addresses it had before, if any; returns once every listener accepts."""
+        self._ready_file.unlink(missing_ok=True)
+        listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in ("http", "mqtt", "coap")}
+        command = [sys.executable, "-m", "provserver", "serve", *self._data, "--ready-file", str(self._ready_file)]
+        for name, address in listeners.items():
+            command += [f"--{name}", address]
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, env=self.env)
+        deadline = time.monotonic() + START_LIMIT
+        while not self._ready_file.exists():
+            if self.process.poll() is not None:
+                raise CommandFailed(self.process.returncode, self.log)
+            if time.monotonic() > deadline:
+                self.kill()
+                raise TimeoutError(f"not ready after {START_LIMIT} s: {self.log}")
+            time.sleep(0.01)
+        self.addresses = json.loads(self._ready_file.read_text())
+        return self
+
+    def stop(self) -> int:
+        """End it as an operator does; returns the exit code."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(STOP_LIMIT)
+
+    def kill(self) -> None:
+        """End it as a power cut does."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def cli(self, *arguments: str, input_: str | None = None) -> Any:
+        """Run a command on the server's database; returns the JSON it prints. Raises CommandFailed."""
+        done = self.run(*arguments, "--json", input_=input_)
+        if done.returncode:
+            raise CommandFailed(done.returncode, done.stderr + done.stdout)
+        return json.loads(done.stdout)
+
+    def run(self, *arguments: str, input_: str | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a command on the server's database as it is."""
+        command = [sys.executable, "-m", "provserver", *arguments, *self._data]
+        return subprocess.run(
+            command, input=input_, capture_output=True, text=True, env=self.env, timeout=120, check=False
+        )
+
+    @property
+    def _data(self) -> Sequence[str]:
+        return ("--data-dir", str(self.data_dir))
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.stop()
