@@ -27,6 +27,10 @@ class Address:
             host, colon, port = text.partition(":")
         if not host:
             raise ValueError(f"{text!r} names no host")
+        try:
+            host.encode("idna")
+        except UnicodeError:
+            raise ValueError(f"{text!r}: {host!r} cannot be the name of a host") from None
         if not colon:
             return cls(host, default_port)
         if not (port.isascii() and port.isdigit() and 0 < int(port) <= _MAX_PORT):

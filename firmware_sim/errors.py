@@ -40,8 +40,9 @@ class NoAnswer(SimulatorError):  # noqa: N818
         """Name a timeout or an operating system's error in the same words on every transport."""
         if isinstance(cause, TimeoutError) and not cause.errno:
             return cls(f"no answer within {timeout:g} s")
-        if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
-            return cls(os.strerror(cause.errno).lower())
+        if isinstance(cause, OSError) and cause.errno:
+            text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror  # below 0: a resolver's
+            return cls(text.lower())
         return cls(str(cause) or type(cause).__name__)
 
 

@@ -43,6 +43,7 @@ def set_up(level: str, format_: str) -> None:
     for name in ("provserver.http.protocol", "provserver.coap.protocol"):
         logging.getLogger(name).addFilter(_without_peers_faults)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    logging.getLogger("asyncpg").setLevel(logging.ERROR)  # that Postgres is away is ours to say, once
 
 
 def _without_peers_faults(record: logging.LogRecord) -> bool:

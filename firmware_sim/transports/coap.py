@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Self
 
-import aiocoap  # type: ignore[import-untyped]
-from aiocoap.error import NetworkError  # type: ignore[import-untyped]
+import aiocoap
+from aiocoap.error import NetworkError
 
 from firmware_sim.address import Address
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import BadReply, NoAnswer, Refused
 
 _JSON = 50  # RFC 7252 §12.3
 _TEMPORARY = {
@@ -31,7 +31,7 @@ class CoapTransport:
 
     An endpoint may have one exchange under way with a server (NSTART, RFC 7252 §4.7), and aiocoap fails all
     that queue behind one that times out. So there are as many endpoints as exchanges at once, for any number
-    of devices; one whose exchange failed is not lent again, for it may still be retransmitting.
+    of devices; one whose exchange was given up is not lent again, for it may still be retransmitting.
     """
 
     name = "coap"
@@ -51,13 +51,16 @@ class CoapTransport:
 
     async def provision(self, body: bytes, timeout: float) -> bytes:
         """2.xx and 4.00 carry the verdicts; Max-Age of an error is the time to wait (RFC 7252 §5.9.3.4)."""
-        message = aiocoap.Message(code=aiocoap.POST, uri=self.url, payload=body, content_format=_JSON)
         try:
+            message = aiocoap.Message(code=aiocoap.POST, uri=self.url, payload=body, content_format=_JSON)
             async with asyncio.timeout(timeout), self._endpoint() as endpoint:
-                response = await endpoint.request(message).response
+                # Shielded: aiocoap breaks on an error that comes in for a request just cancelled.
+                response = await asyncio.shield(endpoint.request(message).response)
         except NetworkError as error:
             cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
             raise NoAnswer.because(cause, timeout) from error
+        except aiocoap.error.Error as error:
+            raise BadReply(f"not CoAP as it should be: {type(error).__name__}") from error
         except OSError as error:
             raise NoAnswer.because(error, timeout) from error
         said = f"CoAP {response.code}"
@@ -73,12 +76,16 @@ class CoapTransport:
             endpoint, exchanges = self._idle.pop()
         else:
             endpoint, exchanges = await aiocoap.Context.create_client_context(transports=["simple6"]), 0
+        given_up = True
         try:
             yield endpoint
-        except BaseException:
-            await endpoint.shutdown()
+            given_up = False
+        except NetworkError:
+            given_up = False
             raise
-        if exchanges < _EXCHANGES_PER_ENDPOINT:
-            self._idle.append((endpoint, exchanges + 1))
-        else:
-            await endpoint.shutdown()
+        finally:
+            exchanges += 1
+            if not given_up and exchanges < _EXCHANGES_PER_ENDPOINT:
+                self._idle.append((endpoint, exchanges))
+            else:
+                await endpoint.shutdown()

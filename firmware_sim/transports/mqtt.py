@@ -18,6 +18,7 @@ RESPONSE_TOPIC = "/provision/response"
 _PROTOCOLS = {MqttVersion.V311: aiomqtt.ProtocolVersion.V311, MqttVersion.V5: aiomqtt.ProtocolVersion.V5}
 
 # MQTT 5 §2.4. paho translates the 3.1.1 CONNACK code 3 into 0x88.
+_UNSPECIFIED = 0x80
 _SERVER_UNAVAILABLE, _SERVER_BUSY, _SHUTTING_DOWN, _QUOTA, _RATE = 0x88, 0x89, 0x8B, 0x97, 0x9F
 _TEMPORARY = {_SERVER_UNAVAILABLE, _SERVER_BUSY, _SHUTTING_DOWN, _QUOTA, _RATE}
 
@@ -76,6 +77,8 @@ def _failure(error: aiomqtt.MqttError, timeout: float) -> NoAnswer | Refused:
     if not isinstance(code, ReasonCode):
         return NoAnswer(str(error))
     said = f"MQTT 0x{code.value:02x} {code}"
-    if isinstance(error, aiomqtt.exceptions.MqttConnectError) and code.value not in _TEMPORARY:
-        return Refused(said)
+    if isinstance(error, aiomqtt.exceptions.MqttConnectError):
+        return NoAnswer(said) if code.value in _TEMPORARY else Refused(said)
+    if code.value == _UNSPECIFIED:  # what paho says of a connection that ended without DISCONNECT
+        return NoAnswer("the server closed the connection")
     return NoAnswer(said)

@@ -11,13 +11,17 @@ MAX_CERTIFICATE_LENGTH = 32_768
 
 
 class InvalidCredentials(ValueError):  # noqa: N818
-    """These parts make no credentials; the message says why and holds none of them."""
+    """These parts make no credentials; the message says why and holds none. part: the one at fault, or empty."""
+
+    def __init__(self, message: str, part: str = "") -> None:
+        super().__init__(message)
+        self.part = part
 
 
 def access_token(token: str) -> Credentials:
     """Access token credentials: the id is the token. Raises InvalidCredentials."""
     if not token:
-        raise InvalidCredentials("the token is empty")
+        raise InvalidCredentials("the token is empty", "token")
     _check("token", token)
     return Credentials(CredentialsType.ACCESS_TOKEN, token, token)
 
@@ -49,14 +53,14 @@ def certificate(text: str) -> Credentials:
 
 
 def has_control_characters(text: str) -> bool:
-    """Whether the text has a character of U+0000-U+001F or U+007F."""
-    return not text.isprintable() and any(c < " " or c == "\x7f" for c in text)
+    """Whether the text has a character of U+0000-U+001F or U+007F, or half a surrogate pair, which UTF-8 has not."""
+    return not text.isprintable() and any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in text)
 
 
 def _check(name: str, value: str, *, reserved: bool = True) -> None:
     if len(value) > MAX_LENGTH:
-        raise InvalidCredentials(f"the {name} is longer than {MAX_LENGTH} characters")
+        raise InvalidCredentials(f"the {name} is longer than {MAX_LENGTH} characters", name)
     if has_control_characters(value):
-        raise InvalidCredentials(f"the {name} contains control characters")
+        raise InvalidCredentials(f"the {name} contains control characters", name)
     if reserved and value in RESERVED_IDS:
-        raise InvalidCredentials(f"the {name} is a reserved id")
+        raise InvalidCredentials(f"the {name} is a reserved id", name)

@@ -72,6 +72,9 @@ class MqttBasic:
     user_name: str = ""
     password: str = ""
 
+    def __repr__(self) -> str:
+        return "<MqttBasic>"
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:

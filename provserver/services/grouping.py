@@ -6,7 +6,7 @@ No timer: a lone item starts at once and alone. The queue is bounded; past it, i
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from provserver.errors import Unavailable
 
@@ -64,23 +64,27 @@ class Grouper(Generic[Item, Result]):
 
     def _start(self) -> None:
         if len(self._running) < self._lanes:
-            task = asyncio.create_task(self._run(), name=f"group:{self._name}")
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running.add(asyncio.create_task(self._run(), name=f"group:{self._name}"))
 
     async def _run(self) -> None:
-        while group := self._take():
-            try:
-                results = await self._work([item for item, _ in group])
-            except Exception as fault:
-                results = [fault] * len(group)
-            for (_, future), result in zip(group, results, strict=True):
-                if future is None or future.done():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
+        try:
+            while group := self._take():
+                await self._settle(group)
+        finally:  # in the same step as the last look at the queue: who submits after it must start the next run
+            self._running.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _settle(self, group: Sequence[tuple[Item, asyncio.Future[Result] | None]]) -> None:
+        try:
+            results = await self._work([item for item, _ in group])
+        except Exception as fault:
+            results = [fault] * len(group)
+        for (_, future), result in zip(group, results, strict=True):
+            if future is None or future.done():
+                continue
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result] | None]]:
         group: list[tuple[Item, asyncio.Future[Result] | None]] = []

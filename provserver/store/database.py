@@ -55,7 +55,11 @@ class Database:
             await pool
         except (ValueError, pg.InterfaceError) as fault:
             raise Misconfigured(f"The database URL is not valid: {type(fault).__name__}.") from None
-        except (OSError, TimeoutError, pg.PostgresError) as fault:
+        except TimeoutError:
+            raise Misconfigured(
+                f"Postgres does not answer within {CONNECT_TIMEOUT:.0f} s. Check --database-url."
+            ) from None
+        except (OSError, pg.PostgresError) as fault:
             raise Misconfigured(f"Postgres cannot be reached: {fault}. Check --database-url.") from None
         self._pool = pool
 

@@ -119,6 +119,8 @@ class MqttListener:
         for connection in tuple(self._connections):
             connection.abort()
         await self._unused.wait()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for server in self._servers:
             await server.wait_closed()
 

@@ -2,8 +2,8 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import aiocoap  # type: ignore[import-untyped]
-import aiocoap.resource  # type: ignore[import-untyped]
+import aiocoap
+import aiocoap.resource
 import pytest
 
 from firmware_sim.address import Address
@@ -125,3 +125,20 @@ async def test_an_endpoint_retires_before_its_message_ids_come_again(
         for _ in range(4):
             await transport.provision(b"{}", 5.0)
     assert peers[0] == peers[1] != peers[2] == peers[3]
+
+
+async def test_an_endpoint_outlives_a_refused_connection(free_port: int) -> None:
+    """A new port for every attempt would soon take the one that a restarting test server wants back."""
+    peers: list[str] = []
+
+    async def handler(request: aiocoap.Message) -> aiocoap.Message:
+        peers.append(request.remote.hostinfo)
+        return aiocoap.Message(code=aiocoap.CREATED, payload=b"ok")
+
+    async with CoapTransport(Address("127.0.0.1", free_port)) as transport:
+        for _ in range(2):
+            async with served(handler, free_port):
+                await transport.provision(b"{}", 5.0)
+            with pytest.raises(NoAnswer):
+                await transport.provision(b"{}", 5.0)
+    assert peers[0] == peers[1]

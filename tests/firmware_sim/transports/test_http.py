@@ -18,7 +18,7 @@ async def served(handler: Handler) -> AsyncIterator[Address]:
     """An HTTP server on a free port that answers POST /api/v1/provision."""
     app = web.Application()
     app.router.add_post("/api/v1/provision", handler)
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]

@@ -1,0 +1,101 @@
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from provserver.core import ids
+
+milliseconds = st.integers(0, 2**48 - 1)
+ten_bytes = st.binary(min_size=10, max_size=10)
+
+
+def in_turn(*chunks: bytes) -> ids.Randomness:
+    """A source that gives these, whatever is asked."""
+    left: Iterator[bytes] = iter(chunks)
+    return lambda _: next(left)
+
+
+def test_uuid7_as_rfc_9562_appendix_a6_shows_it() -> None:
+    rand = bytes.fromhex("0cc318c4dc0c0c07398f")
+    assert str(ids.uuid7(1645557742.0, lambda n: rand[:n])) == "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
+
+
+@settings(deadline=None)
+@given(milliseconds, ten_bytes)
+def test_uuid7_has_time_version_variant_and_74_random_bits(time: int, rand: bytes) -> None:
+    made = ids.uuid7(time / 1000, lambda _: rand)
+    assert abs((made.int >> 80) - time) <= 1  # a float has no room for every millisecond
+    assert (made.version, made.int >> 62 & 0b11) == (7, 0b10)
+    free = (1 << 80) - 1 & ~(0xF << 76) & ~(0b11 << 62)
+    assert made.int & free == int.from_bytes(rand) & free
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 4e9), min_size=2, max_size=2, unique=True).map(sorted), ten_bytes, ten_bytes)
+def test_uuid7_sorts_by_time(times: list[float], earlier: bytes, later: bytes) -> None:
+    first, second = ids.uuid7(times[0], lambda _: earlier), ids.uuid7(times[1], lambda _: later)
+    same = int(times[0] * 1000) == int(times[1] * 1000)
+    assert same or (first < second and first.bytes < second.bytes and str(first) < str(second))
+
+
+def test_uuid7_asks_for_ten_bytes() -> None:
+    asked: list[int] = []
+
+    def source(n: int) -> bytes:
+        asked.append(n)
+        return bytes(n)
+
+    ids.uuid7(0, source)
+    assert asked == [10]
+
+
+def test_every_byte_value_counts_alike_or_not_at_all() -> None:
+    drawn = ids.alphanumeric(248, lambda n: bytes(range(n)))
+    assert Counter(drawn) == dict.fromkeys(ids.ALPHANUMERIC, 4)
+
+
+def test_bytes_that_would_be_unfair_are_drawn_again() -> None:
+    unfair = bytes(range(248, 256))
+    assert ids.alphanumeric(3, in_turn(unfair, b"\x00" + unfair, b"", b"\x01\xff\x02\x03")) == "ABC"
+
+
+def test_characters_are_evenly_distributed() -> None:
+    drawn = ids.alphanumeric(62 * 2000, random.Random(20260101).randbytes)
+    counts = Counter(drawn)
+    assert set(counts) == set(ids.ALPHANUMERIC)
+    chi_square = sum((counts[c] - 2000) ** 2 / 2000 for c in ids.ALPHANUMERIC)
+    assert 61 - 5 * 122**0.5 < chi_square < 61 + 5 * 122**0.5  # 61 degrees of freedom, five deviations
+
+
+def test_each_place_is_evenly_distributed() -> None:
+    source = random.Random(20260102).randbytes
+    drawn = [ids.token(source) for _ in range(3100)]
+    for place in range(ids.TOKEN_LENGTH):
+        counts = Counter(token[place] for token in drawn)
+        chi_square = sum((counts[c] - 50) ** 2 / 50 for c in ids.ALPHANUMERIC)
+        assert chi_square < 61 + 6 * 122**0.5
+
+
+@settings(deadline=None)
+@given(st.integers(0, 300), st.integers(0, 2**32))
+def test_any_length_is_met_exactly(length: int, seed: int) -> None:
+    drawn = ids.alphanumeric(length, random.Random(seed).randbytes)
+    assert len(drawn) == length
+    assert drawn == "" or (drawn.isascii() and drawn.isalnum())
+
+
+@pytest.mark.parametrize(
+    ("make", "length"), [(ids.token, 32), (ids.device_name, 20), (ids.template_id, 13)], ids=lambda v: str(v)[:20]
+)
+def test_generated_values(make: Callable[[ids.Randomness], str], length: int) -> None:
+    source = random.Random(1).randbytes
+    first, second = make(source), make(source)
+    assert len(first) == len(second) == length
+    assert first != second
+
+
+def test_a_template_id_has_blynks_prefix() -> None:
+    assert ids.template_id(bytes) == "TMPLAAAAAAAAA"

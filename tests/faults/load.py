@@ -1,0 +1,98 @@
+"""Devices that ask without pause over all three transports, and what they were told."""
+
+import asyncio
+import itertools
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self
+
+import aiocoap
+import aiohttp
+import aiomqtt
+
+from tests.server import Server
+
+LOST = "LOST"
+"""What a device notes that got no answer."""
+
+
+@dataclass
+class Load:
+    """`workers` devices at a time on each transport; every name asks once.
+
+    told: name -> the access token of its SUCCESS. outcomes: how often each status was heard, LOST included.
+    """
+
+    server: Server
+    key: str
+    secret: str
+    workers: int = 4
+    prefix: str = "load"
+    told: dict[str, str] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    async def __aenter__(self) -> Self:
+        self._numbers = itertools.count(1)
+        self._changed = asyncio.Condition()
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        self._coap = await aiocoap.Context.create_client_context(transports=["udp6"])
+        asks: list[Callable[[bytes], Any]] = [self._ask_http, self._ask_mqtt, self._ask_coap]
+        self._tasks = [asyncio.create_task(self._work(ask)) for ask in asks for _ in range(self.workers)]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._http.close()
+        await self._coap.shutdown()
+
+    async def until(self, condition: Callable[[], bool], limit: float = 60) -> None:
+        """Wait for answers until the condition holds."""
+        async with asyncio.timeout(limit), self._changed:
+            await self._changed.wait_for(lambda: condition() or any(task.done() for task in self._tasks))
+        for task in self._tasks:
+            if task.done():
+                task.result()
+
+    async def _work(self, ask: Callable[[bytes], Any]) -> None:
+        while True:
+            name = f"{self.prefix}-{next(self._numbers)}"
+            body = {"deviceName": name, "provisionDeviceKey": self.key, "provisionDeviceSecret": self.secret}
+            try:
+                async with asyncio.timeout(15):
+                    answer = json.loads(await ask(json.dumps(body).encode()))
+            except (OSError, TimeoutError, aiohttp.ClientError, aiomqtt.MqttError, aiocoap.error.Error):
+                answer = {"status": LOST}
+                await asyncio.sleep(0.02)  # not to spin while nobody listens
+            if answer["status"] == "SUCCESS":
+                self.told[name] = answer["credentialsValue"]
+            self.outcomes[answer["status"]] += 1
+            async with self._changed:
+                self._changed.notify_all()
+
+    async def _ask_http(self, body: bytes) -> bytes:
+        async with self._http.post(f"http://{self.server.http}/api/v1/provision", data=body) as response:
+            return await response.read()
+
+    async def _ask_mqtt(self, body: bytes) -> bytes:
+        host, port = self.server.mqtt.split(":")
+        quiet = logging.getLogger("load.mqtt")
+        quiet.setLevel(logging.CRITICAL)
+        async with aiomqtt.Client(host, int(port), username="provision", timeout=15, logger=quiet) as client:
+            await client.subscribe("/provision/response")
+            await client.publish("/provision/request", body)
+            async for message in client.messages:
+                return bytes(message.payload)
+        raise ConnectionError
+
+    async def _ask_coap(self, body: bytes) -> bytes:
+        uri = f"coap://{self.server.coap}/api/v1/provision"
+        response = await self._coap.request(aiocoap.Message(code=aiocoap.POST, uri=uri, payload=body)).response
+        return bytes(response.payload)

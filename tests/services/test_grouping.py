@@ -1,0 +1,231 @@
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from provserver.errors import Unavailable
+from provserver.services.grouping import Grouper
+
+
+class Gate:
+    """Work that says which groups it got, and holds each until it is let through."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[str]] = []
+        self.begun = asyncio.Condition()
+        self._passes = asyncio.Semaphore(0)
+        self.results: dict[str, str | Exception] = {}
+        self.fault: Exception | None = None
+
+    async def work(self, items: Sequence[str]) -> list[str | Exception]:
+        async with self.begun:
+            self.groups.append(list(items))
+            self.begun.notify_all()
+        await self._passes.acquire()
+        if self.fault is not None:
+            raise self.fault
+        return [self.results.get(item, item.upper()) for item in items]
+
+    async def until(self, groups: int) -> None:
+        async with self.begun:
+            await self.begun.wait_for(lambda: len(self.groups) >= groups)
+
+    def let_through(self, groups: int = 1) -> None:
+        for _ in range(groups):
+            self._passes.release()
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+async def submit(grouper: Grouper[str, str], *items: str) -> list[asyncio.Task[str]]:
+    """Have the items wait, in this order."""
+    tasks = [asyncio.create_task(grouper.submit(item)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_a_lone_item_is_worked_on_at_once_and_alone(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    gate.let_through()
+
+    assert await grouper.submit("a") == "A"
+
+    assert gate.groups == [["a"]]
+
+
+async def test_what_waits_forms_the_next_group_in_order(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    tasks = await submit(grouper, "a", "b", "c", "d")
+    await gate.until(1)
+    tasks += await submit(grouper, "e")
+    gate.let_through(2)
+
+    assert await asyncio.gather(*tasks) == ["A", "B", "C", "D", "E"]
+    assert gate.groups == [["a", "b", "c", "d"], ["e"]]
+
+
+async def test_who_asks_again_right_after_an_answer_is_served(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    gate.let_through(3)
+
+    answers = [await grouper.submit(item) for item in "abc"]  # nothing of the loop runs in between
+
+    assert answers == ["A", "B", "C"]
+
+
+async def test_who_asks_again_right_after_a_failure_is_served(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    gate.results["bad"] = ValueError("bad")
+    gate.let_through(2)
+
+    with pytest.raises(ValueError, match="bad"):
+        await grouper.submit("bad")
+
+    assert await grouper.submit("good") == "GOOD"
+
+
+async def test_a_group_has_at_most_max_group_items(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_group=3)
+    tasks = await submit(grouper, *"abcdefgh")
+    gate.let_through(3)
+
+    await asyncio.gather(*tasks)
+
+    assert gate.groups == [["a", "b", "c"], ["d", "e", "f"], ["g", "h"]]
+
+
+async def test_lanes_work_on_groups_side_by_side(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, lanes=2)
+    first = await submit(grouper, "a")
+    await gate.until(1)
+    second = await submit(grouper, "b")
+    await gate.until(2)
+    third = await submit(grouper, "c", "d")
+    assert gate.groups == [["a"], ["b"]]
+    gate.let_through(3)
+
+    assert await asyncio.gather(*first, *second, *third) == ["A", "B", "C", "D"]
+    assert gate.groups[2] == ["c", "d"]
+
+
+async def test_items_past_max_waiting_are_refused_at_once(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=2)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    waiting = await submit(grouper, "b", "c")
+
+    with pytest.raises(Unavailable):
+        await grouper.submit("d")
+    assert not grouper.post("d")
+
+    gate.let_through(2)
+    assert await asyncio.gather(*under_way, *waiting) == ["A", "B", "C"]
+    gate.let_through()
+    assert await grouper.submit("e") == "E"
+
+
+async def test_an_item_that_fails_spares_its_neighbours(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    gate.results["b"] = ValueError("b is bad")
+    tasks = await submit(grouper, "a", "b", "c")
+    gate.let_through()
+
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert (answers[0], answers[2]) == ("A", "C")
+    assert isinstance(answers[1], ValueError)
+
+
+async def test_what_work_raises_goes_to_its_group_and_no_further(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_group=2)
+    gate.fault = ValueError("the group is bad")
+    bad = await submit(grouper, "a", "b")
+    good = await submit(grouper, "c")
+    gate.let_through()
+    assert [type(e) for e in await asyncio.gather(*bad, return_exceptions=True)] == [ValueError, ValueError]
+    gate.fault = None
+    gate.let_through()
+
+    assert await asyncio.gather(*good) == ["C"]
+
+
+async def test_who_gives_up_while_waiting_is_not_worked_on(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    waiting = await submit(grouper, "b", "c")
+    waiting[0].cancel()
+    gate.let_through(2)
+
+    assert await asyncio.gather(*under_way, waiting[1]) == ["A", "C"]
+    assert gate.groups == [["a"], ["c"]]
+
+
+async def test_who_gives_up_under_way_does_not_stop_its_group(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    tasks = await submit(grouper, "a", "b")
+    await gate.until(1)
+    tasks[0].cancel()
+    gate.let_through()
+
+    assert await tasks[1] == "B"
+    assert gate.groups == [["a", "b"]]
+    assert tasks[0].cancelled()
+
+
+async def test_when_all_who_wait_gave_up_nothing_is_worked_on(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    for task in await submit(grouper, "b", "c"):
+        task.cancel()
+    gate.let_through()
+    await grouper.drain()
+
+    assert gate.groups == [["a"]]
+    assert await under_way[0] == "A"
+
+
+async def test_post_does_not_wait_and_shares_a_group_with_who_does(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    assert grouper.post("b")
+    waiting = await submit(grouper, "c")
+    gate.let_through(2)
+
+    assert await asyncio.gather(*under_way, *waiting) == ["A", "C"]
+    assert gate.groups == [["a"], ["b", "c"]]
+
+
+async def test_nobody_hears_of_a_posted_item_that_fails(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    gate.fault = ValueError("bad")
+    gate.let_through()
+    assert grouper.post("a")
+    await grouper.drain()
+    gate.fault = None
+    gate.let_through()
+
+    assert await grouper.submit("b") == "B"
+
+
+async def test_drain_waits_for_what_waits_and_what_is_under_way(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_group=1)
+    grouper.post("a")
+    grouper.post("b")
+    draining = asyncio.create_task(grouper.drain())
+    await gate.until(1)
+    assert not draining.done()
+    gate.let_through()
+    await gate.until(2)
+    assert not draining.done()
+    gate.let_through()
+
+    await draining
+
+    assert gate.groups == [["a"], ["b"]]
+    await grouper.drain()  # of nothing
