@@ -86,7 +86,7 @@ class Intent:
     """An admitted request: its key and secret are right, its members are valid.
 
     name: None when the server is to choose one. supplied: None when it is to generate an access token.
-    request_digest: a keyed digest of every member, present with a nonce.
+    nonce: proves a repeat, so it is as secret as what the repeat is given.
     """
 
     profile: DeviceProfile
@@ -234,7 +234,7 @@ def _supplied(request: ProvisionRequest) -> Credentials | None:
     """The table of spec thingsboard §4.2: no member of any type means a generated token, whatever type is named."""
     if not (request.token or request.hash or request.username or request.password or request.client_id):
         return None
-    match request.credentials_type or CredentialsType.ACCESS_TOKEN.value:
+    match request.credentials_type:
         case CredentialsType.ACCESS_TOKEN:
             return building.access_token(request.token or "")
         case CredentialsType.X509_CERTIFICATE:

@@ -17,7 +17,10 @@ _STRINGS = {
     '"': re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL),
     "'": re.compile(r"'([^'\\]*+(?:\\.[^'\\]*+)*+)'", re.DOTALL),
 }
-_ESCAPE = re.compile(r"\\(u[0-9a-fA-F]{4}|.)", re.DOTALL)
+_ESCAPE = re.compile(
+    r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)",  # a surrogate pair is one
+    re.DOTALL,
+)
 _ESCAPED = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _KEYWORDS: dict[str, bool | None] = {"null": None, "true": True, "false": False}
 
@@ -136,8 +139,8 @@ class _Reader:
 
 def _unescape(match: re.Match[str]) -> str:
     escape = match[1]
-    if escape[0] == "u" and len(escape) == 5:
-        return chr(int(escape[1:], 16))
+    if len(escape) > 1:
+        return bytes.fromhex(escape.replace("u", "").replace("\\", "")).decode("utf-16-be", "surrogatepass")
     if escape in "\"'\\/\n":
         return escape
     try:

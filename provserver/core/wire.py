@@ -35,7 +35,7 @@ class InvalidRequest(ValueError):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class ProvisionRequest:
-    """What a device asked. A member that was absent or null is None (`gateway`: false).
+    """What a device asked. A member that was absent or null is None (`gateway`: false; the type: ACCESS_TOKEN).
 
     `key` and `secret` may be empty: that is decided, not refused. `protobuf`: the format it came in, and
     that the reply must have.
@@ -44,7 +44,7 @@ class ProvisionRequest:
     key: str
     secret: str
     device_name: str | None = None
-    credentials_type: str | None = None
+    credentials_type: str = CredentialsType.ACCESS_TOKEN.value
     token: str | None = None
     username: str | None = None
     password: str | None = None
@@ -90,6 +90,9 @@ class _Members(msgspec.Struct):
     hash: str | None = None
     gateway: bool | None = None
     requestNonce: str | None = None  # noqa: N815
+
+    def __repr__(self) -> str:
+        return "<_Members>"
 
 
 _strict = msgspec.json.Decoder(_Members)
@@ -152,13 +155,14 @@ def _request(members: _Members, *, protobuf: bool = False) -> ProvisionRequest:
         raise InvalidRequest("Failed to find the field provisionDeviceKey!", protobuf=protobuf)
     if members.provisionDeviceSecret is None:
         raise InvalidRequest("Failed to find the field provisionDeviceSecret!", protobuf=protobuf)
-    if members.credentialsType is not None and members.credentialsType not in _TYPE_NUMBERS:
+    type_ = CredentialsType.ACCESS_TOKEN.value if members.credentialsType is None else members.credentialsType
+    if type_ not in _TYPE_NUMBERS:
         raise InvalidRequest(f"credentialsType must be one of {', '.join(_TYPE_NAMES)}!", protobuf=protobuf)
     return ProvisionRequest(
         members.provisionDeviceKey,
         members.provisionDeviceSecret,
         members.deviceName or None,
-        members.credentialsType,
+        type_,
         members.token or None,
         members.username or None,
         members.password or None,
@@ -204,9 +208,9 @@ def _decode_protobuf(payload: bytes, accept: bool) -> ProvisionRequest:
     if not accept:
         raise Undecodable
     try:
-        top = _collect(payload)
+        top = _collect(payload, messages=(3, 4))
         keys = _collect(_submessage(top, 3))
-        data = _collect(_submessage(top, 4))
+        data = _collect(_submessage(top, 4), messages=(1, 2, 3))
         token, certificate, basic = (_collect(_submessage(data, n)) for n in (1, 2, 3))
         number = top.get(2, 0)
         members = _Members(
@@ -227,15 +231,16 @@ def _decode_protobuf(payload: bytes, accept: bool) -> ProvisionRequest:
     return _request(members, protobuf=True)
 
 
-def _collect(message: bytes) -> dict[int, int | bytes]:
-    """Fields by number; of a repeated scalar the last counts, repeated messages merge by concatenation."""
+def _collect(message: bytes, messages: tuple[int, ...] = ()) -> dict[int, int | bytes]:
+    """Fields by number; of a repeated scalar the last counts, repeated `messages` merge by concatenation."""
     found: dict[int, int | bytes] = {}
+    parts: dict[int, list[bytes]] = {number: [] for number in messages}
     for number, value in protobuf.fields(message):
-        earlier = found.get(number)
-        if number in (3, 4) and isinstance(earlier, bytes) and isinstance(value, bytes):
-            value = earlier + value
-        found[number] = value
-    return found
+        if number in parts and isinstance(value, bytes):
+            parts[number].append(value)
+        else:
+            found[number] = value
+    return {number: b"".join(some) for number, some in parts.items()} | found
 
 
 def _submessage(message: dict[int, int | bytes], number: int) -> bytes:

@@ -83,9 +83,13 @@ class Settlement:
         self._clock = clock
 
     async def settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
-        """The result of each ticket. While Postgres is away it waits for it as long as a ticket's deadline allows."""
+        """The result of each ticket. While Postgres is away it waits for it as long as a ticket's deadline allows.
+
+        Nothing is begun for a ticket past its deadline: who was told to come back must find nothing made meanwhile.
+        """
+        now = asyncio.get_running_loop().time
         rounds = faults = 0
-        while rounds < ROUNDS and (open_ := [ticket for ticket in tickets if ticket.result is None]):
+        while rounds < ROUNDS and (open_ := [t for t in tickets if t.result is None and now() <= t.deadline]):
             try:
                 async with self._database.connection() as connection:
                     await self._round(connection, open_)
@@ -93,8 +97,6 @@ class Settlement:
             except Unavailable as fault:
                 for ticket in open_:
                     ticket.broken = ticket.look = True
-                if asyncio.get_running_loop().time() > max(ticket.deadline for ticket in open_):
-                    break
                 if not faults:
                     log.warning("provision requests wait for the database: %s", fault)
                 await asyncio.sleep(_BACKOFF[min(faults, len(_BACKOFF) - 1)])

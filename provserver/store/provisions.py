@@ -148,7 +148,7 @@ WITH {_WANTED}, created AS (
     INSERT INTO attribute (device_id, scope, key, value)
     SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
 ), {_RECORDS}
-"""  # noqa: S608 - put together from constants
+"""
 
 # A replaced credential may keep its id (a new password, say), so it is upserted; that it is not another
 # device's is enforced by making the statement fail (device_id is NOT NULL).
@@ -175,7 +175,7 @@ WITH {_WANTED}, held AS (
     SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
     ON CONFLICT (device_id, scope, key) DO UPDATE SET value = excluded.value, updated_at = now()
 ), {_RECORDS}
-"""  # noqa: S608
+"""
 
 _LOOK = """
 SELECT p.revision, named.id, holder.id, taken.device_id

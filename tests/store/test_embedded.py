@@ -22,8 +22,9 @@ import asyncpg
 import pytest
 
 from provserver.errors import Misconfigured
-from provserver.store import embedded
+from provserver.store import embedded, unprivileged
 from provserver.store.embedded import EmbeddedPostgres, connectable
+from provserver.store.lock import DataDirLock
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to shed")
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc or the parent death signal")
@@ -31,12 +32,12 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc or th
 HOLDER = """
 import asyncio, sys
 from pathlib import Path
-from provserver.store import embedded
+from provserver.store import embedded, unprivileged
 
 async def main(data_dir, role, privileges, reachable, loop):
-    embedded.REACHABLE = Path(reachable)
+    unprivileged.REACHABLE = Path(reachable)
     if loop == "no-death-signal":
-        embedded._EXEC_AS = embedded._EXEC_AS.replace("libc.prctl(1, signal.SIGINT)", "0")
+        unprivileged._EXEC_AS = unprivileged._EXEC_AS.replace("libc.prctl(1, signal.SIGINT)", "0")
     postgres = embedded.EmbeddedPostgres(Path(data_dir), role=role, privileges=privileges or None)
     async with postgres:
         print(postgres.dsn, flush=True)
@@ -58,7 +59,7 @@ async def until(holds: Callable[[], bool], seconds: float = 60) -> None:
 
 
 def lock_is_free(data_dir: Path) -> bool:
-    lock = embedded._Lock(data_dir / "lock")
+    lock = DataDirLock(data_dir / "lock")
     try:
         return lock.take()
     finally:
@@ -98,7 +99,7 @@ async def spawn_holder(
     data_dir: Path, role: str = "serve", privileges: str = "", loop: str = "asyncio"
 ) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-c", HOLDER, data_dir, role, privileges, embedded.REACHABLE, loop,
+        sys.executable, "-c", HOLDER, data_dir, role, privileges, unprivileged.REACHABLE, loop,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
@@ -160,7 +161,7 @@ def open_dir() -> Iterator[Path]:
 @pytest.fixture
 def reachable(open_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = open_dir / "reachable"
-    monkeypatch.setattr(embedded, "REACHABLE", path)
+    monkeypatch.setattr(unprivileged, "REACHABLE", path)
     return path
 
 
@@ -346,7 +347,7 @@ async def test_a_directory_only_root_can_reach(open_dir: Path, privileges: Liter
 async def test_without_user_namespaces_the_cluster_stays_where_others_can_reach_it(
     open_dir: Path, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedded, "_EXEC_AS", embedded._EXEC_AS.replace("0x10000000", "-1"))
+    monkeypatch.setattr(unprivileged, "_EXEC_AS", unprivileged._EXEC_AS.replace("0x10000000", "-1"))
     data_dir = open_dir / "data"
     async with EmbeddedPostgres(data_dir) as postgres:
         assert await fetchval(postgres.dsn, "SELECT 1") == 1

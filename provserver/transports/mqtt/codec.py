@@ -4,7 +4,7 @@ MQTT 3.1, 3.1.1 and 5.0; pure. `§` is a section of MQTT 5.0, "3.1 §" and "3.1.
 `MalformedPacket` is the only exception that bytes can cause here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Final, NoReturn, TypedDict, cast
@@ -51,24 +51,11 @@ class MalformedPacket(Exception):  # noqa: N818 - the standard's term (§1.2)
         self.reason_code = reason_code
 
 
-class PacketType(IntEnum):
-    """MQTT Control Packet type, the high half of the first byte (§2.1.2)."""
-
-    CONNECT = 1
-    CONNACK = 2
-    PUBLISH = 3
-    PUBACK = 4
-    PUBREC = 5
-    PUBREL = 6
-    PUBCOMP = 7
-    SUBSCRIBE = 8
-    SUBACK = 9
-    UNSUBSCRIBE = 10
-    UNSUBACK = 11
-    PINGREQ = 12
-    PINGRESP = 13
-    DISCONNECT = 14
-    AUTH = 15
+# MQTT Control Packet types (§2.1.2). 0 is none of them, and here means a Will where it has properties of its own.
+# Plain integers, and the version below as a name of this module: members of an Enum are slow to look up.
+(_WILL, _CONNECT, _CONNACK, _PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP) = range(8)
+(_SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK, _PINGREQ, _PINGRESP, _DISCONNECT, _AUTH) = range(8, 16)
+_V5: Final = Version.V5
 
 
 class Properties(TypedDict, total=False):
@@ -278,40 +265,38 @@ _TOPIC: Final = _Representation(_Reader.topic_name, _string)
 _BINARY: Final = _Representation(_Reader.binary, _binary)
 _PAIR: Final = _Representation(_Reader.string_pair, lambda pair: _string(pair[0]) + _string(pair[1]))
 
-_T = PacketType
-_WILL: Final = 0  # no packet type: Will Properties have rules of their own (§3.1.3.2)
-_ACKNOWLEDGEMENT: Final = (_T.PUBACK, _T.PUBREC, _T.PUBREL, _T.PUBCOMP)
-_REASON: Final = (_T.CONNACK, *_ACKNOWLEDGEMENT, _T.SUBACK, _T.UNSUBACK, _T.DISCONNECT, _T.AUTH)
+_ACKNOWLEDGEMENTS: Final = (_PUBACK, _PUBREC, _PUBREL, _PUBCOMP)
+_REASON: Final = (_CONNACK, *_ACKNOWLEDGEMENTS, _SUBACK, _UNSUBACK, _DISCONNECT, _AUTH)
 
 # Table 2-4. In PUBLISH a Subscription Identifier goes from server to client only [MQTT-3.3.4-6].
-_BY_IDENTIFIER: Final[dict[int, tuple[str, _Representation, tuple[int, ...]]]] = {
-    0x01: ("payload_format_indicator", _FLAG, (_T.PUBLISH, _WILL)),
-    0x02: ("message_expiry_interval", _FOUR, (_T.PUBLISH, _WILL)),
-    0x03: ("content_type", _STRING, (_T.PUBLISH, _WILL)),
-    0x08: ("response_topic", _TOPIC, (_T.PUBLISH, _WILL)),
-    0x09: ("correlation_data", _BINARY, (_T.PUBLISH, _WILL)),
-    0x0B: ("subscription_identifier", _VARIABLE, (_T.SUBSCRIBE,)),
-    0x11: ("session_expiry_interval", _FOUR, (_T.CONNECT, _T.CONNACK, _T.DISCONNECT)),
-    0x12: ("assigned_client_identifier", _STRING, (_T.CONNACK,)),
-    0x13: ("server_keep_alive", _TWO, (_T.CONNACK,)),
-    0x15: ("authentication_method", _STRING, (_T.CONNECT, _T.CONNACK, _T.AUTH)),
-    0x16: ("authentication_data", _BINARY, (_T.CONNECT, _T.CONNACK, _T.AUTH)),
-    0x17: ("request_problem_information", _FLAG, (_T.CONNECT,)),
+_BY_IDENTIFIER: Final[dict[int, tuple[str, _Representation, Sequence[int]]]] = {
+    0x01: ("payload_format_indicator", _FLAG, (_PUBLISH, _WILL)),
+    0x02: ("message_expiry_interval", _FOUR, (_PUBLISH, _WILL)),
+    0x03: ("content_type", _STRING, (_PUBLISH, _WILL)),
+    0x08: ("response_topic", _TOPIC, (_PUBLISH, _WILL)),
+    0x09: ("correlation_data", _BINARY, (_PUBLISH, _WILL)),
+    0x0B: ("subscription_identifier", _VARIABLE, (_SUBSCRIBE,)),
+    0x11: ("session_expiry_interval", _FOUR, (_CONNECT, _CONNACK, _DISCONNECT)),
+    0x12: ("assigned_client_identifier", _STRING, (_CONNACK,)),
+    0x13: ("server_keep_alive", _TWO, (_CONNACK,)),
+    0x15: ("authentication_method", _STRING, (_CONNECT, _CONNACK, _AUTH)),
+    0x16: ("authentication_data", _BINARY, (_CONNECT, _CONNACK, _AUTH)),
+    0x17: ("request_problem_information", _FLAG, (_CONNECT,)),
     0x18: ("will_delay_interval", _FOUR, (_WILL,)),
-    0x19: ("request_response_information", _FLAG, (_T.CONNECT,)),
-    0x1A: ("response_information", _STRING, (_T.CONNACK,)),
-    0x1C: ("server_reference", _STRING, (_T.CONNACK, _T.DISCONNECT)),
+    0x19: ("request_response_information", _FLAG, (_CONNECT,)),
+    0x1A: ("response_information", _STRING, (_CONNACK,)),
+    0x1C: ("server_reference", _STRING, (_CONNACK, _DISCONNECT)),
     0x1F: ("reason_string", _STRING, _REASON),
-    0x21: ("receive_maximum", _TWO, (_T.CONNECT, _T.CONNACK)),
-    0x22: ("topic_alias_maximum", _TWO, (_T.CONNECT, _T.CONNACK)),
-    0x23: ("topic_alias", _TWO, (_T.PUBLISH,)),
-    0x24: ("maximum_qos", _FLAG, (_T.CONNACK,)),
-    0x25: ("retain_available", _FLAG, (_T.CONNACK,)),
-    0x26: ("user_property", _PAIR, (_WILL, *PacketType)),
-    0x27: ("maximum_packet_size", _FOUR, (_T.CONNECT, _T.CONNACK)),
-    0x28: ("wildcard_subscription_available", _FLAG, (_T.CONNACK,)),
-    0x29: ("subscription_identifier_available", _FLAG, (_T.CONNACK,)),
-    0x2A: ("shared_subscription_available", _FLAG, (_T.CONNACK,)),
+    0x21: ("receive_maximum", _TWO, (_CONNECT, _CONNACK)),
+    0x22: ("topic_alias_maximum", _TWO, (_CONNECT, _CONNACK)),
+    0x23: ("topic_alias", _TWO, (_PUBLISH,)),
+    0x24: ("maximum_qos", _FLAG, (_CONNACK,)),
+    0x25: ("retain_available", _FLAG, (_CONNACK,)),
+    0x26: ("user_property", _PAIR, range(16)),
+    0x27: ("maximum_packet_size", _FOUR, (_CONNECT, _CONNACK)),
+    0x28: ("wildcard_subscription_available", _FLAG, (_CONNACK,)),
+    0x29: ("subscription_identifier_available", _FLAG, (_CONNACK,)),
+    0x2A: ("shared_subscription_available", _FLAG, (_CONNACK,)),
 }
 _BY_NAME: Final = {
     name: (bytes((identifier,)), representation) for identifier, (name, representation, _) in _BY_IDENTIFIER.items()
@@ -468,20 +453,8 @@ ClientPacket = Connect | Publish | Puback | Subscribe | Unsubscribe | Pingreq | 
 ServerPacket = Connack | Publish | Puback | Suback | Unsuback | Pingresp | Disconnect
 """What a server can send."""
 
-_ACKNOWLEDGEMENTS: Final[dict[int, type[Puback]]] = dict(
-    zip(_ACKNOWLEDGEMENT, (Puback, Pubrec, Pubrel, Pubcomp), strict=True)
-)
-_ACKNOWLEDGEMENT_TYPES: Final = {packet: packet_type for packet_type, packet in _ACKNOWLEDGEMENTS.items()}
-_NOT_AGAIN: Final = frozenset({0, _T.CONNECT, _T.CONNACK, _T.SUBACK, _T.UNSUBACK, _T.PINGRESP})
-"""What no client sends after its CONNECT (Table 2-1)."""
-
-_FLAGS: Final[dict[int, int]] = {_T.PUBREL: 2, _T.SUBSCRIBE: 2, _T.UNSUBSCRIBE: 2}
-"""Fixed header flags (§2.1.3), where they are not 0."""
-
-_RESERVED_OPTIONS: Final = {Version.V3_1: 0, Version.V3_1_1: 0xFC, Version.V5: 0xC0}
-"""The bits beside a topic filter in SUBSCRIBE that must be 0 (3.1.1 §3.8.3, §3.8.3.1)."""
-
-_PROTOCOLS: Final = {(b"MQIsdp", 3): Version.V3_1, (b"MQTT", 4): Version.V3_1_1, (b"MQTT", 5): Version.V5}
+_PACKETS: Final = {_PUBACK: Puback, _PUBREC: Pubrec, _PUBREL: Pubrel, _PUBCOMP: Pubcomp}
+_FIRST_BYTES: Final = {Puback: 0x40, Pubrec: 0x50, Pubrel: 0x62, Pubcomp: 0x70}
 
 
 def encode(packet: ServerPacket, version: Version) -> bytes:
@@ -493,11 +466,8 @@ def encode(packet: ServerPacket, version: Version) -> bytes:
             body += (_properties(packet.properties) if v5 else b"") + packet.payload
             return _packet(0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain, body)
         case Puback():
-            packet_type = _ACKNOWLEDGEMENT_TYPES[type(packet)]
-            body = packet.packet_id.to_bytes(2)
-            if v5:
-                body += _reason(packet.reason_code, packet.properties)
-            return _packet(packet_type << 4 | _FLAGS.get(packet_type, 0), body)
+            reason = _reason(packet.reason_code, packet.properties) if v5 else b""
+            return _packet(_FIRST_BYTES[type(packet)], packet.packet_id.to_bytes(2) + reason)
         case Connack():
             body = bytes((0, packet.reason_code))
             return _packet(0x20, body + _properties(packet.properties) if v5 else body)
@@ -533,7 +503,7 @@ def _connect(read: _Reader, version: Version) -> Connect:
     if flags & 0xC0 == 0x40 and version is not Version.V5:
         _malformed("a password without a user name")
     keep_alive = read.two_byte()
-    properties = read.properties(_T.CONNECT, version)
+    properties = read.properties(_CONNECT, version)
     if "authentication_data" in properties and "authentication_method" not in properties:
         _protocol_error("Authentication Data without an Authentication Method")
     client_id = read.string()
@@ -559,14 +529,14 @@ def _publish(flags: int, read: _Reader, version: Version) -> Publish:
         _malformed("a PUBLISH has DUP at QoS 0")
     topic = read.topic_name()
     packet_id = read.packet_id() if qos else 0
-    properties = read.properties(_T.PUBLISH, version)
+    properties = read.properties(_PUBLISH, version)
     if not topic and "topic_alias" not in properties:
         _protocol_error("a PUBLISH has no topic")
     return Publish(topic, read.rest(), qos, packet_id, bool(flags & 1), bool(flags & 8), properties)
 
 
 def _subscribe(read: _Reader, version: Version) -> Subscribe:
-    packet = Subscribe(read.packet_id(), [], read.properties(_T.SUBSCRIBE, version))
+    packet = Subscribe(read.packet_id(), [], read.properties(_SUBSCRIBE, version))
     if not read.left:
         _protocol_error("a SUBSCRIBE has no topic filter")
     while read.left:
@@ -585,7 +555,7 @@ def _subscribe(read: _Reader, version: Version) -> Subscribe:
 
 
 def _unsubscribe(read: _Reader, version: Version) -> Unsubscribe:
-    packet = Unsubscribe(read.packet_id(), [], read.properties(_T.UNSUBSCRIBE, version))
+    packet = Unsubscribe(read.packet_id(), [], read.properties(_UNSUBSCRIBE, version))
     if not read.left:
         _protocol_error("an UNSUBSCRIBE has no topic filter")
     while read.left:
@@ -594,28 +564,43 @@ def _unsubscribe(read: _Reader, version: Version) -> Unsubscribe:
 
 
 def _decode(packet_type: int, flags: int, read: _Reader, version: Version) -> ClientPacket:
-    match packet_type:
-        case _T.PUBLISH:
-            return _publish(flags, read, version)
-        case _T.SUBSCRIBE:
-            return _subscribe(read, version)
-        case _T.UNSUBSCRIBE:
-            return _unsubscribe(read, version)
-        case _T.PINGREQ:
-            return Pingreq()
-        case _T.DISCONNECT:
-            return Disconnect(*_decoded_reason(_T.DISCONNECT, read, version))
-        case _T.AUTH:
-            return Auth(*_decoded_reason(_T.AUTH, read, version))
-        case _:
-            acknowledgement = _ACKNOWLEDGEMENTS[packet_type]
-            return acknowledgement(read.packet_id(), *_decoded_reason(packet_type, read, version))
+    if packet_type == _PUBLISH:
+        return _publish(flags, read, version)
+    if packet_type == _SUBSCRIBE:
+        return _subscribe(read, version)
+    if packet_type == _UNSUBSCRIBE:
+        return _unsubscribe(read, version)
+    if packet_type == _PINGREQ:
+        return Pingreq()
+    if packet_type == _DISCONNECT:
+        return Disconnect(*_decoded_reason(_DISCONNECT, read, version))
+    if packet_type == _AUTH:
+        return Auth(*_decoded_reason(_AUTH, read, version))
+    return _PACKETS[packet_type](read.packet_id(), *_decoded_reason(packet_type, read, version))
 
 
 def _decoded_reason(packet_type: int, read: _Reader, version: Version) -> tuple[int, Properties]:
-    if version is not Version.V5 or not read.left:
+    if version is not _V5 or not read.left:
         return 0, {}
     return read.byte(), read.properties(packet_type, version) if read.left else {}
+
+
+_PROTOCOLS: Final = {(b"MQIsdp", 3): Version.V3_1, (b"MQTT", 4): Version.V3_1_1, (b"MQTT", 5): Version.V5}
+
+
+def _first_bytes(version: Version) -> frozenset[int]:
+    """What a packet may begin with that a client sends after its CONNECT: type and flags (Table 2-1, §2.1.3)."""
+    types = {_PUBLISH, *_ACKNOWLEDGEMENTS, _SUBSCRIBE, _UNSUBSCRIBE, _PINGREQ, _DISCONNECT}
+    if version is _V5:
+        types.add(_AUTH)
+    fixed = {each << 4 | 2 * (each in {_PUBREL, _SUBSCRIBE, _UNSUBSCRIBE}) for each in types}
+    # 3.1 §2.1 does not reserve flags, and sets DUP in a repeated SUBSCRIBE.
+    free = types if version is Version.V3_1 else {_PUBLISH}
+    return frozenset(fixed | {each << 4 | flags for each in free for flags in range(16)})
+
+
+_EXPECTED: Final = {version: _first_bytes(version) for version in Version}
+_CONNECT_FIRST: Final = frozenset({_CONNECT << 4})
 
 
 class Decoder:
@@ -651,59 +636,27 @@ class Decoder:
         self._buffer += data
 
     def __iter__(self) -> Iterator[ClientPacket]:
-        while (packet := self._next()) is not None:
+        buffer, start, end = self._buffer, self._offset, len(self._buffer)
+        while start < end:
+            first = buffer[start]
+            if first not in self._expected:
+                self._unexpected(first)
+            size = self._size(start, end)
+            if size > self._max_packet_size:
+                raise MalformedPacket(ReasonCode.PACKET_TOO_LARGE, "the packet is too large")
+            if not size or start + size > end:
+                return
+            body = buffer[self._body : start + size]
+            read = _Reader(body if isinstance(body, bytes) else bytes(body))
+            packet: ClientPacket
+            if self.version is None:
+                packet = _connect(read, self._protocol_version(read))
+            else:
+                packet = _decode(first >> 4, first & 0x0F, read, self.version)
+            read.end()
+            self._offset = start = start + size
             yield packet
-
-    def _next(self) -> ClientPacket | None:
-        buffer, start = self._buffer, self._offset
-        available = len(buffer) - start
-        if not available:
-            self._buffer, self._offset = b"", 0
-            return None
-        packet_type, flags = buffer[start] >> 4, buffer[start] & 0x0F
-        self._check_first_byte(packet_type, flags)
-        length = shift = 0
-        size = 1
-        while True:
-            if size == available:
-                return None
-            byte = buffer[start + size]
-            size += 1
-            length |= (byte & 0x7F) << shift
-            if byte < 0x80:
-                break
-            shift += 7
-            if shift > 21:
-                _malformed("the Remaining Length is longer than four bytes")
-        if not byte and shift and self.version is Version.V5:
-            _malformed("the Remaining Length is longer than need be")
-        if size + length > self._max_packet_size:
-            raise MalformedPacket(ReasonCode.PACKET_TOO_LARGE, "the packet is too large")
-        if size + length > available:
-            return None
-        self._offset = end = start + size + length
-        body = buffer[start + size : end]
-        read = _Reader(body if isinstance(body, bytes) else bytes(body))
-        if self.version is None:
-            packet: ClientPacket = _connect(read, self._protocol_version(read))
-        else:
-            packet = _decode(packet_type, flags, read, self.version)
-        read.end()
-        return packet
-
-    def _check_first_byte(self, packet_type: int, flags: int) -> None:
-        """What can be refused before the rest of a packet has arrived."""
-        if self.version is None:
-            if packet_type != _T.CONNECT:
-                _protocol_error("the first packet is not a CONNECT")
-            if flags:
-                _malformed("reserved flags are set")
-        elif packet_type in _NOT_AGAIN or (packet_type == _T.AUTH and self.version is not Version.V5):
-            _protocol_error("a packet that a client sends once, or never")
-        elif packet_type != _T.PUBLISH and flags != _FLAGS.get(packet_type, 0):
-            if self.version is Version.V3_1:
-                return  # 3.1 §2.1 does not reserve them, and sets DUP in a repeated SUBSCRIBE
-            _malformed("reserved flags are set")
+        self._buffer, self._offset = b"", 0
 
     def _protocol_version(self, read: _Reader) -> Version:
         """Protocol Name and Version (§3.1.2.1). An unknown one sets `version` to the nearest."""
