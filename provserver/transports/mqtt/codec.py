@@ -5,42 +5,32 @@ MQTT 3.1, 3.1.1 and 5.0; pure. `§` is a section of MQTT 5.0, "3.1 §" and "3.1.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, Final, NoReturn, TypedDict, cast
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, cast
 
-
-class Version(IntEnum):
-    """Protocol Version byte of CONNECT (§3.1.2.2)."""
-
-    V3_1 = 3
-    V3_1_1 = 4
-    V5 = 5
-
-
-class ReasonCode(IntEnum):
-    """The Reason Codes (§2.4) that this server sends."""
-
-    SUCCESS = 0x00
-    NO_SUBSCRIPTION_EXISTED = 0x11
-    UNSPECIFIED_ERROR = 0x80
-    MALFORMED_PACKET = 0x81
-    PROTOCOL_ERROR = 0x82
-    IMPLEMENTATION_SPECIFIC_ERROR = 0x83
-    UNSUPPORTED_PROTOCOL_VERSION = 0x84
-    CLIENT_IDENTIFIER_NOT_VALID = 0x85
-    SERVER_UNAVAILABLE = 0x88
-    SERVER_SHUTTING_DOWN = 0x8B
-    BAD_AUTHENTICATION_METHOD = 0x8C
-    KEEP_ALIVE_TIMEOUT = 0x8D
-    TOPIC_FILTER_INVALID = 0x8F
-    TOPIC_NAME_INVALID = 0x90
-    TOPIC_ALIAS_INVALID = 0x94
-    PACKET_TOO_LARGE = 0x95
-    ADMINISTRATIVE_ACTION = 0x98
-    PAYLOAD_FORMAT_INVALID = 0x99
-    QOS_NOT_SUPPORTED = 0x9B
-    SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED = 0xA1
+from provserver.transports.mqtt.packets import (
+    Auth,
+    ClientPacket,
+    Connack,
+    Connect,
+    Disconnect,
+    Pingreq,
+    Pingresp,
+    Properties,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    ReasonCode,
+    ServerPacket,
+    Suback,
+    Subscribe,
+    Unsuback,
+    Unsubscribe,
+    Version,
+    Will,
+)
 
 
 class MalformedPacket(Exception):  # noqa: N818 - the standard's term (§1.2)
@@ -56,38 +46,6 @@ class MalformedPacket(Exception):  # noqa: N818 - the standard's term (§1.2)
 (_WILL, _CONNECT, _CONNACK, _PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP) = range(8)
 (_SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK, _PINGREQ, _PINGRESP, _DISCONNECT, _AUTH) = range(8, 16)
 _V5: Final = Version.V5
-
-
-class Properties(TypedDict, total=False):
-    """MQTT 5 properties by name (§2.2.2.2); empty in 3.1 and 3.1.1."""
-
-    payload_format_indicator: int
-    message_expiry_interval: int
-    content_type: str
-    response_topic: str
-    correlation_data: bytes
-    subscription_identifier: int
-    session_expiry_interval: int
-    assigned_client_identifier: str
-    server_keep_alive: int
-    authentication_method: str
-    authentication_data: bytes
-    request_problem_information: int
-    will_delay_interval: int
-    request_response_information: int
-    response_information: str
-    server_reference: str
-    reason_string: str
-    receive_maximum: int
-    topic_alias_maximum: int
-    topic_alias: int
-    maximum_qos: int
-    retain_available: int
-    user_property: list[tuple[str, str]]
-    maximum_packet_size: int
-    wildcard_subscription_available: int
-    subscription_identifier_available: int
-    shared_subscription_available: int
 
 
 def _malformed(message: str) -> NoReturn:
@@ -155,11 +113,15 @@ class _Reader:
                 _malformed("a variable byte integer is longer than four bytes")
 
     def binary(self) -> bytes:
-        return self.take(int.from_bytes(self.take(2)))
+        start = self._at + 2
+        self._at = end = start + int.from_bytes(self._body[start - 2 : start])
+        if end > self._end or start > self._end:
+            _malformed("a field runs past the end of its packet")
+        return self._body[start:end]
 
     def string(self) -> str:
         try:
-            value = self.take(int.from_bytes(self.take(2))).decode()
+            value = self.binary().decode()
         except UnicodeDecodeError:
             _malformed("a string is not UTF-8")
         if "\0" in value:
@@ -194,7 +156,7 @@ class _Reader:
         return value
 
     def properties(self, packet: int, version: Version) -> Properties:
-        if version is not Version.V5:
+        if version is not _V5:
             return {}
         length = self.variable_byte()
         found: dict[str, Any] = {}
@@ -315,151 +277,13 @@ def _properties(properties: Properties) -> bytes:
     return _variable_byte(len(body)) + body
 
 
-@dataclass(slots=True)
-class Will:
-    """The Will Message of a CONNECT (§3.1.2.5)."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    qos: int
-    retain: bool
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Connect:
-    """CONNECT (§3.1). `clean_start` is Clean Session in 3.1 and 3.1.1. Its repr shows no credential."""
-
-    version: Version
-    client_id: str = field(repr=False)
-    clean_start: bool
-    keep_alive: int
-    username: str | None = field(default=None, repr=False)
-    password: bytes | None = field(default=None, repr=False)
-    will: Will | None = None
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Connack:
-    """CONNACK (§3.2), Session Present 0. In 3.1 and 3.1.1 the code is a return code (3.1.1 §3.2.2.3)."""
-
-    reason_code: int
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Publish:
-    """PUBLISH (§3.3), either way. The packet id is 0 when the QoS is."""
-
-    topic: str
-    payload: bytes = field(repr=False)
-    qos: int = 0
-    packet_id: int = 0
-    retain: bool = False
-    dup: bool = False
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Puback:
-    """PUBACK (§3.4), either way; the base of the other three acknowledgements, which look alike."""
-
-    packet_id: int
-    reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Pubrec(Puback):
-    """PUBREC (§3.5)."""
-
-
-@dataclass(slots=True)
-class Pubrel(Puback):
-    """PUBREL (§3.6)."""
-
-
-@dataclass(slots=True)
-class Pubcomp(Puback):
-    """PUBCOMP (§3.7)."""
-
-
-@dataclass(slots=True)
-class Subscribe:
-    """SUBSCRIBE (§3.8): topic filters with their Subscription Options (§3.8.3.1; QoS = the low two bits)."""
-
-    packet_id: int
-    subscriptions: list[tuple[str, int]]
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Suback:
-    """SUBACK (§3.9): one code per topic filter, in their order."""
-
-    packet_id: int
-    reason_codes: list[int]
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Unsubscribe:
-    """UNSUBSCRIBE (§3.10)."""
-
-    packet_id: int
-    topic_filters: list[str]
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Unsuback:
-    """UNSUBACK (§3.11); its codes are not sent in 3.1 and 3.1.1 (3.1.1 §3.11)."""
-
-    packet_id: int
-    reason_codes: list[int]
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Pingreq:
-    """PINGREQ (§3.12)."""
-
-
-@dataclass(slots=True)
-class Pingresp:
-    """PINGRESP (§3.13)."""
-
-
-@dataclass(slots=True)
-class Disconnect:
-    """DISCONNECT (§3.14), either way; a server sends it in MQTT 5 only."""
-
-    reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
-
-
-@dataclass(slots=True)
-class Auth:
-    """AUTH (§3.15), MQTT 5 only."""
-
-    reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
-
-
-ClientPacket = Connect | Publish | Puback | Subscribe | Unsubscribe | Pingreq | Disconnect | Auth
-"""What a client can send; `Pubrec`, `Pubrel` and `Pubcomp` are kinds of `Puback`."""
-
-ServerPacket = Connack | Publish | Puback | Suback | Unsuback | Pingresp | Disconnect
-"""What a server can send."""
-
 _PACKETS: Final = {_PUBACK: Puback, _PUBREC: Pubrec, _PUBREL: Pubrel, _PUBCOMP: Pubcomp}
 _FIRST_BYTES: Final = {Puback: 0x40, Pubrec: 0x50, Pubrel: 0x62, Pubcomp: 0x70}
 
 
 def encode(packet: ServerPacket, version: Version) -> bytes:
     """The bytes of a packet; `version` says whether its properties and reason codes go with it."""
-    v5 = version is Version.V5
+    v5 = version is _V5
     match packet:
         case Publish():
             body = _string(packet.topic) + (packet.packet_id.to_bytes(2) if packet.qos else b"")
@@ -500,7 +324,7 @@ def _connect(read: _Reader, version: Version) -> Connect:
             _malformed("Will QoS or Will Retain without a Will")
     if flags & 0x18 == 0x18:
         _malformed("Will QoS is 3")
-    if flags & 0xC0 == 0x40 and version is not Version.V5:
+    if flags & 0xC0 == 0x40 and version is not _V5:
         _malformed("a password without a user name")
     keep_alive = read.two_byte()
     properties = read.properties(_CONNECT, version)
@@ -537,15 +361,16 @@ def _publish(flags: int, read: _Reader, version: Version) -> Publish:
 
 def _subscribe(read: _Reader, version: Version) -> Subscribe:
     packet = Subscribe(read.packet_id(), [], read.properties(_SUBSCRIBE, version))
+    reserved = 0xC0 if version is _V5 else 0xFC if version is Version.V3_1_1 else 0
     if not read.left:
         _protocol_error("a SUBSCRIBE has no topic filter")
     while read.left:
         topic_filter, options = read.topic_filter(), read.byte()
         if options & 0x03 == 0x03:
             _malformed("a subscription asks for QoS 3")
-        if options & _RESERVED_OPTIONS[version]:
+        if options & reserved:
             _malformed("reserved bits of the Subscription Options are set")
-        if version is Version.V5:
+        if version is _V5:
             if options & 0x30 == 0x30:
                 _protocol_error("Retain Handling is 3")
             if options & 0x04 and topic_filter.startswith("$share/"):
@@ -613,12 +438,13 @@ class Decoder:
     version: None until a CONNECT named it; from then on packets are read by its rules.
     """
 
-    __slots__ = ("_buffer", "_max_packet_size", "_offset", "version")
+    __slots__ = ("_buffer", "_expected", "_max_packet_size", "_offset", "version")
 
     def __init__(self, max_packet_size: int) -> None:
         self._max_packet_size = max_packet_size
         self._buffer: bytes | bytearray = b""
         self._offset = 0
+        self._expected = _CONNECT_FIRST
         self.version: Version | None = None
 
     @property
@@ -641,22 +467,47 @@ class Decoder:
             first = buffer[start]
             if first not in self._expected:
                 self._unexpected(first)
-            size = self._size(start, end)
-            if size > self._max_packet_size:
-                raise MalformedPacket(ReasonCode.PACKET_TOO_LARGE, "the packet is too large")
-            if not size or start + size > end:
+            if (remaining := self._remaining_length(buffer[start + 1 : start + 5])) is None:
                 return
-            body = buffer[self._body : start + size]
-            read = _Reader(body if isinstance(body, bytes) else bytes(body))
+            size, length = remaining
+            stop = start + size + length
+            if stop - start > self._max_packet_size:
+                raise MalformedPacket(ReasonCode.PACKET_TOO_LARGE, "the packet is too large")
+            if stop > end:
+                return
+            read = _Reader(bytes(buffer[start + size : stop]))
             packet: ClientPacket
             if self.version is None:
                 packet = _connect(read, self._protocol_version(read))
             else:
                 packet = _decode(first >> 4, first & 0x0F, read, self.version)
             read.end()
-            self._offset = start = start + size
+            self._offset = start = stop
             yield packet
         self._buffer, self._offset = b"", 0
+
+    def _unexpected(self, first_byte: int) -> NoReturn:
+        """Refuse a packet before the rest of it has arrived."""
+        if any(first_byte >> 4 == expected >> 4 for expected in self._expected):
+            _malformed("reserved flags are set")
+        if self.version is None:
+            _protocol_error("the first packet is not a CONNECT")
+        _protocol_error("a packet that a client sends once, or never")
+
+    def _remaining_length(self, data: bytes | bytearray) -> tuple[int, int] | None:
+        """Size of the fixed header (§2.1.1) and Remaining Length (§2.1.4), None while that is incomplete."""
+        if data and data[0] < 0x80:
+            return 2, data[0]
+        length = 0
+        for at, byte in enumerate(data):
+            length |= (byte & 0x7F) << 7 * at
+            if byte < 0x80:
+                if not byte and self.version is _V5:
+                    _malformed("the Remaining Length is longer than need be")
+                return 2 + at, length
+        if len(data) == 4:
+            _malformed("the Remaining Length is longer than four bytes")
+        return None
 
     def _protocol_version(self, read: _Reader) -> Version:
         """Protocol Name and Version (§3.1.2.1). An unknown one sets `version` to the nearest."""
@@ -667,5 +518,5 @@ class Decoder:
                 _protocol_error("the protocol is not MQTT")
             self.version = Version.V5 if level > Version.V5 else Version.V3_1_1
             raise MalformedPacket(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "the version is not supported")
-        self.version = version
+        self.version, self._expected = version, _EXPECTED[version]
         return version

@@ -15,13 +15,8 @@ from typing import Any, Final, cast
 
 from provserver.core.model import Peer, Transport
 from provserver.services.provisioning import Provisioning
-from provserver.transports.mqtt.codec import Connect, ReasonCode
-from provserver.transports.mqtt.session import (
-    AuthenticationRequested,
-    Limits,
-    ProvisionRequested,
-    Session,
-)
+from provserver.transports.mqtt.packets import Connect, ReasonCode
+from provserver.transports.mqtt.session import AuthenticationRequested, Limits, ProvisionRequested, Session
 
 logger = logging.getLogger("provserver.mqtt")
 

@@ -11,14 +11,13 @@ from typing import Final
 
 from provserver.errors import RENDERINGS
 from provserver.services.provisioning import Answer
-from provserver.transports.mqtt.codec import (
+from provserver.transports.mqtt.codec import Decoder, MalformedPacket, encode
+from provserver.transports.mqtt.packets import (
     Auth,
     ClientPacket,
     Connack,
     Connect,
-    Decoder,
     Disconnect,
-    MalformedPacket,
     Pingreq,
     Pingresp,
     Properties,
@@ -34,7 +33,6 @@ from provserver.transports.mqtt.codec import (
     Unsuback,
     Unsubscribe,
     Version,
-    encode,
 )
 
 PROVISION: Final = "provision"
@@ -105,6 +103,7 @@ class Session:
     `closing`; it reads only while `reading`, and calls `expire` once `deadline` has passed.
 
     closing: nothing more is sent or read. close_reason: why, in words for a log.
+    version: the client's; 3.1.1 while it is not known.
     """
 
     __slots__ = (
@@ -124,10 +123,12 @@ class Session:
         "closing",
         "deadline",
         "limits",
+        "version",
     )
 
     def __init__(self, limits: Limits, now: float, assign_client_id: Callable[[], str]) -> None:
         self.limits = limits
+        self.version = Version.V3_1_1
         self.closing = False
         self.close_reason = ""
         self.deadline = now + limits.connect_timeout
@@ -143,16 +144,11 @@ class Session:
         self._output: list[bytes] = []
 
     @property
-    def version(self) -> Version:
-        """The client's; 3.1.1 while it is not known."""
-        return self._decoder.version or Version.V3_1_1
-
-    @property
     def reading(self) -> bool:
         """Whether more bytes are wanted; while not, those received are kept."""
         if self.closing or self._authenticating or self._draining:
             return False
-        return self._behaviour is None or not self._behaviour.full
+        return self._behaviour is None or len(self._behaviour.requests) < self.limits.in_flight
 
     @property
     def busy(self) -> bool:
@@ -271,12 +267,13 @@ class Session:
             if self._behaviour is not None:
                 self.disconnect(error.reason_code, str(error))
             elif self._decoder.version is not None:
+                self.version = self._decoder.version
                 self.refuse(error.reason_code, str(error))
             else:
                 self.close(str(error))
         if self._behaviour is not None:
             # A request in flight outlives the end: its verdict sets a new one.
-            self.deadline = self._idle_at if self.busy else min(self._idle_at, self._end_at)
+            self.deadline = self._idle_at if self._behaviour.requests else min(self._idle_at, self._end_at)
 
     def _receive(self, packet: ClientPacket, now: float) -> None:
         v5 = self.version is Version.V5
@@ -298,6 +295,7 @@ class Session:
 
     def _connect(self, connect: Connect, now: float) -> None:
         asked = connect.properties
+        self.version = connect.version
         self._problem_information = bool(asked.get("request_problem_information", 1))
         self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
         if "authentication_method" in asked:
@@ -314,16 +312,21 @@ class Session:
 
     def _accept(self, connect: Connect, now: float) -> None:
         self._behaviour = ProvisionBehaviour(self, connect)
-        limit = self.limits.idle_limit
         silence = 1.5 * connect.keep_alive or inf
-        self._idle = min(max(silence, self.limits.keep_alive_floor), limit)
+        self._idle = min(max(silence, self.limits.keep_alive_floor), self.limits.idle_limit)
         self._idle_at = now + self._idle
         self._end_at = now + self.limits.first_verdict
+        granted = self._granted(connect, silence) if connect.version is Version.V5 else Properties()
+        self.send(Connack(ReasonCode.SUCCESS, granted))
+
+    def _granted(self, connect: Connect, silence: float) -> Properties:
+        """What a client of MQTT 5 is told of this server (§3.2.2.3)."""
+        limits = self.limits
         granted: Properties = {
-            "receive_maximum": self.limits.in_flight,
+            "receive_maximum": limits.in_flight,
             "maximum_qos": MAXIMUM_QOS,
             "retain_available": 0,
-            "maximum_packet_size": self.limits.max_packet_size,
+            "maximum_packet_size": limits.max_packet_size,
             "wildcard_subscription_available": 0,
             "subscription_identifier_available": 0,
             "shared_subscription_available": 0,
@@ -332,9 +335,9 @@ class Session:
             granted["session_expiry_interval"] = 0
         if not connect.client_id:
             granted["assigned_client_identifier"] = self._assign_client_id()
-        if silence > limit:
-            granted["server_keep_alive"] = min(max(int(limit / 1.5), 1), 0xFFFF)
-        self.send(Connack(ReasonCode.SUCCESS, granted))
+        if silence > limits.idle_limit:
+            granted["server_keep_alive"] = min(max(int(limits.idle_limit / 1.5), 1), 0xFFFF)
+        return granted
 
 
 class ProvisionBehaviour:
@@ -351,11 +354,6 @@ class ProvisionBehaviour:
         self._granted_qos: int | None = None
         self._last_packet_id = 0
         self._quota = connect.properties.get("receive_maximum", 0xFFFF)
-
-    @property
-    def full(self) -> bool:
-        """Whether no further request is taken now."""
-        return len(self.requests) >= self._session.limits.in_flight
 
     def receive(self, packet: ClientPacket) -> None:
         """Handle a packet of the connected client."""

@@ -6,14 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provserver.transports.mqtt.codec import (
+from provserver.transports.mqtt.codec import Decoder, MalformedPacket, encode
+from provserver.transports.mqtt.packets import (
     Auth,
     ClientPacket,
     Connack,
     Connect,
-    Decoder,
     Disconnect,
-    MalformedPacket,
     Pingreq,
     Pingresp,
     Properties,
@@ -30,7 +29,6 @@ from provserver.transports.mqtt.codec import (
     Unsubscribe,
     Version,
     Will,
-    encode,
 )
 from tests.transports.mqtt.wire import ALL, DISCONNECT, PINGREQ, V3, V5, V31, V311, Wire, packet, short, string
 

@@ -10,13 +10,8 @@ from hypothesis import strategies as st
 
 from provserver.errors import RENDERINGS, Outcome
 from provserver.services.provisioning import Answer
-from provserver.transports.mqtt.codec import ReasonCode
-from provserver.transports.mqtt.session import (
-    AuthenticationRequested,
-    Limits,
-    ProvisionRequested,
-    Session,
-)
+from provserver.transports.mqtt.packets import ReasonCode
+from provserver.transports.mqtt.session import AuthenticationRequested, Limits, ProvisionRequested, Session
 from tests.transports.mqtt.wire import (
     ALL,
     DISCONNECT,
