@@ -41,7 +41,7 @@ class NoAnswer(SimulatorError):  # noqa: N818
         if isinstance(cause, TimeoutError) and not cause.errno:
             return cls(f"no answer within {timeout:g} s")
         if isinstance(cause, OSError) and cause.errno:
-            text = os.strerror(cause.errno) if cause.errno > 0 else cause.strerror  # below 0: a resolver's
+            text = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)  # below 0: a resolver's
             return cls(text.lower())
         return cls(str(cause) or type(cause).__name__)
 

@@ -4,10 +4,12 @@
 """
 
 import difflib
+import math
 import os
+import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -15,6 +17,8 @@ from provserver.errors import Misconfigured
 
 PREFIX = "PROVSERVER_"
 _NOT_OPTIONS = "PROVSERVER_TEST_"
+_ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
+_WANTED = {int: "a whole number, 1 or more", float: "a number of seconds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +26,7 @@ class Config:
     """Every option. Listeners are "host:port" (port 0: any free one) or "" for none; times are seconds."""
 
     data_dir: Path = Path("provserver-data")
-    database_url: str = ""
+    database_url: str = field(default="", repr=False)  # may hold a password
     database_connections: int = 8
     keys_file: str = ""
     http: str = "0.0.0.0:8080"
@@ -74,10 +78,10 @@ def load(
 
 def split_address(address: str, option: str = "address") -> tuple[str, int]:
     """Split "host:port" ("[::1]:80" for IPv6). Raises Misconfigured."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdigit() or int(port) > 65_535 or not host:
+    match = _ADDRESS.fullmatch(address)
+    if match is None or int(match[3]) > 65_535:
         raise Misconfigured(f'{option}: {address!r} is not "host:port".')
-    return host.removeprefix("[").removesuffix("]"), int(port)
+    return match[1] or match[2], int(match[3])
 
 
 def join_address(host: str, port: int) -> str:
@@ -92,6 +96,8 @@ def _from_environment(variable: str, text: str) -> tuple[str, str]:
             return name.removesuffix("_file"), Path(text).read_text().strip()
         except OSError as fault:
             raise Misconfigured(f"{variable}: {text} cannot be read: {fault.strerror}.") from None
+        except UnicodeDecodeError:
+            raise Misconfigured(f"{variable}: {text} cannot be read: it is not UTF-8.") from None
     return name, text
 
 
@@ -100,12 +106,25 @@ def _convert(name: str, value: object, source: str) -> object:
     if wanted is None:
         close = difflib.get_close_matches(name, _TYPES, n=1)
         raise Misconfigured(f"{source}: unknown option {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise Misconfigured(f"{source}: option {name!r} must be a {wanted.__name__}.")
     try:
-        return wanted(value)
+        return _number(wanted, value) if wanted in _WANTED else wanted(_text(value))
     except ValueError:
-        raise Misconfigured(f"{source}: option {name!r} must be a {wanted.__name__}.") from None
+        raise Misconfigured(f"{source}: option {name!r} must be {_WANTED.get(wanted, 'text')}.") from None
+
+
+def _number(wanted: type[int] | type[float], value: object) -> int | float:
+    if type(value) not in (str, int, wanted):
+        raise ValueError
+    number = wanted(str(value))
+    if not math.isfinite(number) or number < (1 if wanted is int else 0):
+        raise ValueError
+    return number
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - both are the same fault
+    return value
 
 
 _TYPES: dict[str, Any] = {f.name: get_type_hints(Config)[f.name] for f in fields(Config)}

@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,6 +23,18 @@ class CommandFailed(Exception):  # noqa: N818
         super().__init__(f"exit code {code}: {message}")
         self.code = code
         self.message = message
+
+
+def _quiet_port() -> int:
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
+            try:
+                stream.bind(("127.0.0.1", port))
+                datagram.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Server:
@@ -52,10 +66,16 @@ class Server:
         """What it has written to stderr and stdout so far, over all its starts."""
         return self.log_file.read_text()
 
-    def start(self) -> Self:
-        """Start it again on the addresses it had before, if any; returns once every listener accepts."""
+    def start(self, *, restartable: bool = False) -> Self:
+        """Start it, again on the addresses it had before; returns once every listener accepts.
+
+        restartable: on ports below those that the kernel lends to clients, so that none takes one in between.
+        """
         self._ready_file.unlink(missing_ok=True)
-        listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in ("http", "mqtt", "coap")}
+        names = ("http", "mqtt", "coap")
+        if restartable and not self.addresses:
+            self.addresses = {name: f"127.0.0.1:{_quiet_port()}" for name in names}
+        listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in names}
         command = [sys.executable, "-m", "provserver", "serve", *self._data, "--ready-file", str(self._ready_file)]
         for name, address in listeners.items():
             command += [f"--{name}", address]

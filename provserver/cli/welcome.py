@@ -47,12 +47,9 @@ def _lines(pair: KeyPair, addresses: dict[str, str]) -> list[str]:
         lines += ["# CoAP", f"{command} -m post -t json coap://{coap}/api/v1/provision -e '{request}'", ""]
     for transport in ("http", "mqtt", "coap"):
         if address := addresses.get(transport):
-            lines += [
-                "# a simulated device, with its flash in a file",
-                f"firmware-sim device --transport {transport} --server {address} --key {pair.key} "
-                + f"--secret {pair.secret} --name sim-1 --flash sim-1.json",
-                "",
-            ]
+            command = f"firmware-sim device --transport {transport} --server {address}"
+            options = f"--key {pair.key} --secret {pair.secret} --name sim-1 --flash sim-1.json"
+            lines += ["# a simulated device, with its flash in a file", f"{command} {options}", ""]
             break
     return lines
 

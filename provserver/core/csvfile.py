@@ -7,8 +7,10 @@ generates a token); `gateway` (true/false); `attribute:KEY` and `shared:KEY`, wh
 import csv
 import difflib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 
 from provserver.core import credentials as building
 from provserver.core import decision
@@ -16,12 +18,13 @@ from provserver.core.model import Credentials
 
 CREDENTIAL_COLUMNS = ("token", "clientId", "username", "password", "certificate")
 COLUMNS = ("name", *CREDENTIAL_COLUMNS, "gateway")
+_PARTS = {"token": "token", "client id": "clientId", "user name": "username", "password": "password"}
 _SCOPES = {"attribute": "SERVER", "shared": "SHARED"}
 
 
 @dataclass(frozen=True, slots=True)
 class RowError:
-    """What is wrong where. line: from 1, the header's included; column: None when it is the row as a whole."""
+    """What is wrong where. line: the first of its row, from 1 (the header); column: None for the row as a whole."""
 
     line: int
     column: str | None
@@ -45,33 +48,36 @@ class HeaderFault(ValueError):  # noqa: N818
 
 def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
     """Read rows one by one; a bad one is an error and does not stop the next. Raises HeaderFault."""
-    reader = csv.reader(lines, strict=True)
+    lines = iter(lines)
+    if not (first := next(lines, "").removeprefix("\ufeff")):
+        raise HeaderFault("The file is empty; its first row must name the columns.")
+    reader = csv.reader(chain([first], lines), strict=True)
     try:
         header = [column.strip() for column in next(reader)]
-    except StopIteration:
-        raise HeaderFault("The file is empty; its first row must name the columns.") from None
     except csv.Error as fault:
         raise HeaderFault(f"The header row is not CSV: {fault}.") from None
     _check_header(header)
     while True:
+        line = reader.line_num + 1
         try:
             cells = next(reader)
         except StopIteration:
             return
         except csv.Error as fault:
-            yield RowError(reader.line_num, None, f"not CSV: {fault}")
+            yield RowError(line, None, f"not CSV: {fault}")
             return  # where the next row starts is unknown
         if not any(cells):
             continue
         if len(cells) != len(header):
-            yield RowError(reader.line_num, None, f"{len(cells)} cells where the header has {len(header)}")
+            yield RowError(line, None, f"{len(cells)} cells where the header has {len(header)}")
             continue
-        yield device_row(reader.line_num, dict(zip(header, cells, strict=True)))
+        yield device_row(line, dict(zip(header, cells, strict=True)))
 
 
 def _check_header(header: list[str]) -> None:
     for column in header:
-        if column in COLUMNS or (column.partition(":")[0] in _SCOPES and column.partition(":")[2]):
+        scope, _, key = column.partition(":")
+        if column in COLUMNS or (scope in _SCOPES and key and not building.has_control_characters(key)):
             continue
         close = difflib.get_close_matches(column.lower(), [c.lower() for c in COLUMNS], n=1)
         meant = next((c for c in COLUMNS if close and c.lower() == close[0]), None)
@@ -99,7 +105,7 @@ def device_row(line: int, cells: Mapping[str, str]) -> DeviceRow | RowError:
     try:
         credentials = _credentials(cells, given)
     except building.InvalidCredentials as fault:
-        return RowError(line, given[0], str(fault))
+        return RowError(line, _PARTS.get(fault.part, given[0]), str(fault))
     attributes: dict[tuple[str, str], object] = {}
     for column, cell in cells.items():
         scope, _, key = column.partition(":")
@@ -123,7 +129,18 @@ def _credentials(cells: Mapping[str, str], given: list[str]) -> Credentials | No
 
 
 def _value(cell: str) -> object:
+    """JSON that Postgres can store, or else text."""
     try:
-        return json.loads(cell, parse_constant=str)
+        value: object = json.loads(cell, parse_constant=str, parse_float=_finite)
+        if "\\u" in cell:
+            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
     except (ValueError, RecursionError):
         return cell
+    return value
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError
+    return value

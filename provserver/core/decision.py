@@ -6,7 +6,7 @@ In two steps, since the store is asked between them: `admit` needs the request a
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from provserver.core import credentials as building
@@ -93,7 +93,7 @@ class Intent:
     name: str | None
     supplied: Credentials | None
     gateway: bool
-    nonce: str | None
+    nonce: str | None = field(repr=False)
 
 
 class Change(Enum):
@@ -202,9 +202,9 @@ def decide(intent: Intent, situation: Situation, request_digest: bytes | None, f
             return Refusal(Reason.NONCE_REUSED)
         if (newest := holder.newest) is not None and not newest.used:
             return Repeat(holder, newest.credentials)
-    if holder is not None and device is None:
+    if intent.name is None:
         device = holder  # a nonce that is spent still names its device, so no second one is made
-    if holder is not None and device is not None and holder.id != device.id:
+    if holder is not None and (device is None or holder.id != device.id):
         return Refusal(Reason.NONCE_REUSED)
 
     if device is None:

@@ -11,7 +11,7 @@ import msgspec
 
 from provserver.core import lenientjson, protobuf
 from provserver.core.model import Credentials, CredentialsType, MqttBasic
-from provserver.errors import RENDERINGS, Outcome
+from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
 
 LWM2M_CREDENTIALS: Final = "LWM2M_CREDENTIALS"
 """A type ThingsBoard's enumeration has, and nothing can supply here."""
@@ -141,13 +141,14 @@ def encode_refusal(outcome: Outcome, *, protobuf: bool, message: str | None = No
         return b""
     if protobuf:
         return _encode_protobuf(rendering.status)
-    return msgspec.json.encode(
-        {
-            "errorMsg": message or rendering.error,
-            "status": rendering.status,
-            "provisionDeviceStatus": rendering.status,
-        }
-    )
+    reply: dict[str, object] = {
+        "errorMsg": message or rendering.error,
+        "status": rendering.status,
+        "provisionDeviceStatus": rendering.status,
+    }
+    if outcome is Outcome.UNAVAILABLE:
+        reply["retryAfter"] = RETRY_AFTER_SECONDS  # MQTT has no place of its own for it
+    return msgspec.json.encode(reply)
 
 
 def _request(members: _Members, *, protobuf: bool = False) -> ProvisionRequest:

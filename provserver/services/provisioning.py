@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+from asyncpg import PostgresError
+
 from provserver.core import ids, wire
 from provserver.core.decision import Fresh, Intent, Reason, Refusal, admit
 from provserver.core.model import Peer, ProvisionKey, ProvisionStrategy
@@ -179,4 +181,6 @@ class Provisioning:
                 await provisions.record(connection, rows)
         except Unavailable as fault:
             log.warning("%d attempts were not recorded: %s", len(rows), fault)
+        except PostgresError as fault:
+            log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
         return [None] * len(rows)

@@ -101,6 +101,9 @@ class Settlement:
                     log.warning("provision requests wait for the database: %s", fault)
                 await asyncio.sleep(_BACKOFF[min(faults, len(_BACKOFF) - 1)])
                 faults += 1
+            except PostgresError as fault:  # what is settled already stays so
+                log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
+                break
         return [ticket.result or Unavailable("The request could not be settled.") for ticket in tickets]
 
     async def _round(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
@@ -240,6 +243,7 @@ class Settlement:
         """Write a group; when the statement fails, one by one, so that nobody pays for a neighbour."""
         if not pairs:
             return
+        pairs = sorted(pairs, key=lambda pair: pair[1].name)  # as every process does, lest two wait for each other
         try:
             done = await statement(connection, [write for _, write in pairs])
         except PostgresError as fault:

@@ -53,7 +53,7 @@ class Database:
         )
         try:
             await pool
-        except (ValueError, pg.InterfaceError) as fault:
+        except (ValueError, OverflowError, pg.InterfaceError) as fault:
             raise Misconfigured(f"The database URL is not valid: {type(fault).__name__}.") from None
         except TimeoutError:
             raise Misconfigured(
@@ -78,10 +78,14 @@ class Database:
         """A connection, each statement its own transaction. Raises Unavailable."""
         if self._pool is None:
             raise Unavailable("The database is closed.")
+        acquired = False  # until then a fault is not a statement's, whatever it is
         try:
             async with self._pool.acquire(timeout=CONNECT_TIMEOUT) as connection:
+                acquired = True
                 yield connection
-        except _AWAY as fault:
+        except (*_AWAY, pg.PostgresError) as fault:
+            if acquired and not self.is_away(fault):
+                raise
             raise Unavailable(f"Postgres is not available: {type(fault).__name__}.") from fault
 
     @asynccontextmanager

@@ -5,6 +5,7 @@ import binascii
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from provserver.core.secrets import KEY_LENGTH, ServerKeys
@@ -17,9 +18,9 @@ def load_or_create(path: Path) -> ServerKeys:
 
     JSON: {"digest": {"1": base64 of 32 bytes}, "sealing": {"1": …}}.
     """
-    if not path.exists():
-        _create(path)
     try:
+        if not path.exists():
+            _create(path)
         if path.stat().st_mode & 0o077:
             raise Misconfigured(f"{path} can be read by others than its owner. Run: chmod 600 {path}")
         content = json.loads(path.read_text())
@@ -57,19 +58,18 @@ async def prove(database: Database, keys: ServerKeys) -> None:
 
 def _create(path: Path) -> None:
     content = {purpose: {"1": base64.b64encode(os.urandom(KEY_LENGTH)).decode()} for purpose in ("digest", "sealing")}
-    unfinished = path.with_suffix(f".{os.getpid()}")
+    unfinished = path.with_name(f".{path.name}.{os.urandom(8).hex()}")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(content, file)
-            file.flush()
-            os.fsync(file.fileno())
         try:
-            os.link(unfinished, path)  # who comes second takes the first one's keys
-        except FileExistsError:
-            pass
+            with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                json.dump(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            with suppress(FileExistsError):
+                os.link(unfinished, path)  # who comes second takes the first one's keys
         finally:
-            unfinished.unlink()
+            unfinished.unlink(missing_ok=True)
     except OSError as fault:
         raise Misconfigured(f"{path} cannot be written: {fault.strerror}.") from None
 

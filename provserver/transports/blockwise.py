@@ -88,7 +88,8 @@ class RequestBodies:
         body = b"" if block.number == 0 else self._parts.get(key, now)
         if body is None or len(body) < block.start:
             return Progress.INCOMPLETE
-        body = body[: block.start] + payload  # a block that comes twice changes nothing
+        if not block.more or body[block.start : block.start + len(payload)] != payload:  # else it comes twice
+            body = body[: block.start] + payload
         if block.more:
             self._parts.put(key, body, now)
             return Progress.CONTINUE

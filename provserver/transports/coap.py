@@ -25,6 +25,10 @@ from provserver.transports.blockwise import Block, Progress, RequestBodies, Resp
 log = logging.getLogger("provserver.coap")
 
 FEATURE = "provision"
+_ERROR_QUEUES = ((socket.IPPROTO_IPV6, 25), (socket.IPPROTO_IP, 11))
+"""IPV6_RECVERR and IP_RECVERR (linux/in6.h, linux/in.h), which aiocoap sets: a client that is gone before its answer
+comes back as a socket error, on which uvloop stops to read the socket, for ever."""
+
 BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
 
 
@@ -42,8 +46,10 @@ class CoapTransport:
             self._resource, bind=(host, port), loggername="provserver.coap.protocol", transports=["udp6"]
         )
         interface = self._context.request_interfaces[0].token_interface.message_interface
-        bound: int = interface.transport.get_extra_info("socket").getsockname()[1]
-        return host, bound
+        listening: socket.socket = interface.transport.get_extra_info("socket")
+        for level, option in _ERROR_QUEUES:
+            listening.setsockopt(level, option, 0)
+        return host, listening.getsockname()[1]
 
     async def stop(self, grace: float) -> None:
         """Let requests under way be answered within `grace` seconds, then close."""
@@ -190,7 +196,7 @@ def _progress(progress: Progress, request: Message) -> Message:
 
 
 def _refuse_shared(host: str, port: int) -> None:
-    """Refuse a port in use: aiocoap binds with SO_REUSEPORT, so a second server would silently take half of the datagrams."""
+    """Refuse a port in use: aiocoap binds with SO_REUSEPORT, so a second server would take half of the datagrams."""
     if not port:
         return
     family = socket.AF_INET6 if ":" in host else socket.AF_INET

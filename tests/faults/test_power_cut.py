@@ -14,7 +14,8 @@ CUTS = 20
 
 async def test_nothing_that_was_told_is_lost_over_twenty_kills(tmp_path: Path) -> None:
     chance = random.Random(20)
-    with Server(tmp_path / "data") as server:
+    server = Server(tmp_path / "data").start(restartable=True)
+    try:
         profile = server.cli("profile", "create", "load")
         keys = keyfile.load_or_create(tmp_path / "data" / "keys.json")
         async with Load(server, profile["provisionDeviceKey"], profile["provisionDeviceSecret"]) as load:
@@ -27,5 +28,7 @@ async def test_nothing_that_was_told_is_lost_over_twenty_kills(tmp_path: Path) -
                     await oracle.check(dsn, keys, dict(load.told))
         async with connectable(server.data_dir) as dsn:
             devices = await oracle.check(dsn, keys, load.told)
+    finally:
+        server.stop()
     assert devices >= len(load.told) > CUTS
     assert "Traceback" not in server.log

@@ -31,6 +31,8 @@ def test_parses(text: str, host: str, port: int) -> None:
         "host:65536",
         "host:-1",
         "host:1a",
+        "a..b",
+        "a" * 64 + ".org",
         "host:²",
     ],
 )

@@ -90,7 +90,7 @@ async def test_a_device_waiting_to_ask_again_makes_room(fake: FakeServer, run: R
         return web.Response(status=503) if next(first, False) else fake.grant(asked)
 
     fake.answer = answer
-    report = await run(2, concurrency=1, retry=Retry(base=0.2, uniform=lambda _, high: high))
+    report = await run(2, concurrency=1, retry=Retry(base=0.5, uniform=lambda _, high: high))
     assert report.exit_code == 0
     assert [asked["deviceName"][-1] for asked in fake.asked] == ["1", "2", "1"]
 
