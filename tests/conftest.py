@@ -10,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import asyncpg
+import hypothesis
 import pytest
 
 from provserver.core import ids
@@ -21,6 +22,11 @@ from provserver.store import keyfile, profiles, schema
 from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
 from tests.server import Server
+
+# A wall clock decides no test, and one that was green for a commit stays so.
+hypothesis.settings.register_profile("default", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 
 @pytest.fixture(scope="session")
@@ -100,9 +106,7 @@ async def space(database: Database, tmp_path: Path) -> AsyncIterator[Space]:
     async with database.connection() as connection:
         root = await profiles.root_organization(connection, ids.uuid7(0, os.urandom), "Manufacturer")
     provisioning = Provisioning(database, keys)
-    yield Space(
-        database, keys, root, Profiles(database, keys, root), Devices(database, keys, root), provisioning
-    )
+    yield Space(database, keys, root, Profiles(database, keys, root), Devices(database, keys, root), provisioning)
     await provisioning.drain()
 
 

@@ -45,6 +45,3 @@ def main() -> None:
         sys.exit(output.report(fault))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:
-        sys.stderr.close()  # what reads us is gone, as `| head` is: nothing to tell anybody
-        sys.exit(0)

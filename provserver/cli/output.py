@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping
+from functools import partial
 from typing import Annotated
 
 import msgspec
@@ -15,21 +16,24 @@ EXIT_CODES: dict[type[ProvserverError], int] = {Refused: 1, Misconfigured: 3, Un
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
-_out = Console(highlight=False, soft_wrap=True)
-_err = Console(stderr=True, highlight=False, soft_wrap=True)
+# What is printed is data, and part of it was chosen by devices: no markup, no emoji codes, no control characters.
+_plain = partial(Console, highlight=False, soft_wrap=True, markup=False, emoji=False)
+_out = _plain()
+_wide = _plain(width=1_000_000)
+_err = _plain(stderr=True)
 
 
 def report(fault: ProvserverError) -> int:
     """Say what is wrong and how to mend it; returns the exit code."""
-    _err.print("[red]error:[/red]", end=" ")
-    _err.print(str(fault), markup=False)
+    _err.print("error:", style="red", end=" ")
+    say(str(fault))
     return EXIT_CODES[type(fault)]
 
 
 def say(message: str, *, quiet: bool = False) -> None:
     """A line for the person, on stderr so that stdout stays what was asked for."""
     if not quiet:
-        _err.print(message, markup=False)
+        _err.print(_text(message))
 
 
 def print_json(value: object) -> None:
@@ -49,7 +53,7 @@ def print_object(members: Mapping[str, object]) -> None:
     """An object, a member a line."""
     width = max(map(len, members))
     for name, value in members.items():
-        _out.print(f"{name:<{width}}  {_text(value)}", markup=False)
+        _out.print(f"{name:<{width}}  {_text(value)}")
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -59,7 +63,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    _out.print(table)
+    (_out if _out.is_terminal else _wide).print(table)  # a program gets a line for each row
 
 
 def _text(value: object) -> str:
@@ -70,5 +74,5 @@ def _text(value: object) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "-"
     if isinstance(value, str):
-        return value
-    return msgspec.json.encode(value).decode().strip('"')
+        return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in value)
+    return _text(msgspec.json.encode(value).decode().strip('"'))

@@ -150,7 +150,7 @@ def check_name(name: str | None) -> str | Refusal | None:
     if not name:
         return None
     trimmed = name.strip(_TRIMMED)
-    if not trimmed:
+    if not trimmed or trimmed.isspace():  # wide and no-break spaces too
         return Refusal(Reason.NAME_BLANK)
     if len(trimmed) > MAX_NAME_LENGTH:
         return Refusal(Reason.NAME_TOO_LONG)
@@ -201,6 +201,8 @@ def decide(intent: Intent, situation: Situation, request_digest: bytes | None, f
         if holder.request_digest != request_digest:
             return Refusal(Reason.NONCE_REUSED)
         if (newest := holder.newest) is not None and not newest.used:
+            if holder.provision_state is None:  # the operator took it away: it is set again
+                return Provision(holder, Change.KEEP, newest.credentials, newest.origin)
             return Repeat(holder, newest.credentials)
     if intent.name is None:
         device = holder  # a nonce that is spent still names its device, so no second one is made
@@ -217,17 +219,20 @@ def decide(intent: Intent, situation: Situation, request_digest: bytes | None, f
 
     if device.profile_id != intent.profile.id:
         return Refusal(Reason.NAME_ELSEWHERE)
-    if situation.credentials_holder not in (None, device.id):
-        return Refusal(Reason.CREDENTIALS_TAKEN)
     if device.rearmed:
-        return _reissue(intent, device, fresh)
-    if device.provision_state is None:
+        decision = _reissue(intent, device, fresh)
+    elif device.provision_state is None:
         if intent.profile.strategy is ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES:
             return Refusal(Reason.NAME_TAKEN)
-        return _first(intent, device, fresh)
-    if device.provision_state != PROVISIONED:
+        decision = _first(intent, device, fresh)
+    elif device.provision_state != PROVISIONED:
         return Refusal(Reason.STATE_UNKNOWN)
-    return _again(intent, device, fresh)
+    else:
+        decision = _again(intent, device, fresh)
+    new = isinstance(decision, Provision) and decision.change is not Change.KEEP
+    if new and situation.credentials_holder not in (None, device.id):
+        return Refusal(Reason.CREDENTIALS_TAKEN)
+    return decision
 
 
 def _supplied(request: ProvisionRequest) -> Credentials | None:
@@ -289,8 +294,8 @@ def _rotate(intent: Intent, device: KnownDevice, held: StoredCredentials, fresh:
         return Repeat(device, held.credentials)
     for each in device.credentials:
         if intent.supplied is not None and each.credentials.id == intent.supplied.id:
-            if each is held and each.credentials == intent.supplied:
-                return Repeat(device, held.credentials)
+            if each.credentials == intent.supplied:
+                return Repeat(device, each.credentials)
             return Refusal(Reason.OTHER_CREDENTIALS)  # one id cannot be both the old and the new
     return _replace(intent, device, Change.ADD_PENDING, fresh)
 

@@ -82,7 +82,9 @@ class Devices:
         """Make one device, not yet provisioned. Raises Refused."""
         report = await self.import_([row], profile)
         if report.errors:
-            raise Refused(f"{report.errors[0].reason[0].upper()}{report.errors[0].reason[1:]}.")
+            error = report.errors[0]
+            fix = "Choose another name." if error.column == "name" else "Choose others, or leave them out for a token."
+            raise Refused(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
         return (await self.show(row.name)).device
 
     async def import_(
@@ -101,7 +103,7 @@ class Devices:
         report = ImportReport()
         try:
             async with self._database.transaction() as connection:
-                found = await profiles.find(connection, self._organization_id, profile)
+                found = await profiles.find(connection, self._organization_id, profile, lock="KEY SHARE")
                 if found is None:
                     raise Refused(f"There is no profile {profile!r}. `provserver profile list` names them.")
                 stream = iter(rows)
@@ -176,9 +178,10 @@ class Devices:
         report: ImportReport,
     ) -> None:
         good: list[tuple[DeviceRow, bytes | None]] = []
+        errors: list[RowError] = []
         for row in batch:
             if isinstance(row, RowError):
-                report.refuse(row)
+                errors.append(row)
             else:
                 digest = self._keys.digest("credentials", row.credentials.id) if row.credentials else None
                 good.append((row, digest))
@@ -189,14 +192,16 @@ class Devices:
             [digest for _, digest in good if digest],
         )
         devices: list[tuple[UUID, UUID, UUID, str, bool]] = []
+        now = time.time()
+        identities = iter(sorted(ids.uuid7(now, self._random) for _ in good))  # so that lists have the rows' order
         credentials: list[tuple[bytes, UUID, str, str, bytes]] = []
         attributes: list[tuple[UUID, str, str, object]] = []
         for row, digest in good:
             if row.name in names:
-                report.refuse(RowError(row.line, "name", "a device of this name exists already"))
+                errors.append(RowError(row.line, "name", "a device of this name exists already"))
                 continue
             if digest is not None and digest in digests:
-                report.refuse(RowError(row.line, None, "these credentials are in use by another device"))
+                errors.append(RowError(row.line, None, "these credentials are in use by another device"))
                 continue
             names.add(row.name)
             given, origin = row.credentials, Origin.IMPORTED
@@ -204,10 +209,12 @@ class Devices:
                 given, origin = building.access_token(ids.token(self._random)), Origin.GENERATED
                 digest = self._keys.digest("credentials", given.id)
             digests.add(digest)
-            id_ = ids.uuid7(time.time(), self._random)
+            id_ = next(identities)
             devices.append((id_, self._organization_id, profile.id, row.name, row.gateway))
             sealed = seal_credentials(self._keys, id_, given, self._random)
             credentials.append((digest, id_, given.type, origin, sealed))
             attributes.extend((id_, scope, key, value) for (scope, key), value in row.attributes.items())
+        for error in sorted(errors, key=lambda error: error.line):
+            report.refuse(error)
         await store.copy(connection, devices, credentials, attributes)
         report.imported += len(devices)

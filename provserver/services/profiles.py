@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
+from asyncpg import LockNotAvailableError, UniqueViolationError
 
 from provserver.core import ids
 from provserver.core.credentials import has_control_characters
@@ -99,7 +99,7 @@ class Profiles:
         profile = _changed(blank, change)
         pair = self._pair(key, secret)
         async with self._database.transaction() as connection:
-            await self._unique(store.insert(connection, profile), f"A profile {profile.name!r} exists already.")
+            await self._unique(store.insert(connection, profile), _taken(profile))
             await self._insert_key(connection, profile.id, pair)
         return profile, pair
 
@@ -126,15 +126,15 @@ class Profiles:
     async def update(self, reference: str, change: ProfileChange) -> DeviceProfile:
         """Change a profile. Raises Refused."""
         async with self._database.transaction() as connection:
-            profile = _changed(await self._find(connection, reference, lock=True), change)
-            await self._unique(store.update(connection, profile), f"A profile {profile.name!r} exists already.")
+            profile = _changed(await self._find(connection, reference, lock="NO KEY UPDATE"), change)
+            await self._unique(store.update(connection, profile), _taken(profile))
         return profile
 
     async def add_key(self, reference: str, key: str | None = None, secret: str | None = None) -> KeyPair:
         """Add a provision key; the others stay valid. Raises Refused."""
         pair = self._pair(key, secret)
         async with self._database.transaction() as connection:
-            profile = await self._find(connection, reference, lock=True)
+            profile = await self._find(connection, reference, lock="NO KEY UPDATE")
             await self._insert_key(connection, profile.id, pair)
             await store.touch(connection, profile.id)
         return pair
@@ -142,21 +142,30 @@ class Profiles:
     async def remove_key(self, reference: str, key: str) -> None:
         """Remove a provision key: from here on it provisions nothing. Raises Refused."""
         async with self._database.transaction() as connection:
-            profile = await self._find(connection, reference, lock=True)
+            profile = await self._find(connection, reference, lock="NO KEY UPDATE")
             if not await store.delete_key(connection, profile.id, key):
-                raise Refused(f"The profile {profile.name!r} has no such provision key.")
+                raise Refused(
+                    f"The profile {profile.name!r} has no such provision key. `provserver profile show` names them."
+                )
             await store.touch(connection, profile.id)
 
     async def delete(self, reference: str) -> DeviceProfile:
         """Remove a profile that has no devices. Raises Refused."""
         async with self._database.transaction() as connection:
-            profile = await self._find(connection, reference, lock=True)
+            profile = await self._find(connection, reference)
+            try:
+                await store.bar_devices(connection)
+                profile = await self._find(connection, reference, lock="UPDATE")
+            except LockNotAvailableError:
+                raise Refused("Devices are being made just now. Try again when that is done.") from None
             if count := await store.count_devices(connection, profile.id):
                 raise Refused(f"The profile {profile.name!r} has {count} devices. Delete them first.")
             await store.delete(connection, profile.id)
         return profile
 
-    async def _find(self, connection: Connection, reference: str, *, lock: bool = False) -> DeviceProfile:
+    async def _find(
+        self, connection: Connection, reference: str, *, lock: store.RowLock | None = None
+    ) -> DeviceProfile:
         profile = await store.find(connection, self._organization_id, reference, lock=lock)
         if profile is None:
             raise Refused(f"There is no profile {reference!r}. `provserver profile list` names them.")
@@ -191,6 +200,10 @@ def _context(key: str) -> bytes:
     return b"provision-secret:" + key.encode()
 
 
+def _taken(profile: DeviceProfile) -> str:
+    return f"A profile {profile.name!r} exists already. Choose another name, or change that profile."
+
+
 def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
     name = profile.name if change.name is None else change.name.strip()
     if not name or len(name) > MAX_LENGTH or has_control_characters(name):
@@ -202,7 +215,7 @@ def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
     for noun, named in (("metadata field", change.metadata_fields), ("datastream", change.datastreams)):
         names = [each.name for each in named or ()]
         if twice := next((each for each in names if names.count(each) > 1), None):
-            raise Refused(f"The {noun} {twice!r} is there twice.")
+            raise Refused(f"The {noun} {twice!r} is there twice. Leave one out.")
     return replace(
         profile,
         name=name,

@@ -126,9 +126,11 @@ async def rearm(connection: Connection, device_id: UUID) -> None:
 
 async def delete(connection: Connection, device_id: UUID) -> bool:
     """Remove a device and all that hangs on it; False when it was gone. Its attempts stay."""
+    # The device first, as provisioning does: who comes second finds what the other one left.
+    status = await connection.execute("DELETE FROM device WHERE id = $1", device_id)
     await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM attribute WHERE device_id = $1", device_id)
-    return await connection.execute("DELETE FROM device WHERE id = $1", device_id) != "DELETE 0"
+    return status != "DELETE 0"
 
 
 async def used(connection: Connection, id_digest: bytes) -> bool:
@@ -136,17 +138,20 @@ async def used(connection: Connection, id_digest: bytes) -> bool:
 
     False when there are no such credentials, or they were used before.
     """
-    row = await connection.fetchrow(
-        "UPDATE credentials SET first_used_at = now(), pending = false"
-        " WHERE id_digest = $1 AND first_used_at IS NULL RETURNING device_id",
+    await connection.execute(  # the device first, as provisioning does
+        "UPDATE device d SET revision = d.revision + 1 FROM credentials c"
+        " WHERE c.id_digest = $1 AND c.first_used_at IS NULL AND d.id = c.device_id",
         id_digest,
     )
-    if row is None:
+    status = await connection.execute(
+        "UPDATE credentials SET first_used_at = now(), pending = false WHERE id_digest = $1 AND first_used_at IS NULL",
+        id_digest,
+    )
+    if status == "UPDATE 0":
         return False
     await connection.execute(
         "DELETE FROM credentials c USING credentials used WHERE used.id_digest = $1 AND c.device_id = used.device_id"
         " AND c.id_digest <> used.id_digest AND c.created_at < used.created_at",
         id_digest,
     )
-    await connection.execute("UPDATE device SET revision = revision + 1 WHERE id = $1", row["device_id"])
     return True

@@ -1,6 +1,7 @@
 """The SQL of organizations, device profiles and provision keys."""
 
 from collections.abc import Sequence
+from typing import Literal
 from uuid import UUID
 
 import asyncpg
@@ -18,6 +19,10 @@ from provserver.store.database import Connection
 
 _PROFILE = """p.id, p.organization_id, p.name, p.template_id, p.strategy, p.reprovision_policy, p.revision,
     p.created_at, p.metadata_fields, p.datastreams"""
+
+
+RowLock = Literal["KEY SHARE", "NO KEY UPDATE", "UPDATE"]
+"""To keep a profile from being deleted, to change it, to delete it."""
 
 
 async def root_organization(connection: Connection, id_: UUID, name: str) -> UUID:
@@ -79,17 +84,26 @@ async def list_(connection: Connection, organization_id: UUID) -> list[DevicePro
 
 
 async def find(
-    connection: Connection, organization_id: UUID, reference: str, *, lock: bool = False
+    connection: Connection, organization_id: UUID, reference: str, *, lock: RowLock | None = None
 ) -> DeviceProfile | None:
-    """A profile by its name, template id or id."""
+    """A profile by its name, template id or id; lock: taken on its row until the transaction ends."""
     row = await connection.fetchrow(
         f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1"
         " AND (p.name = $2 OR p.template_id = $2 OR p.id::text = $2)"
-        " ORDER BY p.name = $2 DESC LIMIT 1" + (" FOR UPDATE" if lock else ""),
+        " ORDER BY p.name = $2 DESC LIMIT 1" + (f" FOR {lock}" if lock else ""),
         organization_id,
         reference,
     )
     return None if row is None else _profile(row)
+
+
+async def bar_devices(connection: Connection) -> None:
+    """Wait for the devices that are being made, and have no further one made until the transaction ends.
+
+    Raises asyncpg.LockNotAvailableError after a short time, as all who make devices wait behind it.
+    """
+    await connection.execute("SET LOCAL lock_timeout = '500ms'")
+    await connection.execute("LOCK TABLE device IN SHARE MODE")
 
 
 async def count_devices(connection: Connection, profile_id: UUID) -> int:

@@ -150,6 +150,7 @@ WITH {_WANTED}, created AS (
 ), {_RECORDS}
 """
 
+# Kept credentials begin a new life: their first use is yet to come, until when the new nonce is good.
 # A replaced credential may keep its id (a new password, say), so it is upserted; that it is not another
 # device's is enforced by making the statement fail (device_id is NOT NULL).
 _PROVISION = f"""
@@ -164,6 +165,9 @@ WITH {_WANTED}, held AS (
     DELETE FROM credentials c USING accepted a
     WHERE c.device_id = a.device_id AND c.id_digest <> a.id_digest
         AND (a.change = 'replace' OR a.change = 'add_pending' AND c.pending)
+), kept AS (
+    UPDATE credentials c SET first_used_at = NULL FROM accepted a
+    WHERE c.device_id = a.device_id AND a.change = 'keep' AND c.first_used_at IS NOT NULL
 ), given AS (
     INSERT INTO credentials AS c (id_digest, device_id, type, origin, pending, sealed)
     SELECT id_digest, device_id, type, origin, change = 'add_pending', sealed FROM accepted WHERE change <> 'keep'

@@ -13,6 +13,8 @@ LIFETIME = 93.0
 """Seconds an unfinished exchange is kept: MAX_TRANSMIT_WAIT (RFC 7252 §4.8.2)."""
 
 MAX_EXCHANGES = 4096
+MAX_BYTES = 16 * 1024 * 1024
+"""Of all bodies kept, requests and responses each: anybody may begin a body, under any address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +48,33 @@ Kept = TypeVar("Kept")
 
 
 class _Exchanges(Generic[Kept]):
-    """A bounded table whose oldest entries go first, by age or for want of room."""
+    """A bounded table of bodies and what else is kept of them. The oldest go first, by age or for want of room."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[Hashable, tuple[float, Kept]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[float, bytes, Kept]] = OrderedDict()
+        self._bytes = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def put(self, key: Hashable, kept: Kept, now: float) -> None:
-        self._entries.pop(key, None)
-        self._entries[key] = (now + LIFETIME, kept)
+    def put(self, key: Hashable, body: bytes, kept: Kept, now: float) -> None:
+        self.pop(key)
+        self._entries[key] = (now + LIFETIME, body, kept)
+        self._bytes += len(body)
         while self._entries:
             oldest = next(iter(self._entries))
-            if len(self._entries) <= MAX_EXCHANGES and self._entries[oldest][0] > now:
+            fits = len(self._entries) <= MAX_EXCHANGES and self._bytes <= MAX_BYTES
+            if fits and self._entries[oldest][0] > now:
                 break
-            del self._entries[oldest]
+            self.pop(oldest)
 
-    def get(self, key: Hashable, now: float) -> Kept | None:
-        expiry, kept = self._entries.get(key, (0.0, None))
-        return kept if expiry > now else None
+    def get(self, key: Hashable, now: float) -> tuple[bytes, Kept] | None:
+        entry = self._entries.get(key)
+        return None if entry is None or entry[0] <= now else entry[1:]
 
     def pop(self, key: Hashable) -> None:
-        self._entries.pop(key, None)
+        if entry := self._entries.pop(key, None):
+            self._bytes -= len(entry[1])
 
 
 class RequestBodies:
@@ -76,7 +82,7 @@ class RequestBodies:
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._parts: _Exchanges[bytes] = _Exchanges()
+        self._parts: _Exchanges[None] = _Exchanges()
 
     def feed(self, key: Hashable, block: Block, payload: bytes, now: float) -> bytes | Progress:
         """Take a block; returns the whole body with the last one. now: seconds of a monotonic clock."""
@@ -85,13 +91,14 @@ class RequestBodies:
             return Progress.TOO_LARGE
         if block.more and len(payload) != block.size:
             return Progress.INCOMPLETE
-        body = b"" if block.number == 0 else self._parts.get(key, now)
-        if body is None or len(body) < block.start:
+        before = (b"", None) if block.number == 0 else self._parts.get(key, now)
+        if before is None or len(before[0]) < block.start:
             return Progress.INCOMPLETE
+        body = before[0]
         if not block.more or body[block.start : block.start + len(payload)] != payload:  # else it comes twice
             body = body[: block.start] + payload
         if block.more:
-            self._parts.put(key, body, now)
+            self._parts.put(key, body, None, now)
             return Progress.CONTINUE
         self._parts.pop(key)
         return body
@@ -101,11 +108,11 @@ class ResponseBodies(Generic[Kept]):
     """Keeps responses that are fetched in Block2 blocks (RFC 7959 §2.4), so that none is produced twice."""
 
     def __init__(self) -> None:
-        self._bodies: _Exchanges[tuple[bytes, Kept]] = _Exchanges()
+        self._bodies: _Exchanges[Kept] = _Exchanges()
 
     def keep(self, key: Hashable, body: bytes, about: Kept, now: float) -> None:
         """Keep a response body and what else its blocks need."""
-        self._bodies.put(key, (body, about), now)
+        self._bodies.put(key, body, about, now)
 
     def fetch(self, key: Hashable, now: float) -> tuple[bytes, Kept] | None:
         """The body kept for this exchange; None when there is none, or no longer."""

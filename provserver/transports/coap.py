@@ -99,6 +99,8 @@ class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
         now = time.monotonic()
         key = _exchange(request)
         block2: BlockOption.BlockwiseTuple | None = request.opt.block2
+        if any(block is not None and block.size_exponent == 7 for block in (request.opt.block1, block2)):
+            return Message(code=Code.BAD_REQUEST)  # reserved (RFC 7959 §2.2)
         if block2 is not None and block2.block_number > 0:
             kept = self._responses.fetch(key, now)
             if kept is None:

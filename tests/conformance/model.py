@@ -40,7 +40,8 @@ class Granted:
     """SUCCESS, with a device stored as the reply says.
 
     value: the credentials; None for a generated token. same_as, other_than: the numbers of earlier replies of the
-    case whose credentials these are, or are not. name: None for a generated one.
+    case whose credentials these are, or are not. name: None for a generated one. other: the device is one of the
+    other profile.
     """
 
     type: str = "ACCESS_TOKEN"
@@ -48,15 +49,17 @@ class Granted:
     name: str | None = "«tag»"
     same_as: int | None = None
     other_than: int | None = None
+    other: bool = False
     protobuf: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A reply with another status. error: the whole `errorMsg`, or what it names."""
+    """A reply with another status. error: the whole `errorMsg`, or what it names. retry_after: in seconds."""
 
     status: str
     error: str
+    retry_after: int | None = None
     invalid: bool = False
     protobuf: bool = False
 

@@ -133,7 +133,7 @@ class _Play:
             rows = await self._bench.rows("SELECT device_id FROM credentials WHERE id_digest = $1", digest)
             assert [row["device_id"] for row in rows] == [device.id]
 
-    async def _look_for_attempt(self, reason: str) -> None:
+    async def _look_for_attempt(self, reason: str | None) -> None:
         async def recorded() -> bool:
             rows = await self._bench.rows(
                 "SELECT reason FROM attempt WHERE at >= $1 AND (profile_id = $2 OR profile_id IS NULL)"
@@ -177,8 +177,7 @@ class _Play:
             assert answer.format == ((OCTETS if protobuf else JSON) if answer.body else None)
 
     async def _check_body(self, body: bytes, expected: Expected) -> None:
-        for name in ("secret", "other.secret"):
-            assert self._values.text(f"«{name}»").encode() not in body, "an answer quotes a secret"
+        assert self._values.text("«secret»").encode() not in body, "an answer quotes the secret"
         match expected:
             case Granted():
                 await self._check_granted(body, expected)
@@ -207,7 +206,8 @@ class _Play:
             return
         details = await self._bench.operator.devices.show(name, open_=True)
         assert details.device.provision_state == "provisioned"
-        assert details.device.profile_id == self._stage.profile_id
+        stage = self._stage
+        assert details.device.profile_id == (stage.other_id if expected.other else stage.profile_id)
         assert receipt.device_id in (None, str(details.device.id))
         stored = details.opened[0]
         value = stored.value
@@ -256,7 +256,8 @@ class _Play:
                 assert packet.session_present == expected.session_present
                 assert packet.code if expected.code is None else packet.code == expected.code
                 if self._links[link].version == mqtt.V5:
-                    assert {name: packet.has.get(name) for name in expected.has} == expected.has
+                    for name, value in expected.has.items():
+                        assert name in packet.has if value is ... else packet.has.get(name) == value, name
                     assert not set(expected.lacks) & set(packet.has)
                 if not packet.code:
                     self._connected.add(link)
@@ -267,6 +268,8 @@ class _Play:
                 correlation = expected.correlation
                 assert packet.properties == ({} if correlation is None else {"correlation_data": correlation})
                 await self._check_body(packet.payload, expected.expect)
+            case mqtt.Unsuback() if self._links[link].version != mqtt.V5:
+                assert packet == replace(expected, codes=())
             case _:
                 assert packet == expected
 

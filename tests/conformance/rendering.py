@@ -28,6 +28,12 @@ def code(expected: Expected, transport: Transport) -> str:
 
 def short(expected: Expected, transport: Transport) -> str:
     """The same for people: code and status."""
-    shown = code(expected, transport)
-    status = {Granted: "SUCCESS"}.get(type(expected), getattr(expected, "status", ""))
-    return " ".join(part for part in (shown.replace(REPLY, ""), status) if part)
+    match expected:
+        case Granted():
+            status = "SUCCESS"
+        case Refused():
+            status = expected.status
+        case _:
+            status = ""
+    shown = code(expected, transport).replace(REPLY, "")
+    return " ".join(part for part in (shown, status) if part)

@@ -52,7 +52,9 @@ def check_refused(body: bytes, expected: Refused) -> None:
         assert body == bytes((8, _STATUSES[expected.status]))
         return
     reply = json.loads(body)
-    assert list(reply) == ["errorMsg", "status", "provisionDeviceStatus"]
+    retry = ["retryAfter"] if expected.retry_after is not None else []
+    assert list(reply) == ["errorMsg", "status", "provisionDeviceStatus", *retry]
+    assert reply.get("retryAfter") == expected.retry_after
     assert reply["status"] == reply["provisionDeviceStatus"] == expected.status
     assert expected.error in reply["errorMsg"] if expected.invalid else expected.error == reply["errorMsg"]
     _check_compact(body, reply)

@@ -23,8 +23,6 @@ Steps = tuple[Step, ...]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 NAME = "«tag»"
-SERVED = frozenset({Transport.MQTT3, Transport.MQTT5, Transport.COAP})
-"""Where protobuf is taken."""
 
 
 def request(**members: Json | EllipsisType) -> str:
@@ -38,7 +36,7 @@ def request(**members: Json | EllipsisType) -> str:
 
 
 def raw(text: str) -> str:
-    """A request as text: ~ stands for the members with key and secret."""
+    """A request as text; ~ stands for the members with key and secret."""
     return text.replace("~", '"provisionDeviceKey":"«key»","provisionDeviceSecret":"«secret»"')
 
 

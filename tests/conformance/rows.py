@@ -11,7 +11,7 @@ class Row:
     """One rule.
 
     amended: we differ from ThingsBoard, on purpose. later: what must exist before the row can hold.
-    elsewhere: the tests that hold it, as a real server would need minutes or a fault to show it.
+    elsewhere: the test that holds it, as the server of the cases would need minutes or a fault to show it.
     """
 
     id: str
@@ -51,8 +51,10 @@ SECTIONS = {
 }
 """The part of a row's id before its slash."""
 
-_MQTT = "tests/transports/mqtt"
-_FAULTS = "tests/faults"
+_AWAY = "tests/conformance/test_unavailable.py::test_without_postgres"
+_FULL = "tests/services/test_grouping.py::test_items_past_max_waiting_are_refused_at_once"
+_CONNECT_TIMEOUT = "tests/transports/mqtt/test_session.py::test_connect_timeout"
+_VERDICT = "tests/transports/mqtt/test_session.py::test_a_session_ends_after_its_last_verdict"
 
 
 def _row(id_: str, text: str, *, later: str = "", elsewhere: str = "") -> Row:
@@ -68,15 +70,23 @@ _CONNECT = (
     _row("1.1/trigger-exact", "Any other spelling of it (case, blanks) is an ordinary device that must authenticate."),
     _row("1.1/password", "The password of a provision session is not looked at: none, empty or any."),
     _row("1.1/client-id", "Sessions may share a client id: nobody is thrown out, whatever the others are called."),
-    _amended("1.1/client-id-length", "An empty id is fine in 3.1.1 and 5 and refused in 3.1; a long one is fine in all."),
+    _amended(
+        "1.1/client-id-length", "An empty id is fine in 3.1.1 and 5 and refused in 3.1; a long one is fine in all."
+    ),
     _amended("1.1/clean-session", "Clean Session is ignored, and Session Present is 0, as nothing is kept."),
     _row("1.1/connack", "CONNACK with code 0 comes at once; before MQTT 5 it has exactly four bytes."),
     _amended("1.1/connack-properties", "In MQTT 5 it states our limits, and the id of a client that brought none."),
-    _row("1.1/keep-alive", "Pings are answered; who is silent is kept a minute at least, however short its keep-alive."),
+    _row(
+        "1.1/keep-alive", "Pings are answered; who is silent is kept a minute at least, however short its keep-alive."
+    ),
     _row("1.1/will", "A Will and the properties of CONNECT change nothing."),
     _row("1.1/tls", "The same over TLS, with a client certificate or without.", later="TLS"),
     _amended("1.1/second-connect", "A second CONNECT ends the connection."),
-    _amended("1.1/waits", "Who never sends CONNECT, or idles before the first verdict, is closed.", elsewhere=_MQTT),
+    _amended(
+        "1.1/waits",
+        "Who never sends CONNECT, or idles before the first verdict, is closed.",
+        elsewhere=_CONNECT_TIMEOUT,
+    ),
 )
 
 _PACKETS = (
@@ -106,7 +116,7 @@ _HANDLING = (
     _row("1.3/3-puback", "At QoS 1 the PUBACK comes first, once the request is decided, then the reply."),
     _row("1.3/3-reply", "Replies: not retained, no duplicate, QoS as granted (1 unsubscribed), packet ids from 1."),
     _row("1.3/3-unacknowledged", "Nobody waits for the client's PUBACK, and no reply is repeated."),
-    _row("1.3/3-end", "A minute after its last verdict a session is closed.", elsewhere=_MQTT),
+    _row("1.3/3-end", "A minute after its last verdict a session is closed.", elsewhere=_VERDICT),
     _amended("1.3/4-qos2", "QoS 2 is beyond our maximum: MQTT 5 gets DISCONNECT 0x9B; 3.x is served by its rules."),
 )
 
@@ -119,14 +129,19 @@ _ERRORS = (
     _amended("1.4/null", "A member that is null is absent, as SDKs send it."),
     _amended("1.4/object", "A member that is an object or a longer array is answered, FAILURE naming it."),
     _amended("1.4/credentials-type", "An unknown `credentialsType` is answered, FAILURE naming it."),
-    _amended("1.4/fault", "With Postgres away the reply is FAILURE, asking to try again; no link dropped.", elsewhere=_FAULTS),
+    _amended(
+        "1.4/fault", "With Postgres away the reply is FAILURE with `retryAfter`; the session stays.", elsewhere=_AWAY
+    ),
     _amended("1.4/too-large", "A packet over the limit ends the connection, in MQTT 5 with DISCONNECT 0x95."),
     _row("1.4/malformed", "A malformed packet ends the connection, in MQTT 5 with DISCONNECT 0x81."),
     _row("1.4/close", "After its DISCONNECT the server closes."),
 )
 
 _SDKS = (
-    _row("1.5/python-mqtt", "Python SDK, MQTT: subscribes and publishes in one go at QoS 0, sends nulls, needs `errorMsg`."),
+    _row(
+        "1.5/python-mqtt",
+        "Python SDK, MQTT: subscribes and publishes in one go at QoS 0, sends nulls, needs `errorMsg`.",
+    ),
     _row("1.5/python-http", "Python SDK, HTTP: a refusal must be 200 too; reads `status`, type and value."),
     _row("1.5/cpp", "C++ SDK: user name and client id both `provision`; unsubscribes after the reply."),
     _row("1.5/micropython", "MicroPython SDK: client id alone; the one packet it reads after publishing is the reply."),
@@ -149,7 +164,7 @@ _HTTP = (
     _amended("2/no-echo", "No answer quotes the request: no secret comes back."),
     _row("2/empty", "No body, or an empty one, is 400."),
     _row("2/method", "Another method is 405."),
-    _amended("2/fault", "With Postgres away: 503 and Retry-After.", elsewhere=_FAULTS),
+    _amended("2/fault", "With Postgres away: 503 and Retry-After.", elsewhere=_AWAY),
     _amended("2/too-large", "A body over 64 KiB (as configured) is 413."),
     _row("2/compact", "JSON without blanks; value, type and status come first, in this order."),
     _amended("2/json", "Every answer is `application/json`, whatever Accept says."),
@@ -171,7 +186,7 @@ _COAP = (
     _row("3/undecodable", "What cannot be decoded is 4.00 without payload."),
     _amended("3/invalid", "A missing or mistyped member is 4.00 with the reply that names it."),
     _row("3/empty", "An empty payload is 4.00 with the bytes 08 02."),
-    _amended("3/fault", "With Postgres away: 5.03 and Max-Age.", elsewhere=_FAULTS),
+    _amended("3/fault", "With Postgres away: 5.03 and Max-Age.", elsewhere=_AWAY),
     _row("3/path-unknown", "Another or no word behind `/api/v1` is 4.00."),
     _row("3/method", "GET is 4.00, the other methods are 4.05."),
     _amended("3/format", "Replies say what they are: JSON (50), text (0) if the request was or asked so, octets (42)."),
@@ -212,10 +227,14 @@ _COMBINATIONS = (
 _REPLIES = (
     _row("4.3/token", "ACCESS_TOKEN: the value is the token."),
     _row("4.3/x509", "X509_CERTIFICATE: the value is the stripped text."),
-    _row("4.3/basic", "MQTT_BASIC: the value is an object of `clientId`, `userName`, `password`; absent ones are empty."),
+    _row(
+        "4.3/basic", "MQTT_BASIC: the value is an object of `clientId`, `userName`, `password`; absent ones are empty."
+    ),
     _row("4.3/lwm2m", "LWM2M_CREDENTIALS of a pre-provisioned device.", later="LwM2M"),
     _row("4.3/refusal", "A refusal has `errorMsg` and `status`, NOT_FOUND or FAILURE; never UNKNOWN."),
-    _amended("4.3/extra", "A success also has `deviceId`, `deviceName`, `provisionDeviceStatus`, for tokens `accessToken`."),
+    _amended(
+        "4.3/extra", "A success also has `deviceId`, `deviceName`, `provisionDeviceStatus`, for tokens `accessToken`."
+    ),
     _amended("4.3/correlation", "In MQTT 5 a reply carries the Correlation Data of its request."),
     _amended("4.3/silence", "Every request that can be read gets a status, never a time-out."),
 )
@@ -245,7 +264,9 @@ _DECISIONS = (
     _row("5.1/1", "A name of blanks is FAILURE, before the key is looked at."),
     _row("5.1/2", "An empty key or secret is NOT_FOUND."),
     _row("5.1/3", "A key that no profile has is NOT_FOUND."),
-    _amended("5.1/4", "Devices are looked up only once key and secret are right: a taken name tells a stranger nothing."),
+    _amended(
+        "5.1/4", "Devices are looked up only once key and secret are right: a taken name tells a stranger nothing."
+    ),
     _row("5.1/5-disabled", "DISABLED: NOT_FOUND, with the right secret too."),
     _row("5.1/5-secret", "Wrong secret, under either strategy: NOT_FOUND."),
     _row("5.1/5-create", "ALLOW_CREATE_NEW_DEVICES: the device is made."),
@@ -293,7 +314,9 @@ _CONCURRENCY = (
 )
 
 _EVENTS = (
-    _row("5.6/events", "A device made or provisioned, and a refusal, are told to who listens.", later="events' delivery"),
+    _row(
+        "5.6/events", "A device made or provisioned, and a refusal, are told to who listens.", later="events' delivery"
+    ),
     _amended("5.6/redacted", "What is recorded of a request holds no secret of it."),
     _amended("5.6/attempts", "Every attempt is recorded, NOT_FOUND included."),
 )
@@ -307,7 +330,9 @@ _CREDENTIALS = (
     _row("5.7/normalise", "From a PEM go header, footer and line ends; blanks and tabs stay."),
     _row("5.7/vector-basic", "The id of test_clientId and test_username is b9f1b0bf…."),
     _row("5.7/vector-hash", "The id of the certificate text testHash is 57f66004…."),
-    _amended("5.7/vector-sha3-empty", "The id of an empty text, a7ffc6f8…, is nobody's: such a certificate is refused."),
+    _amended(
+        "5.7/vector-sha3-empty", "The id of an empty text, a7ffc6f8…, is nobody's: such a certificate is refused."
+    ),
     _row("5.7/vector-chain", "The ids of ThingsBoard's own test chain.", later="X.509 chains"),
     _row("5.7/unique", "An id exists once, across profiles and types; a second one is FAILURE."),
     _row("5.7/one-each", "A device has one set of credentials."),
@@ -319,7 +344,7 @@ _CREDENTIALS = (
 _LIMITS = (
     _row("5.8/devices", "At most so many devices.", later="quotas"),
     _amended("5.8/rates", "Requests and wrong secrets are limited by address.", later="rate limits"),
-    _amended("5.8/queue", "Past its queue the server refuses at once and asks to try again.", elsewhere=_FAULTS),
+    _amended("5.8/queue", "Past its queue the server refuses at once and asks to try again.", elsewhere=_FULL),
     _row("5.8/gateways", "Devices that gateways make are limited apart.", later="gateways"),
 )
 
@@ -331,7 +356,10 @@ _OURS = (
     _amended("ours/nonce-scope", "A nonce counts within its profile."),
     _amended("ours/rearm", "After `device rearm` a device provisions itself once more, and its old credentials die."),
     _amended("ours/until-first-use", "Policy until_first_use: the same answer again until the credentials were used."),
-    _amended("ours/rotate", "Policy rotate: a repeat gets new credentials; the old ones die when those are first used."),
+    _amended(
+        "ours/rotate", "Policy rotate: a repeat gets new credentials; the old ones die when those are first used."
+    ),
+    _amended("ours/private", "A reply goes to the connection that asked and to no other."),
     _amended("ours/policy-other", "Under a policy that repeats, other credentials than the stored ones are FAILURE."),
 )
 

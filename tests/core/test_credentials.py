@@ -111,17 +111,17 @@ def test_the_limit_of_each_part(part: Part) -> None:
 
 
 @each_part
-@pytest.mark.parametrize("character", [*CONTROL_CHARACTERS, *HALF_PAIRS], ids=lambda c: f"U+{ord(c):04X}")
-def test_control_characters_and_half_pairs_are_refused(part: Part, character: str) -> None:
-    for value in (character, f"{character}x", f"x{character}", f"x{character}x"):
-        with pytest.raises(InvalidCredentials, match="contains control characters"):
-            part(value)
+def test_control_characters_and_half_pairs_are_refused(part: Part) -> None:
+    for character in (*CONTROL_CHARACTERS, *HALF_PAIRS):
+        for value in (character, f"{character}x", f"x{character}", f"x{character}x"):
+            with pytest.raises(InvalidCredentials, match="contains control characters"):
+                part(value)
 
 
 @each_part
-@pytest.mark.parametrize("character", HARMLESS, ids=lambda c: f"U+{ord(c):04X}")
-def test_other_characters_are_taken(part: Part, character: str) -> None:
-    part(f"x{character}x")
+def test_other_characters_are_taken(part: Part) -> None:
+    for character in HARMLESS:
+        part(f"x{character}x")
 
 
 @pytest.mark.parametrize("part", IDS, ids=lambda part: part.__name__)
@@ -159,9 +159,9 @@ def test_any_parts_make_credentials_or_an_error_that_quotes_none(client: str, us
         assert "Tr0ub4dor" not in (str(made) if isinstance(made, InvalidCredentials) else repr(made))
 
 
-@pytest.mark.parametrize("character", CONTROL_CHARACTERS, ids=lambda c: f"U+{ord(c):04X}")
-def test_control_characters(character: str) -> None:
-    assert building.has_control_characters(f"é{character}")
+def test_control_characters() -> None:
+    for character in (*CONTROL_CHARACTERS, *HALF_PAIRS):
+        assert building.has_control_characters(f"é{character}")
 
 
 @settings(deadline=None)

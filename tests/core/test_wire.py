@@ -103,7 +103,7 @@ def with_(members: str) -> str:
         (with_("'deviceName':'\\ud83d\\ude00 é\\u00e9'"), replace(PLAIN, device_name="\U0001f600 éé")),
         (with_('"token":"a\\u0000b"'), replace(PLAIN, token="a\0b")),
         (with_('"token":"a\0b\n"'), replace(PLAIN, token="a\0b\n")),
-        (with_('"hash":"-----BEGIN CERTIFICATE-----\\nMI\\/=\\n"'), replace(PLAIN, hash="-----BEGIN CERTIFICATE-----\nMI/=\n")),
+        (with_('"hash":"-----BEGIN\\nMI\\/=\\n"'), replace(PLAIN, hash="-----BEGIN\nMI/=\n")),
     ],
     ids=lambda v: ascii(v)[-50:] if isinstance(v, str) else "",
 )
@@ -239,7 +239,7 @@ def verdict(payload: bytes) -> object:
         return str(fault)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(well_typed | of_any_type, st.sampled_from(["", " ", "\r\n", "\t"]), st.integers(0, 3))
 def test_both_ways_of_reading_json_agree(members: dict[str, object], blank: str, every: int) -> None:
     payload = written(members, blank, every).encode()
@@ -250,7 +250,7 @@ def test_both_ways_of_reading_json_agree(members: dict[str, object], blank: str,
 
 @pytest.mark.parametrize(
     "members",
-    ['"token":"\\ud83d\\ude00"', '"token":"\\u0000"', '"token":"a","token":"b"', '"\\u0074oken":"a"', '"x":1e999', '"x":-0']
+    ['"token":"\\ud83d\\ude00"', '"token":"\\u0000"', '"token":"a","token":"b"', '"\\u0074oken":"a"', '"x":1e999'],
 )
 def test_both_ways_agree_on_corners(members: str) -> None:
     assert read("/**/" + with_(members)) == read(with_(members))
@@ -261,11 +261,11 @@ def test_the_fast_way_is_taken() -> None:
     assert calls(lambda: read(payload)) < calls(lambda: read(b"#\n" + payload)) / 4
 
 
-pieces = st.sampled_from([b"{", b"}", b'"', b"'", b":", b",", b"[", b"]", b"\\", b"\\ud800", b"\0", b"\xff", b"null", b"1e9"])
+pieces = st.sampled_from([*(b"%c" % c for c in b"{}[]:,\"'\\\0\xff"), b"\\ud800", b"\\ude00", b"null", b"1e9"])
 member_names = names.map(lambda name: f'"{name}"'.encode())
 
 
-@settings(deadline=None, max_examples=500)
+@settings(deadline=None, max_examples=200)
 @given(
     st.binary(max_size=64)
     | st.lists(pieces | member_names | st.binary(max_size=2), max_size=30).map(b"".join)
@@ -291,13 +291,14 @@ def test_no_bytes_raise_anything_else(payload: bytes, accept_protobuf: bool) -> 
         lambda n: b"\xff" * n,
         lambda n: "\x0b" * n,
     ],
+    ids=lambda make: ascii(make(24))[-24:],
 )
 def test_work_is_linear(make: Callable[[int], str | bytes]) -> None:
     def attempt(size: int) -> None:
         with contextlib.suppress(Undecodable, InvalidRequest):
             read(make(size))
 
-    attempt(1 << 17)
+    attempt(1 << 16)
     small, large = calls(lambda: attempt(1 << 10)), calls(lambda: attempt(1 << 13))
     assert large <= 8 * small + 100
 
@@ -354,7 +355,9 @@ IN_PROTOBUF = replace(PLAIN, credentials_type="ACCESS_TOKEN", protobuf=True)
             replace(IN_PROTOBUF, client_id="c", password="p"),
         ),
         (
-            message(more=basic(field(1, "a"), field(3, "a")) + basic(field(1, "c"), field(2, "u")) + basic(field(3, "p"))),
+            message(
+                more=basic(field(1, "a"), field(2, "u")) + basic(field(3, "x")) + basic(field(1, "c"), field(3, "p"))
+            ),
             replace(IN_PROTOBUF, client_id="c", username="u", password="p"),
         ),
         (
@@ -369,7 +372,10 @@ IN_PROTOBUF = replace(PLAIN, credentials_type="ACCESS_TOKEN", protobuf=True)
         (field(99, "x") + tag(50, FIXED64) + bytes(8) + tag(6, FIXED32) + bytes(4) + message(), IN_PROTOBUF),
         (group(7, field(1, "x") + group(3)) + message() + group(3, field(1, "x")), IN_PROTOBUF),
         (field(3, field(1, KEY) + field(9, "x") + group(1) + field(2, SECRET)), IN_PROTOBUF),
-        (message(more=field(4, field(4, "x") + field(1, field(1, "t") + field(2, "x")))), replace(IN_PROTOBUF, token="t")),
+        (
+            message(more=field(4, field(4, "x") + field(1, field(1, "t") + field(2, "x")))),
+            replace(IN_PROTOBUF, token="t"),
+        ),
         # text is UTF-8, NUL and all
         (message(more=field(4, field(1, field(1, "a\0é\U0001f600")))), replace(IN_PROTOBUF, token="a\0é\U0001f600")),
     ],
@@ -449,7 +455,7 @@ def as_protobuf(request: ProvisionRequest) -> bytes:
 
     data = some(1, some(1, request.token)) + some(2, some(1, request.hash))
     data += some(3, some(1, request.client_id) + some(2, request.username) + some(3, request.password))
-    type_ = ("ACCESS_TOKEN", "X509_CERTIFICATE", "MQTT_BASIC", "LWM2M_CREDENTIALS").index(request.credentials_type or "")
+    type_ = ("ACCESS_TOKEN", "X509_CERTIFICATE", "MQTT_BASIC", "LWM2M_CREDENTIALS").index(request.credentials_type)
     parts = some(1, request.device_name) + some(2, type_) + some(4, data) + some(5, request.gateway)
     return message(key=request.key, secret=request.secret, more=parts + some(100, request.request_nonce))
 
@@ -463,9 +469,8 @@ def test_a_request_reads_the_same_in_both_formats(request_: ProvisionRequest) ->
     assert in_json.canonical() == in_protobuf.canonical()
 
 
-@pytest.mark.parametrize("member", JSON_NAMES)
-@settings(deadline=None, max_examples=30)
-@given(first=requests, second=requests)
+@settings(deadline=None, max_examples=200)
+@given(st.sampled_from(list(JSON_NAMES)), requests, requests)
 def test_canonical_differs_when_any_member_does(member: str, first: ProvisionRequest, second: ProvisionRequest) -> None:
     changed = replace(first, **{member: getattr(second, member)})
     assert (first.canonical() == changed.canonical()) is (first == changed)
@@ -515,11 +520,13 @@ TAIL = (
         (certificate("MI/B+=="), '{"credentialsValue":"MI/B+==","credentialsType":"X509_CERTIFICATE"' + TAIL + "}"),
         (
             mqtt_basic("c", "u", "p"),
-            '{"credentialsValue":{"clientId":"c","userName":"u","password":"p"},"credentialsType":"MQTT_BASIC"' + TAIL + "}",
+            '{"credentialsValue":{"clientId":"c","userName":"u","password":"p"}'
+            ',"credentialsType":"MQTT_BASIC"' + TAIL + "}",
         ),
         (
             mqtt_basic(user_name="u"),
-            '{"credentialsValue":{"clientId":"","userName":"u","password":""},"credentialsType":"MQTT_BASIC"' + TAIL + "}",
+            '{"credentialsValue":{"clientId":"","userName":"u","password":""}'
+            ',"credentialsType":"MQTT_BASIC"' + TAIL + "}",
         ),
     ],
     ids=["token", "certificate", "basic", "user name"],
@@ -536,7 +543,7 @@ BASIC_TEXT = b'{"clientId":"c","userName":"u","password":"p"}'
     [
         (access_token("t"), b"\x08\x01\x1a\x01t"),
         (certificate("MIIB"), b"\x08\x01\x10\x01\x1a\x04MIIB"),
-        (mqtt_basic("c", "u", "p"), b"\x08\x01\x10\x02\x1a\x2d" + BASIC_TEXT),
+        (mqtt_basic("c", "u", "p"), b"\x08\x01\x10\x02\x1a\x2e" + BASIC_TEXT),
     ],
     ids=["token", "certificate", "basic"],
 )
@@ -569,7 +576,10 @@ def test_a_long_value_in_protobuf() -> None:
         ),
         (
             Outcome.UNAVAILABLE,
-            '{"errorMsg":"Temporarily unavailable, try again later!","status":"FAILURE","provisionDeviceStatus":"FAILURE"}',
+            (
+                '{"errorMsg":"Temporarily unavailable, try again later!"'
+                ',"status":"FAILURE","provisionDeviceStatus":"FAILURE","retryAfter":5}'
+            ),
             "08 03",
         ),
         (Outcome.UNDECODABLE, "", ""),
@@ -605,7 +615,9 @@ def test_any_name_and_value_make_json(text: str) -> None:
 @pytest.mark.parametrize(
     "thing",
     [
-        ProvisionRequest(SECRET, SECRET, SECRET, None, SECRET, SECRET, SECRET, SECRET, SECRET, request_nonce=SECRET),
+        ProvisionRequest(
+            SECRET, SECRET, SECRET, "MQTT_BASIC", SECRET, SECRET, SECRET, SECRET, SECRET, request_nonce=SECRET
+        ),
         granted(access_token(SECRET)),
         granted(mqtt_basic("c", "u", SECRET)),
         granted(certificate(SECRET)),

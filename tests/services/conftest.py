@@ -80,7 +80,8 @@ class Fleet:
 
     async def refused(self, name: str | None = None, *, of: Provisioning | None = None, **members: object) -> str:
         """Ask, and be refused: the reason that the operator reads."""
-        return (await self.attempted(name, of=of, **members))["reason"]
+        reason: str = (await self.attempted(name, of=of, **members))["reason"]
+        return reason
 
     async def attempted(
         self, name: str | None = None, *, of: Provisioning | None = None, **members: object
@@ -122,6 +123,7 @@ class Lock:
 
     async def waiters(self) -> list[int]:
         """The Postgres processes that wait for a lock of this database."""
+        await self.connection.execute("SELECT pg_stat_clear_snapshot()")  # which a transaction keeps otherwise
         rows = await self.connection.fetch(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
@@ -130,8 +132,17 @@ class Lock:
     async def until_waiting(self, number: int = 1) -> list[int]:
         """Wait until so many processes wait for a lock."""
         while len(pids := await self.waiters()) < number:
-            await self.connection.execute("SELECT pg_stat_clear_snapshot()")  # which a transaction keeps otherwise
+            pass
         return pids
+
+    async def until_waiting_other_than(self, known: set[int]) -> None:
+        """Wait until a process waits that is not known yet."""
+        while not set(await self.until_waiting()) - known:
+            pass
+
+    async def commit(self) -> None:
+        """Let what the transaction did be done."""
+        await self.connection.execute("COMMIT")
 
     async def terminate(self, pid: int) -> None:
         """End a process of Postgres, as a failing machine does."""
@@ -165,10 +176,8 @@ class Outage:
     async def begin(self) -> None:
         """Take it away."""
         self._link.unlink()
-        assert self.database._pool is not None
-        connections = [holder._con for holder in self.database._pool._holders if holder._con is not None]
         killer = await asyncpg.connect(self._url)
-        for connection in connections:
+        for connection in connections(self.database):
             await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
         await killer.close()
 
@@ -177,10 +186,42 @@ class Outage:
         self._link.symlink_to(self._sockets)
 
 
+def connections(database: Database) -> list["asyncpg.Connection[asyncpg.Record]"]:
+    """The pool's connections."""
+    pool: Any = database._pool
+    return [holder._con for holder in pool._holders if holder._con is not None]
+
+
 async def until(holds: Callable[[], bool]) -> None:
     """Let the loop run until something holds."""
     while not holds():  # noqa: ASYNC110 - what holds is a state, nobody tells of it
         await asyncio.sleep(0)
+
+
+@pytest.fixture(scope="session")
+async def reused_url(postgres: str) -> str:
+    """The DSN of a database that each test finds empty: far quicker than one of its own."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute("CREATE DATABASE services TEMPLATE template")
+    await connection.close()
+    return postgres.replace("/provserver?", "/services?")
+
+
+@pytest.fixture
+async def database_url(reused_url: str) -> AsyncIterator[str]:
+    """The DSN of an empty database with the current schema, for one test."""
+    yield reused_url
+    connection = await asyncpg.connect(reused_url)
+    await connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await connection.execute("DROP FUNCTION IF EXISTS obstacle CASCADE")
+    tables = await connection.fetch(
+        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migration'"
+    )
+    await connection.execute(f"TRUNCATE {', '.join(name for (name,) in tables)}")
+    await connection.close()
 
 
 @pytest.fixture
@@ -208,11 +249,10 @@ def lock(database_url: str) -> Locking:
     async def held(statement: str, *arguments: object) -> AsyncIterator[Lock]:
         connection = await asyncpg.connect(database_url)
         try:
-            transaction = connection.transaction()
-            await transaction.start()
+            await connection.execute("BEGIN")
             await connection.execute(statement, *arguments)
             yield Lock(connection)
-            await transaction.rollback()
+            await connection.execute("ROLLBACK")
         finally:
             await connection.close()
 

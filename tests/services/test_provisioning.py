@@ -2,6 +2,7 @@ import asyncio
 import base64
 import json
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -198,11 +199,11 @@ async def test_the_transport_and_the_address_are_recorded(fleet: Fleet, transpor
     ],
 )
 async def test_what_is_refused_leaves_its_attempt_and_nothing_else(
-    fleet: Fleet, members: dict[str, str], reason: str
+    fleet: Fleet, members: dict[str, Any], reason: str
 ) -> None:
     before = await contents(fleet.space)
 
-    assert await fleet.refused(**({"name": "sensor-1"} if "deviceName" not in members else {}), **members) == reason
+    assert await fleet.refused(**{"name": "sensor-1"} | members) == reason
 
     after = await contents(fleet.space)
     assert len(after.pop("attempt")) == len(before.pop("attempt")) + 1
@@ -326,7 +327,7 @@ async def test_a_device_of_another_profile_is_not_taken_over_by_name(space: Spac
         {"credentialsType": "MQTT_BASIC", "username": "taken"},  # the id of these is the bare user name
     ],
 )
-async def test_credentials_of_another_device_are_refused(fleet: Fleet, members: dict[str, str]) -> None:
+async def test_credentials_of_another_device_are_refused(fleet: Fleet, members: dict[str, Any]) -> None:
     await fleet.ask("sensor-1", token="taken")
     before = await contents(fleet.space)
 
@@ -574,7 +575,7 @@ async def test_a_nonce_outlives_the_process(fleet: Fleet, other: Provisioning, n
 
 
 async def test_a_nonce_does_not_depend_on_the_format_of_the_request(fleet: Fleet) -> None:
-    first = await fleet.ask("sensor-1", requestNonce=NONCE)
+    first = await fleet.ask("sensor-1", credentialsType="ACCESS_TOKEN", requestNonce=NONCE)
     keys = protobuf.encode([(1, fleet.pair.key), (2, fleet.pair.secret)])
 
     answer = await fleet.space.provisioning.answer(protobuf.encode([(1, "sensor-1"), (3, keys), (100, NONCE)]), PEER)
@@ -587,7 +588,7 @@ async def test_a_nonce_does_not_depend_on_the_format_of_the_request(fleet: Fleet
     [{"deviceName": "sensor-2"}, {"deviceName": None}, {"token": "t"}, {"gateway": True}],
     ids=str,
 )
-async def test_another_request_with_the_nonce_is_refused(fleet: Fleet, change: dict[str, object]) -> None:
+async def test_another_request_with_the_nonce_is_refused(fleet: Fleet, change: dict[str, Any]) -> None:
     first = await fleet.ask("sensor-1", requestNonce=NONCE)
 
     assert await fleet.refused(**{"name": "sensor-1", "requestNonce": NONCE} | change) == "NONCE_REUSED"
@@ -882,13 +883,14 @@ async def test_nothing_secret_is_stored_in_clear(space: Space) -> None:
     planted["generated"] = (await fleet.ask("d"))["credentialsValue"]
     await checked.import_("e", building.access_token(planted["imported"]))
     await checked.ask("e", token=planted["token"])
-    for refused in (
+    refusals: list[dict[str, Any]] = [
         {"provisionDeviceSecret": planted["wrong secret"]},
         {"provisionDeviceKey": planted["unknown key"]},
         {"token": planted["refused token"]},
         {"token": planted["token"], "requestNonce": planted["nonce"]},
         {"credentialsType": planted["token"]},
-    ):
+    ]
+    for refused in refusals:
         assert (await fleet.ask("f", **refused))["status"] != "SUCCESS"
     await space.provisioning.drain()
 
@@ -918,6 +920,18 @@ async def test_credentials_cannot_be_opened_with_other_keys(fleet: Fleet, tmp_pa
     stranger = Provisioning(fleet.space.database, others)
     assert (await fleet.ask("sensor-3", of=stranger))["status"] == "NOT_FOUND"
     await stranger.drain()
+
+
+async def test_attempts_that_cannot_be_recorded_are_told_of(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    await fleet.space.rows("""
+        CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'planted-in-postgres'; END $$""")
+    await fleet.space.rows("CREATE TRIGGER poison BEFORE INSERT ON attempt EXECUTE FUNCTION obstacle()")
+
+    assert (await fleet.ask("sensor-1", provisionDeviceSecret="wrong"))["status"] == "NOT_FOUND"
+    await fleet.space.provisioning.drain()
+
+    assert "1 attempts were not recorded" in caplog.text
+    assert "planted" not in caplog.text
 
 
 # --- Postgres away
@@ -991,5 +1005,5 @@ async def test_a_refusal_does_not_wait_for_its_record(fleet: Fleet, lock: Lockin
     assert await fleet.space.value("SELECT count(*) FROM attempt WHERE reason = 'NAME_BLANK'") == 1
 
 
-def members(key: str, secret: str) -> dict[str, str]:
+def members(key: str, secret: str) -> dict[str, Any]:
     return {"provisionDeviceKey": key, "provisionDeviceSecret": secret}

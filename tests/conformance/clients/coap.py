@@ -3,8 +3,7 @@
 import asyncio
 import itertools
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from aiocoap import Context, Message
 from aiocoap.numbers.codes import Code
@@ -13,10 +12,14 @@ TIME_LIMIT = 20.0
 
 CON, NON, ACK, RST = range(4)
 METHODS = {"GET": 1, "POST": 2, "PUT": 3, "DELETE": 4, "FETCH": 5, "PATCH": 6, "IPATCH": 7}
-URI_PATH, CONTENT_FORMAT, ACCEPT, BLOCK2, BLOCK1 = 11, 12, 17, 23, 27
+URI_PATH, CONTENT_FORMAT, MAX_AGE, ACCEPT, BLOCK2, BLOCK1 = 11, 12, 14, 17, 23, 27
 
 Block = tuple[int, bool, int]
 """Number, whether more follow, and size exponent (RFC 7959 §2.2)."""
+
+
+_mids = itertools.count(1)
+"""For all endpoints: a later one may get the port of an earlier one, whose message ids are still remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,7 @@ class Response:
     block1: Block | None = None
     block2: Block | None = None
     piggybacked: bool = False
+    max_age: int | None = None
 
 
 def request(
@@ -77,15 +81,19 @@ class _Datagram:
     payload: bytes
 
     def response(self) -> Response:
-        format_ = self.options.get(CONTENT_FORMAT)
         return Response(
             f"{self.code >> 5}.{self.code & 31:02}",
             self.payload,
-            None if format_ is None else int.from_bytes(format_),
-            _block(self.options.get(BLOCK1)),
-            _block(self.options.get(BLOCK2)),
+            self._number(CONTENT_FORMAT),
+            _block(self._number(BLOCK1)),
+            _block(self._number(BLOCK2)),
             self.kind == ACK,
+            self._number(MAX_AGE),
         )
+
+    def _number(self, option: int) -> int | None:
+        value = self.options.get(option)
+        return None if value is None else int.from_bytes(value)
 
 
 class Endpoint(asyncio.DatagramProtocol):
@@ -95,7 +103,6 @@ class Endpoint(asyncio.DatagramProtocol):
 
     def __init__(self) -> None:
         self._received: asyncio.Queue[bytes] = asyncio.Queue()
-        self._mids = itertools.count(0x1000)
 
     @classmethod
     async def to(cls, address: str) -> Self:
@@ -105,8 +112,7 @@ class Endpoint(asyncio.DatagramProtocol):
         return endpoint
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.DatagramTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, _addr: Any) -> None:
         self._received.put_nowait(data)
@@ -128,7 +134,7 @@ class Endpoint(asyncio.DatagramProtocol):
 
         Each later answer must be the first one, byte for byte.
         """
-        mid = next(self._mids)
+        mid = next(_mids) & 0xFFFF
         token = mid.to_bytes(2)
         data = request(method, mid, token, options, payload, confirmable=confirmable)
         for _ in range(burst):
@@ -165,7 +171,7 @@ class Client:
         self._context = await Context.create_client_context()
         return self
 
-    async def __aexit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._context.shutdown()
 
     async def post(self, payload: bytes) -> Response:
@@ -204,8 +210,5 @@ def _decode(data: bytes) -> _Datagram:
     return _Datagram(data[0] >> 4 & 3, data[1], int.from_bytes(data[2:4]), token, options, data[at + 1 :])
 
 
-def _block(value: bytes | None) -> Block | None:
-    if value is None:
-        return None
-    number = int.from_bytes(value)
-    return number >> 4, bool(number & 8), number & 7
+def _block(value: int | None) -> Block | None:
+    return None if value is None else (value >> 4, bool(value & 8), value & 7)

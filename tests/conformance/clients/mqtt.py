@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -94,7 +95,7 @@ ClientPacket = Connect | Publish | Subscribe | Unsubscribe | Acknowledge | Pingr
 
 @dataclass(frozen=True, slots=True)
 class Connack:
-    """CONNACK. code None: any refusal. has: properties it must have, MQTT 5 only; lacks: those it must not."""
+    """CONNACK. code None: any refusal. has, lacks: properties in MQTT 5, `...` for any value."""
 
     code: int | None = 0
     session_present: int = 0
@@ -261,31 +262,29 @@ class Link:
 
     async def receive(self) -> ServerPacket:
         """The next packet, or that there is none any more."""
-        try:
-            async with asyncio.timeout(TIME_LIMIT):
-                first = (await self._reader.readexactly(1))[0]
-                length = shift = 0
-                while True:
-                    byte = (await self._reader.readexactly(1))[0]
-                    length |= (byte & 0x7F) << shift
-                    shift += 7
-                    if byte < 0x80:
-                        break
-                body = await self._reader.readexactly(length)
-        except (asyncio.IncompleteReadError, ConnectionError) as end:
-            assert not getattr(end, "partial", b""), "the connection ended inside a packet"
-            self.open = False
-            return Closed()
-        return self._decode(first, body)
+        async with asyncio.timeout(TIME_LIMIT):
+            try:
+                first = await self._reader.read(1)
+            except ConnectionError:
+                first = b""
+            if not first:
+                self.open = False
+                return Closed()
+            length = shift = 0
+            while True:
+                byte = (await self._reader.readexactly(1))[0]
+                length |= (byte & 0x7F) << shift
+                shift += 7
+                if byte < 0x80:
+                    break
+            return self._decode(first[0], await self._reader.readexactly(length))
 
     async def close(self) -> None:
         """Close the socket, without a word."""
         self.open = False
         self._writer.close()
-        try:
+        with suppress(ConnectionError):
             await self._writer.wait_closed()
-        except ConnectionError:
-            pass
 
     def _decode(self, first: int, body: bytes) -> ServerPacket:
         v5 = self.version == V5

@@ -1,0 +1,135 @@
+"""Commands: in this process, which is quick, on a database of the run."""
+
+import asyncio
+import contextlib
+import io
+import itertools
+import json
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import asyncpg
+import pytest
+
+from provserver.cli import main
+
+_numbers = itertools.count(1)
+
+
+@dataclass
+class Done:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+class Cli:
+    """Runs commands as the console script does."""
+
+    def __init__(self, *options: str) -> None:
+        self.options = options
+
+    def run(self, *arguments: str) -> Done:
+        """In a thread, as commands have a loop of their own."""
+        done = Done(0, "", "")
+        thread = threading.Thread(target=self._run, args=([*arguments, *self.options], done))
+        thread.start()
+        thread.join()
+        return done
+
+    def json(self, *arguments: str) -> Any:
+        """The one JSON value that a command prints, and nothing else."""
+        done = self.run(*arguments, "--json")
+        assert (done.code, done.err) == (0, ""), done.err
+        return json.loads(done.out)
+
+    def refused(self, *arguments: str, code: int = 1) -> str:
+        """What a command says that ends with the code, having printed nothing else."""
+        done = self.run(*arguments)
+        assert (done.code, done.out) == (code, ""), done
+        assert "Traceback" not in done.err
+        return done.err
+
+    @staticmethod
+    def _run(arguments: list[str], done: Done) -> None:
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.object(sys, "argv", ["provserver", *arguments]),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            try:
+                main()
+            except SystemExit as end:
+                done.code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        done.out, done.err = out.getvalue(), err.getvalue()
+
+
+@pytest.fixture(scope="session")
+async def url(postgres: str) -> str:
+    """The DSN of a database for the commands of the run: tests make things under names of their own."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute("CREATE DATABASE cli TEMPLATE template")
+    await connection.close()
+    return postgres.replace("/provserver?", "/cli?")
+
+
+@pytest.fixture(scope="session")
+def cli_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cli") / "data"
+
+
+@pytest.fixture
+def cli(url: str, cli_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands on a database of their own."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return Cli("--data-dir", str(cli_data_dir), "--database-url", url)
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test has."""
+    return f"profile-{next(_numbers)}"
+
+
+@pytest.fixture
+def profile(cli: Cli, name: str) -> str:
+    """A profile of the test's own, that checks pre-provisioned devices."""
+    cli.json("profile", "create", name, "--strategy", "check-pre-provisioned")
+    return name
+
+
+class Holder:
+    """A transaction that keeps commands from reading the profiles."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def __enter__(self) -> None:
+        self._held, self._done = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._hold()))
+        self._thread.start()
+        self._held.wait()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    async def _hold(self) -> None:
+        connection = await asyncpg.connect(self._url)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE device_profile IN ACCESS EXCLUSIVE MODE")
+            self._held.set()
+            await asyncio.to_thread(self._done.wait)
+        await connection.close()
+
+
+@pytest.fixture
+def holder(url: str) -> Holder:
+    return Holder(url)

@@ -1,0 +1,166 @@
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from provserver.cli.app import cli as application
+from tests.cli.conftest import Cli, Holder
+from tests.server import CommandFailed, Server
+
+
+def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    yield path, command
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from commands(inner, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(application)))
+
+
+def test_the_commands_are_the_documented_ones() -> None:
+    assert {" ".join(path) for path, command in COMMANDS.items() if not hasattr(command, "commands")} == {
+        "serve",
+        *(f"db {name}" for name in ("upgrade", "status")),
+        *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "key add", "key remove")),
+        *(f"device {name}" for name in ("create", "import", "list", "show", "rearm", "delete")),
+    }
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_every_command_and_option_has_a_help_text(path: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    command = COMMANDS[path]
+    assert command.help
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{parameter.name} has no help text"
+
+    done = Cli().run(*path, "--help")
+
+    assert (done.code, done.err) == (0, "")
+    assert f"Usage: provserver {' '.join(path)}".rstrip() in done.out
+    assert re.sub(r"\s+", " ", command.help.split("\n\n")[0]) in re.sub(r"\s+", " ", done.out)
+
+
+@pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if not hasattr(command, "commands")])
+def test_everything_that_prints_can_print_json(path: tuple[str, ...]) -> None:
+    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+
+    assert {"--data-dir", "--database-url", "--config"} <= options
+    assert ("--json" in options) == (path != ("serve",))
+
+
+@pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if hasattr(command, "commands")])
+def test_a_group_alone_shows_its_help(path: tuple[str, ...]) -> None:
+    done = Cli().run(*path)
+
+    assert done.code == 2
+    assert "Usage:" in done.out + done.err
+
+
+def test_the_version_is_printed() -> None:
+    assert Cli().run("--version").out == f"provserver {version('provserver')}\n"
+
+
+@pytest.mark.parametrize("arguments", [("nonsense",), ("--nonsense",), ("db", "nonsense")], ids=" ".join)
+def test_an_unknown_command_or_option_ends_with_2(arguments: tuple[str, ...]) -> None:
+    assert "nonsense" in Cli().refused(*arguments, code=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (("--config", "{tmp}/none.toml"), "none.toml cannot be read"),
+        (("--config", "{tmp}/bad.toml"), "is not valid TOML"),
+        (("--config", "{tmp}/unknown.toml"), "Did you mean 'database_url'?"),
+        (("--database-url", "nonsense:pl4nted"), "The database URL is not valid"),
+        (("--database-url", "postgresql://u:pl4nted@127.0.0.1:1/d"), "Check --database-url"),
+    ],
+)
+def test_a_wrong_configuration_ends_with_3(tmp_path: Path, arguments: tuple[str, ...], fix: str) -> None:
+    (tmp_path / "bad.toml").write_text("= pl4nted")
+    (tmp_path / "unknown.toml").write_text('databse_url = "pl4nted"')
+    options = [argument.format(tmp=tmp_path) for argument in arguments]
+
+    said = Cli().refused("profile", "list", "--data-dir", str(tmp_path / "d"), *options, code=3)
+
+    assert fix in said
+    assert "pl4nted" not in said
+    assert not (tmp_path / "d" / "keys.json").exists()
+
+
+def test_a_database_that_is_not_upgraded_ends_with_3(postgres: str, tmp_path: Path) -> None:
+    said = Cli().refused("profile", "list", "--data-dir", str(tmp_path), "--database-url", postgres, code=3)
+
+    assert "provserver db upgrade --database-url" in said
+
+
+def test_keys_of_another_database_end_with_3(cli: Cli, url: str, tmp_path: Path) -> None:
+    cli.json("profile", "list")
+
+    said = Cli().refused("profile", "list", "--data-dir", str(tmp_path), "--database-url", url, code=3)
+
+    assert "Use the keys file that belongs to it" in said
+
+
+def test_a_database_that_does_not_answer_now_ends_with_4(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, holder: Holder
+) -> None:
+    monkeypatch.setattr("provserver.store.database.COMMAND_TIMEOUT", 0.1)
+    cli.json("profile", "list")
+    with holder:
+        assert "Postgres is not available" in cli.refused("profile", "list", code=4)
+    cli.json("profile", "list")
+
+
+def test_options_come_from_the_environment_and_the_file(
+    url: str, cli: Cli, cli_data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [profile["id"] for profile in cli.json("profile", "list")]
+    (tmp_path / "c.toml").write_text(f'database_url = "{url}"\ndata_dir = "{cli_data_dir}"\n')
+    assert [profile["id"] for profile in Cli("--config", str(tmp_path / "c.toml")).json("profile", "list")] == ids
+
+    monkeypatch.setenv("PROVSERVER_DATABASE_URL", url)
+    monkeypatch.setenv("PROVSERVER_DATA_DIR", str(cli_data_dir))
+    assert [profile["id"] for profile in Cli().json("profile", "list")] == ids
+
+
+# --- as processes, beside a server and without one
+
+
+def test_commands_work_while_the_server_runs(server: Server) -> None:
+    made = server.cli("profile", "create", "beside", "--strategy", "check-pre-provisioned")
+    device = server.cli("device", "create", "beside 1", "--profile", "beside")
+
+    assert made["id"] == device["profileId"]
+    assert server.cli("device", "show", "beside 1")["id"] == device["id"]
+    assert server.cli("db", "status")[0]["applied"]
+    with pytest.raises(CommandFailed) as raised:
+        server.cli("device", "create", "beside 1", "--profile", "beside")
+    assert (raised.value.code, "Traceback" in raised.value.message) == (1, False)
+
+
+def test_commands_work_without_a_server(tmp_path: Path) -> None:
+    """Each starts the embedded Postgres of the data directory for itself, the first one makes it."""
+    alone = Server(tmp_path / "data")
+
+    made = alone.cli("profile", "create", "sensors", "--key", "k", "--secret", "s")
+    shown = alone.run("profile", "show", "sensors", "--json")
+
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert json.loads(shown.stdout)["id"] == made["id"]
+    assert json.loads(shown.stdout)["provisionDeviceKeys"] == ["k"]
+
+
+def test_the_module_runs_as_the_console_script_does() -> None:
+    script = Path(sys.executable).with_name("provserver")
+    for command in ([sys.executable, "-m", "provserver"], [str(script)]):
+        done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
+        assert done.stdout == f"provserver {version('provserver')}\n"

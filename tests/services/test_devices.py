@@ -1,0 +1,508 @@
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from uuid import uuid4
+
+import pytest
+
+from provserver.core import credentials as building
+from provserver.core import csvfile
+from provserver.core.csvfile import DeviceRow, RowError
+from provserver.core.model import Credentials, CredentialsType, MqttBasic, ProvisionStrategy, ReprovisionPolicy
+from provserver.errors import Refused
+from provserver.services.devices import BATCH, MAX_ERRORS, ImportReport
+from tests.conftest import Space
+from tests.services.conftest import NONCE, Fleet, Locking, contents
+
+PEM = "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n"
+
+
+@pytest.fixture
+async def checked(space: Space) -> Fleet:
+    return await Fleet.make(space, ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES)
+
+
+async def load(fleet: Fleet, lines: Iterable[str], *, dry_run: bool = False, partial: bool = False) -> ImportReport:
+    return await fleet.space.devices.import_(csvfile.read_devices(lines), "sensors", dry_run=dry_run, partial=partial)
+
+
+def where(report: ImportReport) -> list[tuple[int, str | None]]:
+    return [(error.line, error.column) for error in report.errors]
+
+
+async def names(space: Space) -> list[str]:
+    return [device.name async for device in space.devices.stream()]
+
+
+# --- one
+
+
+async def test_a_device_is_made_not_yet_provisioned(checked: Fleet) -> None:
+    made = await checked.space.devices.create(DeviceRow(1, "sensor-1", None, True), "sensors")
+
+    assert (made.name, made.profile, made.profile_id) == ("sensor-1", "sensors", checked.profile.id)
+    assert (made.gateway, made.rearmed, made.provision_state) == (True, False, None)
+    assert made.credentials_type == "ACCESS_TOKEN"
+    details = await checked.space.devices.show("sensor-1", open_=True)
+    assert details.device == made
+    assert details.attributes == ()
+    (row,), (opened,) = details.credentials, details.opened
+    assert (row.type, row.origin, row.pending, row.first_used_at) == ("ACCESS_TOKEN", "generated", False, None)
+    assert len(opened.id) == 32
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [building.access_token("brought"), building.mqtt_basic("c", "u", "p"), building.certificate(PEM)],
+    ids=lambda credentials: str(credentials.type),
+)
+async def test_a_device_is_made_with_the_credentials_it_is_given(checked: Fleet, credentials: Credentials) -> None:
+    made = await checked.space.devices.create(DeviceRow(1, "sensor-1", credentials, False), "sensors")
+
+    assert made.credentials_type == credentials.type
+    assert await checked.stored("sensor-1") == [credentials]
+    assert await checked.space.value("SELECT origin FROM credentials") == "imported"
+
+
+async def test_credentials_are_opened_for_who_asks_for_them_alone(checked: Fleet) -> None:
+    await checked.import_("sensor-1", building.access_token("pl4nted"))
+
+    details = await checked.space.devices.show("sensor-1")
+
+    assert details.opened == ()
+    assert "pl4nted" not in repr(details)
+    assert "pl4nted" not in repr(await checked.space.devices.show("sensor-1", open_=True))
+
+
+@pytest.mark.parametrize(
+    ("row", "profile", "fix"),
+    [
+        (DeviceRow(1, "taken", None, False), "sensors", "another name"),
+        (DeviceRow(1, "new", building.access_token("taken"), False), "sensors", "others, or leave them out"),
+        (DeviceRow(1, "new", None, False), "nothing", "provserver profile list"),
+    ],
+)
+async def test_a_device_that_cannot_be_made_is_refused_with_the_fix(
+    checked: Fleet, row: DeviceRow, profile: str, fix: str
+) -> None:
+    await checked.import_("taken", building.access_token("taken"))
+    before = await contents(checked.space)
+
+    with pytest.raises(Refused, match=fix):
+        await checked.space.devices.create(row, profile)
+
+    assert await contents(checked.space) == before
+
+
+@pytest.mark.parametrize("method", ["show", "rearm", "delete"])
+async def test_a_device_that_is_not_there_is_refused_with_the_fix(space: Space, method: str) -> None:
+    with pytest.raises(Refused, match=r"There is no device 'nothing'\. `provserver device list`"):
+        await getattr(space.devices, method)("nothing")
+
+
+async def test_a_device_is_found_by_name_and_id_and_a_name_goes_first(checked: Fleet) -> None:
+    await checked.import_("sensor-1")
+    first = (await checked.space.devices.show("sensor-1")).device
+    assert (await checked.space.devices.show(str(first.id))).device == first
+    await checked.import_(str(first.id))
+
+    assert (await checked.space.devices.show(str(first.id))).device.name == str(first.id)
+
+
+async def test_devices_are_listed_in_order_of_making(space: Space, checked: Fleet) -> None:
+    meters = await Fleet.make(space, name="meters")
+    assert await names(space) == []
+    for fleet, name in ((checked, "b"), (meters, "c"), (checked, "a")):
+        await fleet.import_(name)
+
+    assert Counter(await names(space)) == Counter("abc")
+    for profile, expected in (("sensors", "ab"), (meters.profile.template_id, "c"), (str(meters.profile.id), "c")):
+        found = [device async for device in space.devices.stream(profile)]
+        assert Counter(device.name for device in found) == Counter(expected)
+
+
+async def test_more_devices_than_one_fetch_brings_are_listed(checked: Fleet) -> None:
+    await load(checked, ["name\n", *(f"sensor-{n}\n" for n in range(2_500))])
+
+    listed = [device async for device in checked.space.devices.stream("sensors")]
+
+    assert [device.name for device in listed] == [f"sensor-{n}" for n in range(2_500)]
+
+
+async def test_the_devices_of_a_profile_that_is_not_there_are_refused_with_the_fix(space: Space) -> None:
+    with pytest.raises(Refused, match="provserver profile list"):
+        _ = [device async for device in space.devices.stream("nothing")]
+
+
+async def test_rearming_is_shown(fleet: Fleet) -> None:
+    await fleet.ask("sensor-1")
+    revision = await fleet.space.value("SELECT revision FROM device")
+
+    assert (await fleet.space.devices.rearm("sensor-1")).name == "sensor-1"
+
+    assert (await fleet.space.devices.show("sensor-1")).device.rearmed
+    assert await fleet.space.value("SELECT revision FROM device") > revision
+
+
+# --- deleting
+
+
+async def test_a_deleted_device_leaves_its_attempts_alone(fleet: Fleet) -> None:
+    first = await fleet.ask("sensor-1", token="token", requestNonce=NONCE)
+    await fleet.ask("sensor-2")
+    deleted = await fleet.space.devices.delete(first["deviceId"])
+
+    assert deleted.name == "sensor-1"
+    assert await fleet.counts() == {"device": 1, "credentials": 1, "attribute": 1, "attempt": 2, "outbox": 2}
+    assert (await fleet.ask("sensor-3", token="token"))["status"] == "SUCCESS"
+
+
+async def test_credentials_given_while_their_device_is_deleted_die_with_it(fleet: Fleet, lock: Locking) -> None:
+    """The device is being provisioned anew, but not committed, when it is to be deleted."""
+    device_id = (await fleet.ask("sensor-1"))["deviceId"]
+    await fleet.space.devices.rearm("sensor-1")
+    await fleet.space.rows("DELETE FROM attribute")
+    async with lock(
+        "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, 'SERVER', 'provisionState', 'null')",
+        device_id,
+    ) as held:
+        provisioning = asyncio.create_task(fleet.ask("sensor-1"))
+        await held.until_waiting()
+        deleting = asyncio.create_task(fleet.space.devices.delete("sensor-1"))
+        await held.until_waiting(2)
+
+    assert (await provisioning)["status"] == "SUCCESS"
+    await deleting
+    counts = await fleet.counts()
+    assert (counts["device"], counts["credentials"], counts["attribute"]) == (0, 0, 0)
+
+
+async def test_a_device_deleted_while_it_provisions_is_not_half_there(fleet: Fleet) -> None:
+    for n in range(10):
+        await fleet.ask(f"sensor-{n}")
+        await fleet.space.devices.rearm(f"sensor-{n}")
+        await asyncio.gather(fleet.ask(f"sensor-{n}"), fleet.space.devices.delete(f"sensor-{n}"))
+
+    devices = {row["id"] for row in await fleet.space.rows("SELECT id FROM device")}
+    held = {row["device_id"] for row in await fleet.space.rows("SELECT device_id FROM credentials")}
+    states = {row["device_id"] for row in await fleet.space.rows("SELECT device_id FROM attribute")}
+    assert devices == held == states
+
+
+# --- importing
+
+
+async def test_an_import_has_every_kind_of_credentials_and_attribute(checked: Fleet) -> None:
+    lines = [
+        "name,token,clientId,username,password,certificate,gateway,attribute:rack,shared:unit\n",
+        "generated,,,,,,,,\n",
+        "token,a-token,,,,,true,3,\n",
+        'basic,,client,user,pass,,false,"{""row"": [1, null]}",°C\n',
+        f'certificate,,,,,"{PEM}",,00012,"1,5"\n',
+    ]
+
+    report = await load(checked, lines)
+
+    assert (report.imported, report.error_count, report.errors) == (4, 0, [])
+    shown = {
+        name: await checked.space.devices.show(name, open_=True)
+        for name in ("generated", "token", "basic", "certificate")
+    }
+    assert {name: details.opened[0].value for name, details in shown.items() if name != "generated"} == {
+        "token": "a-token",
+        "basic": MqttBasic("client", "user", "pass"),
+        "certificate": "TUlJQg==",
+    }
+    assert [details.credentials[0].origin for details in shown.values()] == ["generated"] + ["imported"] * 3
+    assert [details.device.gateway for details in shown.values()] == [False, True, False, False]
+    assert {name: [(a.scope, a.key, a.value) for a in details.attributes] for name, details in shown.items()} == {
+        "generated": [],
+        "token": [("SERVER", "rack", 3)],
+        "basic": [("SERVER", "rack", {"row": [1, None]}), ("SHARED", "unit", "°C")],
+        "certificate": [("SERVER", "rack", "00012"), ("SHARED", "unit", "1,5")],
+    }
+    assert all(details.device.provision_state is None for details in shown.values())
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        r'"\ud800"',
+        r'{"a": ["\udfff"]}',
+        "1e999",
+        "-1e999",
+        "1" * 400,
+        "1e-400",
+        "NaN",
+        "Infinity",
+        "[" * 900 + "]" * 900,
+        '{"a":1,"a":2}',
+        r'"\u0000"',
+        '"\ufeff"',
+        "true ",
+    ],
+    ids=lambda cell: cell[:20].encode("ascii", "backslashreplace").decode(),
+)
+async def test_no_cell_breaks_an_import(checked: Fleet, cell: str) -> None:
+    """It is a row's error or it is kept as it was: JSON, or else the text."""
+    quoted = cell.replace('"', '""')
+
+    report = await load(checked, ["name,attribute:a\n", f'a,"{quoted}"\n', "b,1\n"], partial=True)
+
+    assert report.imported + report.error_count == 2
+    assert report.imported >= 1
+    kept = {
+        name: [a.value for a in (await checked.space.devices.show(name)).attributes]
+        for name in await names(checked.space)
+    }
+    assert kept.pop("b") == [1]
+    for value in kept.values():
+        assert value != [None]
+        assert value == [cell] or json.dumps(value[0]) == json.dumps(json.loads(cell))
+
+
+async def test_an_import_is_all_or_nothing(checked: Fleet) -> None:
+    before = await contents(checked.space)
+
+    report = await load(checked, ["name\n", "a\n", "\x7f\n", "c\n"])
+
+    assert (report.imported, report.error_count, where(report)) == (0, 1, [(3, "name")])
+    assert await contents(checked.space) == before
+
+
+async def test_a_partial_import_keeps_the_rows_that_are_right(checked: Fleet) -> None:
+    report = await load(checked, ["name\n", "a\n", "\x7f\n", "c\n"], partial=True)
+
+    assert (report.imported, report.error_count) == (2, 1)
+    assert await names(checked.space) == ["a", "c"]
+
+
+@pytest.mark.parametrize("partial", [False, True])
+async def test_a_dry_run_tells_and_keeps_nothing(checked: Fleet, partial: bool) -> None:
+    before = await contents(checked.space)
+
+    report = await load(checked, ["name\n", "a\n", "\x7f\n", "c\n"], dry_run=True, partial=partial)
+
+    assert (report.imported, report.error_count, where(report)) == (2, 1, [(3, "name")])
+    assert await contents(checked.space) == before
+
+
+async def test_errors_say_line_column_and_reason(checked: Fleet) -> None:
+    await checked.import_("existing", building.access_token("taken"))
+    lines = [
+        "name,token,username,password,gateway\n",
+        "existing,,,,\n",
+        "a,taken,,,\n",
+        "b,,taken,,\n",
+        "c,,,,maybe\n",
+        '"d\n',
+        'd",,,,\n',
+        "e,provision,,,\n",
+        "f,token,user,,\n",
+        "g,,,alone,\n",
+        ",,,,\n",
+        ",token,,,\n",
+        "h,own,,,\n",
+        "h,,,,\n",
+        "i,own,,,\n",
+        "j,,own,,\n",
+        "k,1\n",
+        "l,,,,\n",
+    ]
+
+    report = await load(checked, lines, partial=True)
+
+    assert Counter((error.line, error.column) for error in report.errors) == Counter(
+        [
+            (2, "name"),
+            (3, None),
+            (4, None),
+            (5, "gateway"),
+            (6, "name"),
+            (8, "token"),
+            (9, "token"),
+            (10, "password"),
+            (12, "name"),
+            (14, "name"),
+            (15, None),
+            (16, None),
+            (17, None),
+        ]
+    )
+    assert report.error_count == len(report.errors) == 13
+    assert all(error.reason and "own" not in error.reason.split() for error in report.errors)
+    assert report.imported == 2
+    assert set(await names(checked.space)) == {"existing", "h", "l"}
+
+
+async def test_errors_come_in_order_of_lines(checked: Fleet) -> None:
+    await checked.import_("existing")
+
+    report = await load(checked, ["name\n", "existing\n", "\x7f\n", "existing\n", "\x7f\n", "a\n", "a\n"])
+
+    assert [error.line for error in report.errors] == [2, 3, 4, 5, 7]
+
+
+async def test_the_name_of_a_device_of_another_profile_is_taken(space: Space, checked: Fleet) -> None:
+    meters = await Fleet.make(space, name="meters")
+    await meters.ask("meter-1", token="taken")
+
+    report = await load(checked, ["name,token\n", "meter-1,\n", "a,taken\n"])
+
+    assert where(report) == [(2, "name"), (3, None)]
+
+
+async def test_what_an_earlier_batch_took_is_taken(checked: Fleet) -> None:
+    lines = ["name,token\n", *(f"sensor-{n},token-{n}\n" for n in range(BATCH + 10)), "sensor-0,\n", "new,token-1\n"]
+
+    report = await load(checked, lines, partial=True)
+
+    assert report.imported == BATCH + 10
+    assert where(report) == [(BATCH + 12, "name"), (BATCH + 13, None)]
+
+
+async def test_batches_are_taken_as_they_come(checked: Fleet) -> None:
+    """Nothing is read ahead of the batch at hand, so a file of any length needs the memory of a batch."""
+    read: list[int] = []
+    told: list[tuple[int, int]] = []
+
+    def rows() -> Iterator[DeviceRow]:
+        for n in range(2 * BATCH + 5):
+            read.append(n)
+            yield DeviceRow(n + 2, f"sensor-{n}", None, False)
+
+    report = await checked.space.devices.import_(
+        rows(), "sensors", progress=lambda done: told.append((done, len(read)))
+    )
+
+    assert told == [(BATCH, BATCH), (2 * BATCH, 2 * BATCH), (2 * BATCH + 5, 2 * BATCH + 5)]
+    assert report.imported == 2 * BATCH + 5
+    assert await checked.counts() == {
+        "device": 2 * BATCH + 5,
+        "credentials": 2 * BATCH + 5,
+        "attribute": 0,
+        "attempt": 0,
+        "outbox": 0,
+    }
+
+
+async def test_an_error_in_a_late_batch_takes_the_early_ones_back(checked: Fleet) -> None:
+    report = await load(checked, ["name\n", *(f"sensor-{n}\n" for n in range(BATCH + 1)), "sensor-0\n"])
+
+    assert (report.imported, where(report)) == (0, [(BATCH + 3, "name")])
+    assert await names(checked.space) == []
+
+
+async def test_errors_past_a_number_are_counted_only(checked: Fleet) -> None:
+    report = await load(checked, ["name\n", *["\x7f\n"] * (MAX_ERRORS + 7)])
+
+    assert (len(report.errors), report.error_count) == (MAX_ERRORS, MAX_ERRORS + 7)
+
+
+async def test_rows_that_end_in_a_fault_leave_nothing(checked: Fleet) -> None:
+    def rows() -> Iterator[DeviceRow | RowError]:
+        yield from (DeviceRow(n, f"sensor-{n}", None, False) for n in range(BATCH))
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    with pytest.raises(UnicodeDecodeError):
+        await checked.space.devices.import_(rows(), "sensors")
+
+    assert await names(checked.space) == []
+
+
+async def test_an_import_into_a_profile_that_is_not_there_is_refused_with_the_fix(space: Space) -> None:
+    with pytest.raises(Refused, match="provserver profile list"):
+        await space.devices.import_([], "nothing")
+
+
+async def test_an_empty_import_is_nothing(checked: Fleet) -> None:
+    report = await load(checked, ["name\n"])
+
+    assert (report.imported, report.error_count) == (0, 0)
+
+
+async def test_a_device_that_provisions_during_an_import_makes_it_be_refused(fleet: Fleet, lock: Locking) -> None:
+    """The name is taken after the import has looked for it."""
+    async with lock(
+        "INSERT INTO device (id, organization_id, profile_id, name) VALUES ($1, $2, $3, 'c')",
+        uuid4(),
+        fleet.space.organization_id,
+        fleet.profile.id,
+    ) as held:
+        importing = asyncio.create_task(load(fleet, ["name\n", "a\n", "c\n"], partial=True))
+        await held.until_waiting()
+        await held.commit()
+
+    with pytest.raises(Refused, match="Run the import again"):
+        await importing
+    assert await names(fleet.space) == ["c"]
+
+
+async def test_two_imports_of_the_same_devices_at_once_import_them_once(checked: Fleet) -> None:
+    lines = ["name\n", *(f"sensor-{n}\n" for n in range(500))]
+
+    outcomes = await asyncio.gather(*(load(checked, lines) for _ in range(3)), return_exceptions=True)
+
+    imported = [outcome.imported for outcome in outcomes if isinstance(outcome, ImportReport)]
+    assert sum(imported) == 500
+    assert all(isinstance(outcome, ImportReport | Refused) for outcome in outcomes)
+    assert len(await names(checked.space)) == 500
+
+
+async def test_a_profile_deleted_during_an_import_stays_with_its_devices(checked: Fleet, lock: Locking) -> None:
+    async with lock("LOCK TABLE attribute IN ACCESS EXCLUSIVE MODE") as held:
+        importing = asyncio.create_task(load(checked, ["name,attribute:a\n", "a,1\n"]))
+        await held.until_waiting()
+        deleting = asyncio.create_task(checked.space.profiles.delete("sensors"))
+        while len(await held.waiters()) < 2 and not deleting.done():
+            pass
+
+    assert (await importing).imported == 1
+    with pytest.raises(Refused, match=r"Delete them first|Try again"):
+        await deleting
+    assert await names(checked.space) == ["a"]
+
+
+async def test_a_profile_can_be_changed_during_an_import(checked: Fleet, lock: Locking) -> None:
+    async with lock("LOCK TABLE attribute IN ACCESS EXCLUSIVE MODE") as held:
+        importing = asyncio.create_task(load(checked, ["name,attribute:a\n", "a,1\n"]))
+        await held.until_waiting()
+        await checked.space.profiles.add_key("sensors", "second")
+
+    assert (await importing).imported == 1
+
+
+async def test_a_profile_is_not_deleted_while_devices_are_imported_elsewhere(
+    space: Space, checked: Fleet, lock: Locking
+) -> None:
+    """Nor does it wait for long, as every new device would have to wait behind it."""
+    await Fleet.make(space, name="meters")
+    async with lock(
+        "INSERT INTO device (id, organization_id, profile_id, name) VALUES ($1, $2, $3, 'c')",
+        uuid4(),
+        space.organization_id,
+        checked.profile.id,
+    ):
+        with pytest.raises(Refused, match=r"are being made just now\. Try again"):
+            await space.profiles.delete("meters")
+    assert (await space.profiles.delete("meters")).name == "meters"
+
+
+async def test_what_an_import_brought_can_provision(checked: Fleet) -> None:
+    await load(checked, ["name,token\n", "sensor-1,\n", "sensor-2,own-token\n"])
+
+    replies = [await checked.ask("sensor-1", token="brought"), await checked.ask("sensor-2", token="brought-2")]
+
+    assert [reply["credentialsValue"] for reply in replies] == ["brought", "own-token"]
+
+
+async def test_the_newest_credentials_are_the_ones_shown_first(space: Space) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
+    await fleet.ask("sensor-1", token="old")
+    await fleet.ask("sensor-1", credentialsType="MQTT_BASIC", username="new")
+
+    details = await space.devices.show("sensor-1")
+
+    assert details.device.credentials_type == CredentialsType.MQTT_BASIC
+    assert [(row.type, row.pending) for row in details.credentials] == [("MQTT_BASIC", True), ("ACCESS_TOKEN", False)]

@@ -1,0 +1,125 @@
+import asyncio
+import os
+from datetime import UTC, datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from provserver.core import ids
+from provserver.core.model import (
+    Datastream,
+    DeviceProfile,
+    MetadataField,
+    ProvisionKey,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+)
+from provserver.store import profiles
+from provserver.store.database import Database
+from tests.conftest import Space
+
+
+async def make_profile(space: Space, name: str = "sensors") -> DeviceProfile:
+    profile = DeviceProfile(
+        id=ids.uuid7(0, os.urandom),
+        organization_id=space.organization_id,
+        name=name,
+        template_id=ids.template_id(os.urandom),
+        strategy=ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
+        reprovision_policy=ReprovisionPolicy.DENY,
+        revision=1,
+        created_at=datetime.now(UTC),
+        metadata_fields=(MetadataField("serial", "text"),),
+        datastreams=(Datastream("temperature", "V1", "double", -40.0, None),),
+    )
+    async with space.database.connection() as connection:
+        await profiles.insert(connection, profile)
+        found = await profiles.find(connection, space.organization_id, name)
+    assert found is not None
+    assert (found.metadata_fields, found.datastreams) == (profile.metadata_fields, profile.datastreams)
+    return found
+
+
+async def test_there_is_one_root_organization_however_many_make_it(database: Database) -> None:
+    async def make() -> UUID:
+        async with database.connection() as connection:
+            return await profiles.root_organization(connection, uuid4(), "Manufacturer")
+
+    assert len(set(await asyncio.gather(*(make() for _ in range(8))))) == 1
+    async with database.connection() as connection:
+        assert await connection.fetchval("SELECT count(*) FROM organization") == 1
+
+
+async def test_keys_are_recognised_with_their_profiles(space: Space) -> None:
+    sensors, meters = await make_profile(space), await make_profile(space, "meters")
+    async with space.database.connection() as connection:
+        for key, profile in (("s1", sensors), ("s2", sensors), ("m1", meters)):
+            await profiles.insert_key(connection, profile.id, key, key.encode(), b"sealed")
+
+        found = await profiles.recognise(connection, ["s1", "m1", "m1", "unknown", ""])
+
+        assert found == {"s1": ProvisionKey("s1", b"s1", sensors), "m1": ProvisionKey("m1", b"m1", meters)}
+        assert [key for key, _ in await profiles.keys(connection, sensors.id)] == ["s1", "s2"]
+
+
+async def test_a_key_is_of_one_profile(space: Space) -> None:
+    sensors, meters = await make_profile(space), await make_profile(space, "meters")
+    async with space.database.connection() as connection:
+        await profiles.insert_key(connection, sensors.id, "key", b"d", b"s")
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await profiles.insert_key(connection, meters.id, "key", b"d", b"s")
+
+        assert not await profiles.delete_key(connection, meters.id, "key")
+        assert await profiles.delete_key(connection, sensors.id, "key")
+        assert not await profiles.delete_key(connection, sensors.id, "key")
+
+
+async def test_the_profiles_of_another_organization_are_not_found(space: Space) -> None:
+    profile = await make_profile(space)
+    async with space.database.connection() as connection:
+        for reference in (profile.name, profile.template_id, str(profile.id)):
+            assert await profiles.find(connection, uuid4(), reference) is None
+        assert await profiles.list_(connection, uuid4()) == []
+        assert await profiles.list_(connection, space.organization_id) == [profile]
+
+
+async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
+    profile = await make_profile(space)
+    async with space.database.connection() as connection:
+        await profiles.insert_key(connection, profile.id, "key", b"d", b"s")
+
+        await profiles.delete(connection, profile.id)
+
+        assert await profiles.recognise(connection, ["key"]) == {}
+        assert await profiles.keys(connection, profile.id) == []
+
+
+async def test_devices_are_barred_until_the_transaction_ends(space: Space, database_url: str) -> None:
+    profile = await make_profile(space)
+    making = "INSERT INTO device (id, organization_id, profile_id, name) VALUES (gen_random_uuid(), $1, $2, 'a')"
+    other = await asyncpg.connect(database_url)
+    async with space.database.transaction() as connection:
+        await profiles.bar_devices(connection)
+        task = asyncio.create_task(other.execute(making, space.organization_id, profile.id))
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+        while not await connection.fetchval(waiting):
+            assert not task.done()
+        assert await profiles.count_devices(connection, profile.id) == 0
+
+    await task
+    async with space.database.connection() as connection:
+        assert await profiles.count_devices(connection, profile.id) == 1
+        assert await connection.fetchval("SHOW lock_timeout") == "0"  # it was for that transaction
+    await other.close()
+
+
+async def test_devices_that_are_being_made_for_long_are_not_waited_for(space: Space, database_url: str) -> None:
+    other = await asyncpg.connect(database_url)
+    await other.execute("BEGIN; LOCK TABLE device IN ROW EXCLUSIVE MODE")
+
+    with pytest.raises(asyncpg.LockNotAvailableError):
+        async with space.database.transaction() as connection:
+            await profiles.bar_devices(connection)
+
+    await other.close()
