@@ -95,11 +95,11 @@ async def serve(config: Config, on_ready: Callable[[Workspace, dict[str, str]], 
         provisioning = Provisioning(opened, space.keys, wait_limit=config.request_timeout)
         stack.push_async_callback(provisioning.drain)
         addresses = await _listen(config, provisioning, opened, stack)
+        await on_ready(space, addresses)
         if config.ready_file:
             _write_ready_file(Path(config.ready_file), addresses)
             stack.callback(Path(config.ready_file).unlink, missing_ok=True)
         log.info("serving: %s", ", ".join(f"{name} {address}" for name, address in addresses.items()))
-        await on_ready(space, addresses)
         await stop.wait()
         log.info("stopping: what is under way is answered first")
     log.info("stopped")

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import attrgetter
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -193,7 +194,8 @@ class Devices:
         )
         devices: list[tuple[UUID, UUID, UUID, str, bool]] = []
         now = time.time()
-        identities = iter(sorted(ids.uuid7(now, self._random) for _ in good))  # so that lists have the rows' order
+        # In the rows' order, which lists then have.
+        identities = iter(sorted((ids.uuid7(now, self._random) for _ in good), key=attrgetter("int")))
         credentials: list[tuple[bytes, UUID, str, str, bytes]] = []
         attributes: list[tuple[UUID, str, str, object]] = []
         for row, digest in good:

@@ -8,6 +8,7 @@ from uuid import UUID
 import pytest
 
 from tests.cli.conftest import Cli
+from tests.server import Server
 
 PEM = "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n"
 
@@ -284,3 +285,34 @@ def test_who_reads_a_list_may_stop_reading(cli: Cli, profile: str, csv: Path) ->
         said = process.stderr.read()
 
     assert (process.returncode, said) == (1, "")
+
+
+def test_a_hundred_thousand_rows_are_imported_beside_a_server(server: Server, csv: Path) -> None:
+    count = 100_000
+    server.cli("profile", "create", "many", "--strategy", "check-pre-provisioned")
+    with csv.open("w") as file:
+        file.write("name,token,gateway,attribute:serial,shared:unit\n")
+        for n in range(count):
+            file.write(f"many-{n},{f'token-of-many-{n}' if n % 2 else ''},false,{n},°C\n")
+    bad = csv.with_name("bad.csv")
+    bad.write_text(csv.read_text() + "many-7,,,,\n,,,,\nmany-new,provision,,,\nmany-other,token-of-many-9,,,\n")
+
+    tried = server.run("device", "import", str(bad), "--profile", "many", "--dry-run", "--json")
+    done = server.cli("device", "import", str(csv), "--profile", "many")
+
+    assert (tried.returncode, tried.stderr) == (1, "")
+    report = json.loads(tried.stdout)
+    assert (report["imported"], report["dryRun"], report["errorCount"]) == (count, True, 3)
+    assert [(error["line"], error["column"]) for error in report["errors"]] == [
+        (count + 2, "name"),
+        (count + 4, "token"),
+        (count + 5, None),
+    ]
+    assert (done["imported"], done["errorCount"]) == (count, 0)
+    assert server.cli("profile", "show", "many")["deviceCount"] == count
+    last = server.cli("device", "show", f"many-{count - 1}", "--credentials")
+    assert last["credentials"][0]["credentialsValue"] == f"token-of-many-{count - 1}"
+    assert {(a["scope"], a["key"]): a["value"] for a in last["attributes"]} == {
+        ("SERVER", "serial"): count - 1,
+        ("SHARED", "unit"): "°C",
+    }
