@@ -46,7 +46,7 @@ class Reason(Enum):
     KEY_UNKNOWN = Outcome.NOT_FOUND, "no profile has this provision key"
     SECRET_WRONG = Outcome.NOT_FOUND, "the provision secret is wrong"
     PROFILE_DISABLED = Outcome.NOT_FOUND, "the profile's strategy is DISABLED"
-    CHAIN_ONLY = Outcome.FAILURE, "the profile provisions by X.509 certificate chain, not by key and secret"
+    CHAIN_ONLY = Outcome.NOT_FOUND, "the profile provisions by X.509 certificate chain, not by key and secret"
     CREDENTIALS_INVALID = Outcome.FAILURE, "the supplied credentials are not valid"
     CREDENTIALS_TAKEN = Outcome.FAILURE, "the supplied credentials are in use by another device"
     NONCE_MALFORMED = Outcome.INVALID, "requestNonce must be 32-128 characters of hex or base64url"

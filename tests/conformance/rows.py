@@ -273,7 +273,7 @@ _DECISIONS = (
     _row("5.1/5-create-exists", "A device of that name, of whatever profile: FAILURE."),
     _row("5.1/5-check", "CHECK_PRE_PROVISIONED_DEVICES: a device of this profile is provisioned."),
     _row("5.1/5-check-unknown", "No such device, no name, or one of another profile: FAILURE."),
-    _amended("5.1/5-chain", "X509_CERTIFICATE_CHAIN, asked with key and secret: FAILURE, at once."),
+    _amended("5.1/5-chain", "X509_CERTIFICATE_CHAIN, asked with key and secret: NOT_FOUND, at once."),
     _row("5.1/6", "Keys and secrets are compared exactly; NOT_FOUND does not say which was wrong."),
 )
 

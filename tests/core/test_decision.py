@@ -723,7 +723,13 @@ def test_reasons_are_told_apart() -> None:
 
 def test_not_found_says_nothing_of_devices() -> None:
     not_found = {reason_ for reason_ in Reason if reason_.outcome is Outcome.NOT_FOUND}
-    assert not_found == {Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.SECRET_WRONG, Reason.PROFILE_DISABLED}
+    assert not_found == {
+        Reason.KEY_MISSING,
+        Reason.KEY_UNKNOWN,
+        Reason.SECRET_WRONG,
+        Reason.PROFILE_DISABLED,
+        Reason.CHAIN_ONLY,
+    }
 
 
 # Whatever is found

@@ -112,11 +112,11 @@ _ORDER = (
     ),
     Case(
         id="order/chain",
-        says="A chain profile asked with key and secret: FAILURE, not silence.",
-        cites="5.1/5-chain 4.3/silence 1.4/failure",
+        says="A chain profile asked with key and secret: NOT_FOUND, not silence.",
+        cites="5.1/5-chain 4.3/silence",
         strategy=X509_CHAIN,
         steps=(
-            ask(FAILURE),
+            ask(NOT_FOUND),
             Attempted("CHAIN_ONLY"),
             ask(NOT_FOUND, provisionDeviceSecret="wrong"),
             Devices(0),

@@ -139,10 +139,10 @@ _DECIDED = (
     ),
     Case(
         id="protobuf/chain",
-        says="A chain profile: 08 03, not silence.",
+        says="A chain profile: 08 02, not silence.",
         cites="5.1/5-chain 4.3/silence",
         strategy=X509_CHAIN,
-        steps=_served(ask_proto(proto(), FAILURE)),
+        steps=_served(ask_proto(proto(), NOT_FOUND)),
     ),
     Case(
         id="protobuf/check",
