@@ -323,7 +323,7 @@ def test_only_the_right_key_and_secret_of_an_open_profile_are_admitted(
         assert key.profile.strategy in (ALLOW, CHECK)
         assert verdict.name or key.profile.strategy is ALLOW
     elif verdict.reason is not Reason.NAME_BLANK:  # ThingsBoard looks at it first
-        closed = not proven or (key is not None and key.profile.strategy is DISABLED)
+        closed = not proven or (key is not None and key.profile.strategy in (DISABLED, CHAIN))
         assert (verdict.outcome is Outcome.NOT_FOUND) is closed
 
 
