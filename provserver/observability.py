@@ -52,5 +52,6 @@ def _without_peers_faults(record: logging.LogRecord) -> bool:
     if fault is not None:
         record.msg, record.args = f"{record.name}: a request could not be read ({fault.__name__})", ()
         record.exc_info = None
+    if fault is not None or record.levelno < logging.ERROR:
         record.levelno, record.levelname = logging.DEBUG, "DEBUG"
     return record.levelno >= logging.getLogger(record.name).getEffectiveLevel()

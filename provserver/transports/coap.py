@@ -9,7 +9,7 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 
 from aiocoap import Context, Message
 from aiocoap.numbers.codes import Code
@@ -41,11 +41,12 @@ class CoapTransport:
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError."""
-        _refuse_shared(host, port)
+        _check_address(host, port)
         self._context = await Context.create_server_context(
             self._resource, bind=(host, port), loggername="provserver.coap.protocol", transports=["udp6"]
         )
         interface = self._context.request_interfaces[0].token_interface.message_interface
+        interface.datagram_msg_received = _guarded(interface.datagram_msg_received)
         listening: socket.socket = interface.transport.get_extra_info("socket")
         for level, option in _ERROR_QUEUES:
             listening.setsockopt(level, option, 0)
@@ -54,8 +55,9 @@ class CoapTransport:
     async def stop(self, grace: float) -> None:
         """Let requests under way be answered within `grace` seconds, then close."""
         await self._resource.drain(grace)
-        if self._context is not None:
-            await self._context.shutdown()
+        context, self._context = self._context, None
+        if context is not None:
+            await context.shutdown()
 
 
 class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
@@ -197,10 +199,23 @@ def _progress(progress: Progress, request: Message) -> Message:
     return response
 
 
-def _refuse_shared(host: str, port: int) -> None:
-    """Refuse a port in use: aiocoap binds with SO_REUSEPORT, so a second server would take half of the datagrams."""
-    if not port:
-        return
+def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
+    """Take a datagram; some that are malformed make aiocoap raise into the event loop, which logs them as ours."""
+
+    def guarded(*args: object) -> None:
+        try:
+            receive(*args)
+        except Exception as fault:
+            log.debug("a datagram could not be read (%s)", type(fault).__name__)
+
+    return guarded
+
+
+def _check_address(host: str, port: int) -> None:
+    """Refuse an address that is not ours, and a port in use. Raises OSError.
+
+    aiocoap binds with SO_REUSEPORT, so a second server would take half of the datagrams.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         try:

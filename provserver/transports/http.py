@@ -19,6 +19,8 @@ _CORS = {"Access-Control-Allow-Origin": "*"}
 _PREFLIGHT = _CORS | {"Access-Control-Allow-Methods": "POST", "Access-Control-Allow-Headers": "*"}
 _RETRY = _CORS | {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _aiohttp_log = logging.getLogger("provserver.http.protocol")
 """What aiohttp says of broken requests: worth a line for debugging, never a stack trace (see observability)."""
 
@@ -42,13 +44,25 @@ class HttpTransport:
         self._connect_timeout = connect_timeout
         self._spoken: WeakSet[asyncio.Transport] = WeakSet()
         self._accepted: WeakKeyDictionary[asyncio.Transport, float] = WeakKeyDictionary()
-        application = web.Application(client_max_size=max_payload_size, middlewares=[_as_json])
+
+        @web.middleware
+        async def spoken(request: web.Request, handler: _Handler) -> web.StreamResponse:
+            if request.transport is not None:
+                self._spoken.add(request.transport)
+            return await handler(request)
+
+        application = web.Application(client_max_size=max_payload_size, middlewares=[spoken, _as_json])
         application.router.add_post("/api/v1/provision", self._provision)
         application.router.add_options("/api/v1/provision", _preflight)
         application.router.add_get("/healthz", _healthz)
         application.router.add_get("/readyz", self._readyz)
         self._runner = web.AppRunner(
-            application, access_log=None, logger=_aiohttp_log, keepalive_timeout=75, handle_signals=False
+            application,
+            access_log=None,
+            logger=_aiohttp_log,
+            keepalive_timeout=75,
+            lingering_time=connect_timeout,
+            handle_signals=False,
         )
         self._sweeper: asyncio.Task[None] | None = None
 
@@ -68,9 +82,6 @@ class HttpTransport:
         await self._runner.cleanup()
 
     async def _provision(self, request: web.Request) -> web.Response:
-        transport = request.transport
-        if transport is not None:
-            self._spoken.add(transport)
         try:
             async with asyncio.timeout(self._connect_timeout):
                 payload = await request.read()
@@ -109,9 +120,7 @@ class HttpTransport:
 
 
 @web.middleware
-async def _as_json(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
+async def _as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
     """Every refusal of aiohttp's own (404, 405, 413 …) as JSON, and no stack trace for what a peer sent."""
     try:
         return await handler(request)
