@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check format lock clean
+.PHONY: help setup run demo test sdk check format lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -24,6 +24,11 @@ demo: setup ## Provision simulated devices on all three protocols, print the tab
 test: setup ## Run the whole test suite
 	$(BIN)/pytest
 
+sdk: .venv-sdk/.complete ## Install ThingsBoard's Python SDK beside, so that its test is not skipped
+
+.venv-sdk/.complete: tests/conformance/sdk.lock
+	$(PYTHON) -m venv --clear .venv-sdk && .venv-sdk/bin/pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
+
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
@@ -34,4 +39,4 @@ lock: ## Pin the newest fitting versions in requirements.lock (needs uv)
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and the caches (not your data)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sdk .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
