@@ -25,7 +25,7 @@ class Grouper(Generic[Item, Result]):
         name: str,
         work: Callable[[Sequence[Item]], Awaitable[Sequence[Result | Exception]]],
         *,
-        max_group: int = 256,
+        max_group: int = 128,
         max_waiting: int = 10_000,
         lanes: int = 1,
     ) -> None:
