@@ -8,7 +8,7 @@ from itertools import islice
 from operator import attrgetter
 from uuid import UUID
 
-from asyncpg import UniqueViolationError
+from asyncpg import PostgresError
 
 from provserver.core import credentials as building
 from provserver.core import ids
@@ -104,21 +104,24 @@ class Devices:
         report = ImportReport()
         try:
             async with self._database.transaction() as connection:
-                found = await profiles.find(connection, self._organization_id, profile, lock="KEY SHARE")
-                if found is None:
-                    raise Refused(f"There is no profile {profile!r}. `provserver profile list` names them.")
+                found = await self._profile(connection, profile)
+                await store.begin_staging(connection)
                 stream = iter(rows)
                 done = 0
                 while batch := list(islice(stream, BATCH)):
-                    await self._copy(connection, found, batch, report)
+                    await self._stage(connection, found, batch, report)
                     done += len(batch)
                     progress(done)
                 if dry_run or (report.error_count and not partial):
                     raise _NothingKept
+                await self._profile(connection, str(found.id), lock="KEY SHARE")
+                await store.add_staged(connection)
         except _NothingKept:
             if not dry_run:
                 report.imported = 0
-        except UniqueViolationError:
+        except PostgresError as fault:
+            if not self._database.is_race(fault):
+                raise
             raise Refused(
                 "Another import or a device made one of these devices meanwhile; nothing was imported. "
                 "Run the import again."
@@ -130,10 +133,7 @@ class Devices:
         async with self._database.transaction() as connection:
             profile_id = None
             if profile is not None:
-                found = await profiles.find(connection, self._organization_id, profile)
-                if found is None:
-                    raise Refused(f"There is no profile {profile!r}. `provserver profile list` names them.")
-                profile_id = found.id
+                profile_id = (await self._profile(connection, profile)).id
             async for device in store.stream(connection, self._organization_id, profile_id):
                 yield device
 
@@ -165,13 +165,21 @@ class Devices:
             await store.delete(connection, device.id)
         return device
 
+    async def _profile(
+        self, connection: Connection, reference: str, *, lock: profiles.RowLock | None = None
+    ) -> DeviceProfile:
+        profile = await profiles.find(connection, self._organization_id, reference, lock=lock)
+        if profile is None:
+            raise Refused(f"There is no profile {reference!r}. `provserver profile list` names them.")
+        return profile
+
     async def _find(self, connection: Connection, reference: str) -> DeviceSummary:
         device = await store.find(connection, self._organization_id, reference)
         if device is None:
             raise Refused(f"There is no device {reference!r}. `provserver device list` names them.")
         return device
 
-    async def _copy(
+    async def _stage(
         self,
         connection: Connection,
         profile: DeviceProfile,
@@ -218,5 +226,5 @@ class Devices:
             attributes.extend((id_, scope, key, value) for (scope, key), value in row.attributes.items())
         for error in sorted(errors, key=lambda error: error.line):
             report.refuse(error)
-        await store.copy(connection, devices, credentials, attributes)
+        await store.stage(connection, devices, credentials, attributes)
         report.imported += len(devices)

@@ -27,6 +27,8 @@ from provserver.store.provisions import AttemptRow
 
 log = logging.getLogger("provserver.provisioning")
 
+_UNPROVEN = {Reason.NAME_BLANK, Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.SECRET_WRONG}
+
 _ON_PROFILE = {
     Reason.KEY_UNKNOWN,
     Reason.SECRET_WRONG,
@@ -116,7 +118,8 @@ class Provisioning:
                 return settled
             verdict = settled
         profile_id = key.profile.id if key is not None else None
-        name = request.device_name if profile_id is not None else None
+        # Before the secret is known to be right, what stands as a name may be a secret in the wrong member.
+        name = request.device_name if verdict.reason not in _UNPROVEN else None
         self._note(peer, verdict.outcome, verdict.reason.name, verdict.detail, profile_id, name)
         return verdict
 

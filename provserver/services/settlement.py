@@ -85,7 +85,8 @@ class Settlement:
     async def settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
         """The result of each ticket. While Postgres is away it waits for it as long as a ticket's deadline allows.
 
-        Nothing is begun for a ticket past its deadline: who was told to come back must find nothing made meanwhile.
+        Nothing is begun for a ticket past its deadline. (What was begun before may yet be committed, by a Postgres that
+        stood still: who was told to come back is served by its requestNonce, or by the operator.)
         """
         now = asyncio.get_running_loop().time
         rounds = faults = 0
@@ -243,7 +244,6 @@ class Settlement:
         """Write a group; when the statement fails, one by one, so that nobody pays for a neighbour."""
         if not pairs:
             return
-        pairs = sorted(pairs, key=lambda pair: pair[1].name)  # as every process does, lest two wait for each other
         try:
             done = await statement(connection, [write for _, write in pairs])
         except PostgresError as fault:
@@ -252,6 +252,8 @@ class Settlement:
             if len(pairs) > 1:
                 for pair in pairs:
                     await self._apply(connection, statement, [pair])
+            elif self._database.is_lock_timeout(fault):
+                pairs[0][0].result = Unavailable("Another transaction holds the device.")
             elif not self._database.is_race(fault):
                 log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
                 pairs[0][0].result = Unavailable("The statement failed.")

@@ -26,6 +26,15 @@ _AWAY = (
 )
 """What says that Postgres is away, full, read-only or going down: asking again later is right."""
 
+_SERVING = {
+    # A plan is kept for the life of a connection: one made while tables were small must serve when they are large.
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    # Who waits for a row that an operator's transaction holds makes all wait that are grouped with him.
+    "lock_timeout": "300ms",
+}
+
 CONNECT_TIMEOUT = 5.0
 COMMAND_TIMEOUT = 8.0
 
@@ -33,13 +42,15 @@ COMMAND_TIMEOUT = 8.0
 class Database:
     """A pool of connections. Every fault of Postgres leaves as `Unavailable` but those of a statement itself."""
 
-    def __init__(self, dsn: str, *, size: int = 8) -> None:
+    def __init__(self, dsn: str, *, size: int = 8, serving: bool = False) -> None:
+        """serving: for many short statements by key: see `_SERVING`."""
         self._dsn = dsn
         self._size = size
+        self._settings = {"application_name": "provserver", "jit": "off"} | (_SERVING if serving else {})
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
 
     async def open(self) -> None:
-        """Connect once, to know that the URL is right. Raises Misconfigured."""
+        """Connect once, to know that the URL is right. Raises Misconfigured, Unavailable."""
         pool = asyncpg.create_pool(
             self._dsn,
             min_size=1,
@@ -49,18 +60,22 @@ class Database:
             max_inactive_connection_lifetime=0,
             init=_prepare,
             reset=_keep,
-            server_settings={"application_name": "provserver", "jit": "off"},
+            server_settings=self._settings,
         )
         try:
             await pool
         except (ValueError, OverflowError, pg.InterfaceError) as fault:
             raise Misconfigured(f"The database URL is not valid: {type(fault).__name__}.") from None
         except TimeoutError:
-            raise Misconfigured(
+            raise Unavailable(
                 f"Postgres does not answer within {CONNECT_TIMEOUT:.0f} s. Check --database-url."
             ) from None
-        except (OSError, pg.PostgresError) as fault:
-            raise Misconfigured(f"Postgres cannot be reached: {fault}. Check --database-url.") from None
+        except OSError as fault:
+            raise Unavailable(f"Postgres cannot be reached: {fault}. Start it, or check --database-url.") from None
+        except pg.PostgresError as fault:
+            raise (Unavailable if self.is_away(fault) else Misconfigured)(
+                f"Postgres cannot be reached: {fault}. Check --database-url."
+            ) from None
         self._pool = pool
 
     async def close(self) -> None:
@@ -98,6 +113,11 @@ class Database:
     def is_away(fault: Exception) -> bool:
         """Whether the fault says that Postgres is away, not that the statement is wrong."""
         return isinstance(fault, _AWAY)
+
+    @staticmethod
+    def is_lock_timeout(fault: Exception) -> bool:
+        """Whether the fault says that another transaction held a row for longer than we wait."""
+        return isinstance(fault, pg.LockNotAvailableError)
 
     @staticmethod
     def is_race(fault: Exception) -> bool:

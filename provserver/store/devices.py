@@ -85,35 +85,60 @@ async def attributes(connection: Connection, device_id: UUID) -> list[asyncpg.Re
     )
 
 
+_STAGES = """
+CREATE TEMPORARY TABLE staged_device (LIKE device INCLUDING DEFAULTS, PRIMARY KEY (name)) ON COMMIT DROP;
+CREATE TEMPORARY TABLE staged_credentials (LIKE credentials INCLUDING DEFAULTS, PRIMARY KEY (id_digest)) ON COMMIT DROP;
+CREATE TEMPORARY TABLE staged_attribute (LIKE attribute INCLUDING DEFAULTS) ON COMMIT DROP;
+"""
+
+
+async def begin_staging(connection: Connection) -> None:
+    """Make tables, gone with the transaction, for devices that are to be added: until then they lock nothing."""
+    await connection.execute(_STAGES)
+
+
 async def taken(
     connection: Connection, organization_id: UUID, names: Sequence[str], id_digests: Sequence[bytes]
 ) -> tuple[set[str], set[bytes]]:
-    """Which of these names the organization has, and which of these credentials exist anywhere."""
+    """Which of these names the organization has, and which of these credentials exist anywhere; staged ones too."""
     rows = await connection.fetch(
-        "SELECT name FROM device WHERE organization_id = $1 AND name = ANY($2::text[])",
+        "SELECT name FROM device WHERE organization_id = $1 AND name = ANY($2::text[])"
+        " UNION ALL SELECT name FROM staged_device WHERE name = ANY($2::text[])",
         organization_id,
         names,
     )
-    digests = await connection.fetch("SELECT id_digest FROM credentials WHERE id_digest = ANY($1::bytea[])", id_digests)
+    digests = await connection.fetch(
+        "SELECT id_digest FROM credentials WHERE id_digest = ANY($1::bytea[])"
+        " UNION ALL SELECT id_digest FROM staged_credentials WHERE id_digest = ANY($1::bytea[])",
+        id_digests,
+    )
     return {row["name"] for row in rows}, {row["id_digest"] for row in digests}
 
 
-async def copy(
+async def stage(
     connection: Connection,
     devices: Sequence[tuple[UUID, UUID, UUID, str, bool]],
     credentials_: Sequence[tuple[bytes, UUID, str, str, bytes]],
     attributes_: Sequence[tuple[UUID, str, str, object]],
 ) -> None:
-    """Add many devices at once; raises asyncpg.UniqueViolationError when one is there already."""
+    """Copy devices into the staging tables."""
     await connection.copy_records_to_table(
-        "device", records=devices, columns=("id", "organization_id", "profile_id", "name", "gateway")
+        "staged_device", records=devices, columns=("id", "organization_id", "profile_id", "name", "gateway")
     )
     await connection.copy_records_to_table(
-        "credentials", records=credentials_, columns=("id_digest", "device_id", "type", "origin", "sealed")
+        "staged_credentials", records=credentials_, columns=("id_digest", "device_id", "type", "origin", "sealed")
     )
     await connection.copy_records_to_table(
-        "attribute", records=attributes_, columns=("device_id", "scope", "key", "value")
+        "staged_attribute", records=attributes_, columns=("device_id", "scope", "key", "value")
     )
+
+
+async def add_staged(connection: Connection) -> None:
+    """Add what is staged; raises asyncpg.UniqueViolationError when something of it is there by now."""
+    # By name, as provisioning writes: two that want the same rows do not wait for each other crosswise.
+    await connection.execute("INSERT INTO device SELECT * FROM staged_device ORDER BY name", timeout=600)
+    await connection.execute("INSERT INTO credentials SELECT * FROM staged_credentials", timeout=600)
+    await connection.execute("INSERT INTO attribute SELECT * FROM staged_attribute", timeout=600)
 
 
 async def rearm(connection: Connection, device_id: UUID) -> None:

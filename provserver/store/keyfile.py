@@ -24,7 +24,7 @@ def load_or_create(path: Path) -> ServerKeys:
         if path.stat().st_mode & 0o077:
             raise Misconfigured(f"{path} can be read by others than its owner. Run: chmod 600 {path}")
         content = json.loads(path.read_text())
-        return ServerKeys(_keys(content["digest"]), _keys(content["sealing"]))
+        keys = ServerKeys(_keys(content["digest"]), _keys(content["sealing"]))
     except OSError as fault:
         raise Misconfigured(f"{path} cannot be read: {fault.strerror}.") from None
     except (ValueError, TypeError, KeyError, AttributeError, binascii.Error):
@@ -32,6 +32,9 @@ def load_or_create(path: Path) -> ServerKeys:
             f'{path} must be {{"digest": {{"1": KEY}}, "sealing": {{"1": KEY}}}}, '
             f"KEY being the base64 of {KEY_LENGTH} bytes. Restore it from your backup."
         ) from None
+    if len(keys.digest_keys) > 1:  # look-ups know one: with a second, every secret would be unknown
+        raise Misconfigured(f"{path} has {len(keys.digest_keys)} digest keys; this release works with one only.")
+    return keys
 
 
 async def prove(database: Database, keys: ServerKeys) -> None:

@@ -137,6 +137,7 @@ WITH {_WANTED}, created AS (
     INSERT INTO device (id, organization_id, profile_id, name, gateway, nonce_digest, request_digest)
     SELECT device_id, organization_id, profile_id, name, gateway, nonce_digest, request_digest FROM wanted w
     WHERE NOT EXISTS (SELECT FROM credentials c WHERE c.id_digest = w.id_digest)
+    ORDER BY name  -- as every process and import does, lest two wait for each other
     ON CONFLICT DO NOTHING
     RETURNING id
 ), accepted AS (

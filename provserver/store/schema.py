@@ -52,6 +52,7 @@ async def pending(database: Database) -> list[Migration]:
 async def upgrade(database: Database) -> list[Migration]:
     """Apply what is missing, all or nothing, and return it. Raises Misconfigured, Unavailable."""
     async with database.transaction() as connection:
+        await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=60)
         await connection.execute(_HISTORY)
         missing = await _pending(connection)

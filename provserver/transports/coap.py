@@ -14,6 +14,8 @@ from collections.abc import Callable, Hashable
 from aiocoap import Context, Message
 from aiocoap.numbers.codes import Code
 from aiocoap.numbers.contentformat import ContentFormat
+from aiocoap.numbers.optionnumbers import OptionNumber
+from aiocoap.numbers.types import Type
 from aiocoap.optiontypes import BlockOption
 from aiocoap.resource import Resource
 
@@ -30,6 +32,22 @@ _ERROR_QUEUES = ((socket.IPPROTO_IPV6, 25), (socket.IPPROTO_IP, 11))
 comes back as a socket error, on which uvloop stops to read the socket, for ever."""
 
 BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
+
+_PROXYING = frozenset({OptionNumber.PROXY_URI, OptionNumber.PROXY_SCHEME})
+_CRITICAL = _PROXYING | {
+    OptionNumber.URI_HOST,
+    OptionNumber.URI_PORT,
+    OptionNumber.URI_PATH,
+    OptionNumber.URI_QUERY,
+    OptionNumber.ACCEPT,  # one that cannot be met is answered in JSON
+    OptionNumber.BLOCK1,
+    OptionNumber.BLOCK2,
+}
+"""The critical options that are understood. Not If-Match nor If-None-Match: a condition that is not looked at must
+not be taken as met (RFC 7252 §5.10.8)."""
+
+_NO_4XX = 8
+"""No-Response (RFC 7967 §2.1) to the class 4.xx."""
 
 
 class CoapTransport:
@@ -57,6 +75,7 @@ class CoapTransport:
         await self._resource.drain(grace)
         context, self._context = self._context, None
         if context is not None:
+            _silence(context)
             await context.shutdown()
 
 
@@ -95,6 +114,9 @@ class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
             return  # what is left is cut off by the shutdown
 
     async def _render(self, request: Message) -> Message:
+        refused = _unsupported(request)
+        if refused is not None:
+            return refused
         refusal = _route(request)
         if refusal is not None:
             return Message(code=refusal)
@@ -134,6 +156,18 @@ class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
         if answer.outcome is Outcome.UNAVAILABLE:
             response.opt.max_age = RETRY_AFTER_SECONDS
         return response
+
+
+def _unsupported(request: Message) -> Message | None:
+    """The answer to a request with a critical option that is not known (RFC 7252 §5.4.1) or to be proxied (§5.10.2)."""
+    numbers = {option.number for option in request.opt.option_list()}
+    unknown = sorted(int(number) for number in numbers - _CRITICAL if number.is_critical())
+    if unknown:
+        response = Message(code=Code.BAD_OPTION, payload=f"Unknown option {unknown[0]}".encode())
+        if request.mtype is Type.NON:  # is rejected (§5.4.1), which is to say nothing (§4.3)
+            response.opt.no_response = _NO_4XX
+        return response
+    return Message(code=Code.PROXYING_NOT_SUPPORTED) if numbers & _PROXYING else None
 
 
 def _route(request: Message) -> Code | None:
@@ -209,6 +243,14 @@ def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
             log.debug("a datagram could not be read (%s)", type(fault).__name__)
 
     return guarded
+
+
+def _silence(context: Context) -> None:
+    """Hear nothing more, and forget whom to send an empty ACK: aiocoap leaves those timers to a closed socket."""
+    manager = context.request_interfaces[0].token_interface
+    asyncio.get_running_loop().remove_reader(manager.message_interface.transport.get_extra_info("socket"))
+    for _, timer in manager._piggyback_opportunities.values():  # noqa: SLF001 - there is no other way to them
+        timer.cancel()
 
 
 def _check_address(host: str, port: int) -> None:

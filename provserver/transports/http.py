@@ -4,10 +4,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from weakref import WeakKeyDictionary, WeakSet
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from provserver.core.model import Peer, Transport
 from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome, Unavailable
@@ -51,12 +53,12 @@ class HttpTransport:
                 self._spoken.add(request.transport)
             return await handler(request)
 
-        application = web.Application(client_max_size=max_payload_size, middlewares=[spoken, _as_json])
+        application = web.Application(client_max_size=max_payload_size, middlewares=[spoken])
         application.router.add_post("/api/v1/provision", self._provision)
         application.router.add_options("/api/v1/provision", _preflight)
         application.router.add_get("/healthz", _healthz)
         application.router.add_get("/readyz", self._readyz)
-        self._runner = web.AppRunner(
+        self._runner = _Runner(
             application,
             access_log=None,
             logger=_aiohttp_log,
@@ -119,13 +121,58 @@ class HttpTransport:
                     transport.abort()
 
 
-@web.middleware
-async def _as_json(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    """Every refusal of aiohttp's own (404, 405, 413 …) as JSON, and no stack trace for what a peer sent."""
+class _Connection(web.RequestHandler):
+    """A connection that does not quote what it could not read, as that may be a secret after a wrong length."""
+
+    __slots__ = ()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer bytes that are not HTTP (RFC 9112 §2.2), and close, as where the next request begins is unknown."""
+        if not isinstance(exc, HttpProcessingError):
+            return super().handle_error(request, status, exc, message)
+        _aiohttp_log.debug("a request could not be read (%s)", type(exc).__name__)
+        response = _refusal(400, "The request is not valid HTTP!")
+        response.force_close()
+        return response
+
+
+class _Server(web.Server):
+    """Makes the connections."""
+
+    def __call__(self) -> web.RequestHandler:
+        return _Connection(self, loop=self._loop, **self._kwargs)
+
+
+class _Runner(web.AppRunner):
+    """Puts `_as_json` around the whole application: aiohttp answers `Expect` before its middlewares."""
+
+    async def _make_server(self) -> web.Server:
+        made = await super()._make_server()
+        handler = partial(_as_json, handler=made.request_handler)
+        return _Server(handler, request_factory=made.request_factory, **self._kwargs)
+
+
+async def _as_json(
+    request: web.BaseRequest, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Every refusal of aiohttp's own (404, 405, 413 …) as JSON, and no stack trace for what a peer sent.
+
+    A body that says it is too large is not waited for, nor is a client told to send it (RFC 9110 §10.1.1).
+    """
     try:
+        if (request.content_length or 0) > request.client_max_size:
+            raise web.HTTPRequestEntityTooLarge(request.client_max_size)
         return await handler(request)
     except web.HTTPRequestEntityTooLarge:
-        return _refusal(413, RENDERINGS[Outcome.TOO_LARGE].error or "")
+        response = _refusal(413, RENDERINGS[Outcome.TOO_LARGE].error or "")
+        response.force_close()  # the rest of the body may or may not come
+        return response
     except web.HTTPException as fault:
         allow = {"Allow": fault.headers["Allow"]} if "Allow" in fault.headers else {}
         return _refusal(fault.status, f"{fault.reason}!", allow)

@@ -38,6 +38,7 @@ class Load:
     async def __aenter__(self) -> Self:
         self._numbers = itertools.count(1)
         self._changed = asyncio.Condition()
+        self._ending = False
         self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
         self._coap = await aiocoap.Context.create_client_context(transports=["udp6"])
         asks: list[Callable[[bytes], Any]] = [self._ask_http, self._ask_mqtt, self._ask_coap]
@@ -47,6 +48,7 @@ class Load:
     async def __aexit__(
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending = True  # aiomqtt may answer a cancellation with an error of its own, which is then noted as LOST
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -62,7 +64,7 @@ class Load:
                 task.result()
 
     async def _work(self, ask: Callable[[bytes], Any]) -> None:
-        while True:
+        while not self._ending:
             name = f"{self.prefix}-{next(self._numbers)}"
             body = {"deviceName": name, "provisionDeviceKey": self.key, "provisionDeviceSecret": self.secret}
             try:

@@ -33,9 +33,6 @@ PEER = Peer(Transport.HTTP, "192.0.2.7")
 NONCE = "0123456789abcdef0123456789abcdef"
 
 
-Locking = Callable[..., AbstractAsyncContextManager["Lock"]]
-
-
 class Fleet:
     """A profile, and devices that ask with its key."""
 
@@ -94,7 +91,7 @@ class Fleet:
         assert reply["status"] == RENDERINGS[Outcome(attempt["outcome"])].status != "SUCCESS"
         return dict(attempt)
 
-    async def as_one_group(self, lock: Locking, *asks: Coroutine[Any, Any, dict[str, Any]]) -> list[dict[str, Any]]:
+    async def as_one_group(self, lock: "Locking", *asks: Coroutine[Any, Any, dict[str, Any]]) -> list[dict[str, Any]]:
         """The replies to requests that are settled in one group, as another one was under way meanwhile."""
         async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
             under_way = asyncio.create_task(self.ask(f"under way {uuid4()}"))
@@ -149,6 +146,9 @@ class Lock:
         await self.connection.execute("SELECT pg_terminate_backend($1)", pid)
 
 
+Locking = Callable[..., AbstractAsyncContextManager[Lock]]
+
+
 class Outage:
     """A database that can be taken away: its connections break, and new ones find no socket."""
 
@@ -166,7 +166,7 @@ class Outage:
         with TemporaryDirectory(prefix="ps") as directory:  # not tmp_path: a socket's path must be short
             link = Path(directory) / "s"
             link.symlink_to(sockets)
-            opened = Database(url.replace(quote(sockets, safe=""), quote(str(link), safe="")), size=2)
+            opened = Database(url.replace(quote(sockets, safe=""), quote(str(link), safe="")), size=1)
             await opened.open()
             try:
                 yield cls(opened, url, link, Path(sockets))
@@ -174,12 +174,21 @@ class Outage:
                 await opened.close()
 
     async def begin(self) -> None:
-        """Take it away."""
-        self._link.unlink()
+        """Take it away as a stopping Postgres does."""
+        self.take_away()
         killer = await asyncpg.connect(self._url)
         for connection in connections(self.database):
             await killer.execute("SELECT pg_terminate_backend($1)", connection.get_server_pid())
         await killer.close()
+
+    def take_away(self) -> None:
+        """Have no further connection made."""
+        self._link.unlink()
+
+    def cut(self) -> None:
+        """Break the connections at our end: Postgres does not notice, and goes on with what it was asked."""
+        for connection in connections(self.database):
+            connection.terminate()
 
     def end(self) -> None:
         """Bring it back."""

@@ -2,7 +2,8 @@ import asyncio
 import logging
 import os
 from collections import Counter
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
 
@@ -17,7 +18,7 @@ from provserver.services.access import Access
 from provserver.services.provisioning import Provisioning
 from provserver.services.settlement import ROUNDS, open_credentials, seal_credentials
 from tests.conftest import Space
-from tests.services.conftest import NONCE, Fleet, Locking, connections, until
+from tests.services.conftest import NONCE, Fleet, Locking, Outage, connections, until
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 BOTH = pytest.mark.parametrize("strategy", [ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES, CHECK])
@@ -444,71 +445,123 @@ async def test_a_connection_killed_under_way_costs_nobody_anything(
     await whole(space)
 
 
-@BOTH
+@dataclass
+class Lossy:
+    """A process whose one connection breaks under way, while Postgres goes on with the statement it has."""
+
+    fleet: Fleet
+    outage: Outage
+    provisioning: Provisioning
+    lock: Locking
+
+    async def warm_up(self) -> None:
+        """Have both statements prepared on the connection, so that what is sent under way is all Postgres needs."""
+        await self.fleet.ask("warm-up", of=self.provisioning)
+        await self.fleet.space.devices.rearm("warm-up")
+        await self.fleet.ask("warm-up", of=self.provisioning)
+        await self.fleet.space.devices.delete("warm-up")
+        await self.fleet.space.rows("TRUNCATE attempt, outbox")
+
+    async def ask(self, name: str | None, **members: object) -> dict[str, Any]:
+        """The reply to a request whose answer is lost, and that is asked about once it is committed."""
+        count = "SELECT count(*) FROM outbox"
+        before = await self.fleet.space.value(count)
+        async with self.lock(IN_THE_WAY) as held:
+            task = asyncio.create_task(self.fleet.ask(name, of=self.provisioning, **members))
+            await held.until_waiting()
+            self.outage.take_away()
+            self.outage.cut()
+            await until(lambda: not connections(self.outage.database))
+        while await self.fleet.space.value(count) == before:
+            assert not task.done()
+        self.outage.end()
+        return await task
+
+    async def ask_again_at_once(self, name: str | None, **members: object) -> dict[str, Any]:
+        """The reply to a request that is sent again while the lost one is still under way."""
+        async with self.lock(IN_THE_WAY) as held:
+            task = asyncio.create_task(self.fleet.ask(name, of=self.provisioning, **members))
+            (first,) = await held.until_waiting()
+            self.outage.cut()
+            await held.until_waiting(2)
+            assert first in await held.waiters()
+        return await task
+
+
+@pytest.fixture
+async def lossy(fleet: Fleet, outage: Outage, lock: Locking) -> AsyncIterator[Lossy]:
+    provisioning = Provisioning(outage.database, fleet.space.keys, wait_limit=60)
+    made = Lossy(fleet, outage, provisioning, lock)
+    await made.warm_up()
+    yield made
+    await provisioning.drain()
+
+
+LOST = pytest.mark.parametrize("lost", [Lossy.ask, Lossy.ask_again_at_once])
+
+
+@LOST
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"name": "sensor-1"},
+        {"name": None},
+        {"name": "sensor-1", "token": "brought"},
+        {"name": "sensor-1", "requestNonce": NONCE},
+        {"name": None, "requestNonce": NONCE},
+    ],
+    ids=str,
+)
 async def test_an_answer_of_postgres_that_was_lost_is_found_again(
-    space: Space, lock: Locking, strategy: ProvisionStrategy
+    lossy: Lossy, lost: Callable[..., Awaitable[dict[str, Any]]], members: dict[str, Any]
 ) -> None:
-    """Our end of the connection breaks; Postgres does not notice, and commits what it was asked."""
-    fleet = await Fleet.make(space, strategy)
-    if strategy is CHECK:
-        await fleet.import_("sensor-1")
-    async with lock(IN_THE_WAY) as held:
-        task = asyncio.create_task(fleet.ask("sensor-1", token="brought"))
-        (first,) = await held.until_waiting()
-        _cut(space, first)
-        await held.until_waiting(2)  # the lost statement, and the one that was sent again
-
-    reply = await task
-
-    assert (reply["status"], reply["credentialsValue"]) == ("SUCCESS", "brought")
-    assert [each.id for each in await fleet.stored("sensor-1")] == ["brought"]
-    assert await fleet.counts() == ONE
-
-
-@pytest.mark.parametrize("name", ["sensor-1", None])
-async def test_generated_credentials_are_those_of_the_lost_answer(
-    fleet: Fleet, lock: Locking, name: str | None
-) -> None:
-    async with lock(IN_THE_WAY) as held:
-        task = asyncio.create_task(fleet.ask(name))
-        (first,) = await held.until_waiting()
-        _cut(fleet.space, first)
-        await held.until_waiting(2)
-
-    reply = await task
+    reply = await lost(lossy, **members)
 
     assert reply["status"] == "SUCCESS"
-    assert await fleet.stored(reply["deviceName"]) == [building.access_token(reply["credentialsValue"])]
-    assert await fleet.counts() == ONE
+    assert await lossy.fleet.stored(reply["deviceName"]) == [building.access_token(reply["credentialsValue"])]
+    assert reply["credentialsValue"] == members.get("token", reply["credentialsValue"])
+    assert await lossy.fleet.counts() == ONE
 
 
-async def test_a_rotation_whose_answer_was_lost_is_found_again(space: Space, lock: Locking) -> None:
-    fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
+@LOST
+async def test_a_pre_provisioned_device_gets_the_answer_that_was_lost(
+    lossy: Lossy, lost: Callable[..., Awaitable[dict[str, Any]]]
+) -> None:
+    lossy.fleet = await Fleet.make(lossy.fleet.space, CHECK, name="meters")
+    await lossy.fleet.import_("meter-1")
+
+    reply = await lost(lossy, "meter-1", token="brought")
+
+    assert (reply["status"], reply["credentialsValue"]) == ("SUCCESS", "brought")
+    assert [each.id for each in await lossy.fleet.stored("meter-1")] == ["brought"]
+    assert await lossy.fleet.counts() == ONE
+
+
+@LOST
+async def test_a_rotation_whose_answer_was_lost_is_found_again(
+    lossy: Lossy, lost: Callable[..., Awaitable[dict[str, Any]]]
+) -> None:
+    fleet = lossy.fleet = await Fleet.make(lossy.fleet.space, CHECK, ReprovisionPolicy.ROTATE, name="rotating")
+    await fleet.import_("sensor-1")
     old = (await fleet.ask("sensor-1"))["credentialsValue"]
-    async with lock(IN_THE_WAY) as held:
-        task = asyncio.create_task(fleet.ask("sensor-1"))
-        (first,) = await held.until_waiting()
-        _cut(space, first)
-        await held.until_waiting(2)
 
-    new = (await task)["credentialsValue"]
+    new = (await lost(lossy, "sensor-1"))["credentialsValue"]
 
     assert [each.id for each in await fleet.stored("sensor-1")] == [new, old]
-    assert await successes(space) == {"sensor-1": 2}
+    assert await successes(fleet.space) == {"sensor-1": 2}
 
 
-async def test_two_who_ask_for_one_name_while_an_answer_is_lost_are_told_apart(
-    fleet: Fleet, other: Provisioning, lock: Locking
-) -> None:
-    async with lock(IN_THE_WAY) as held:
-        mine = asyncio.create_task(fleet.ask("sensor-1"))
-        (first,) = await held.until_waiting()
-        theirs = asyncio.create_task(fleet.ask("sensor-1", of=other))
+async def test_two_who_ask_for_one_name_while_an_answer_is_lost_are_told_apart(lossy: Lossy) -> None:
+    fleet = lossy.fleet
+    async with lossy.lock(IN_THE_WAY) as held:
+        lost = asyncio.create_task(fleet.ask("sensor-1", of=lossy.provisioning))
+        await held.until_waiting()
+        neighbour = asyncio.create_task(fleet.ask("sensor-1"))
         await held.until_waiting(2)
-        _cut(fleet.space, first)
+        lossy.outage.cut()
         await held.until_waiting(3)
 
-    replies = [await mine, await theirs]
+    replies = [await lost, await neighbour]
 
     assert statuses(replies) == {"SUCCESS": 1, "FAILURE": 1}
     (winner,) = [reply for reply in replies if reply["status"] == "SUCCESS"]
@@ -524,12 +577,6 @@ async def test_nobody_is_told_success_before_the_commit(fleet: Fleet, lock: Lock
         assert await fleet.space.value("SELECT count(*) FROM device") == 0
 
     assert (await task)["status"] == "SUCCESS"
-
-
-def _cut(space: Space, pid: int) -> None:
-    """Break our end of the connection to a process of Postgres."""
-    (connection,) = [each for each in connections(space.database) if each.get_server_pid() == pid]
-    connection.terminate()
 
 
 # --- sealed copies

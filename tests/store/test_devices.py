@@ -15,12 +15,14 @@ async def make_devices(space: Space, *names: str, profile: str = "sensors") -> d
     profile_id = (await make_profile(space, profile)).id
     made = dict(zip(names, sorted(uuid7(0, os.urandom) for _ in names), strict=True))
     async with space.database.transaction() as connection:
-        await devices.copy(
+        await devices.begin_staging(connection)
+        await devices.stage(
             connection,
             [(id_, space.organization_id, profile_id, name, False) for name, id_ in made.items()],
             [(name.encode(), id_, "ACCESS_TOKEN", "imported", b"sealed") for name, id_ in made.items()],
             [(id_, "SERVER", "rack", {"row": 1}) for id_ in made.values()],
         )
+        await devices.add_staged(connection)
     return made
 
 
@@ -46,6 +48,7 @@ async def test_the_devices_of_another_organization_are_not_found(space: Space) -
         assert await devices.find(connection, uuid4(), "a") is None
         assert await devices.find(connection, uuid4(), str(made["a"])) is None
         assert [device async for device in devices.stream(connection, uuid4(), None)] == []
+        await devices.begin_staging(connection)
         assert await devices.taken(connection, uuid4(), ["a"], [b"a"]) == (set(), {b"a"})  # credentials are of all
 
 
@@ -62,23 +65,26 @@ async def test_the_devices_of_a_profile_are_found(space: Space) -> None:
 
 async def test_what_is_taken_is_told(space: Space) -> None:
     await make_devices(space, "a", "b")
-    async with space.database.connection() as connection:
+    async with space.database.transaction() as connection:
+        await devices.begin_staging(connection)
         taken = await devices.taken(connection, space.organization_id, ["a", "c", "a"], [b"b", b"c"])
         assert taken == ({"a"}, {b"b"})
         assert await devices.taken(connection, space.organization_id, [], []) == (set(), set())
 
 
-async def test_copying_what_is_there_copies_nothing(space: Space) -> None:
+async def test_adding_what_is_there_adds_nothing(space: Space) -> None:
     await make_devices(space, "a")
+
+    async def add(*names: str) -> None:
+        async with space.database.transaction() as connection:
+            await devices.begin_staging(connection)
+            rows = [(uuid4(), space.organization_id, uuid4(), name, False) for name in names]
+            await devices.stage(connection, rows, [], [])
+            await devices.add_staged(connection)
+
     for names in (("b", "a"), ("b", "b")):
         with pytest.raises(asyncpg.UniqueViolationError):
-            async with space.database.transaction() as connection:
-                await devices.copy(
-                    connection,
-                    [(uuid4(), space.organization_id, uuid4(), name, False) for name in names],
-                    [],
-                    [],
-                )
+            await add(*names)
     async with space.database.connection() as connection:
         assert await connection.fetchval("SELECT count(*) FROM device") == 1
 

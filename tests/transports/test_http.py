@@ -583,3 +583,81 @@ async def test_stopping_before_starting_and_twice_is_nothing(http: Service) -> N
     await transport.start("127.0.0.1", 0)
     await transport.stop(0)
     await transport.stop(0)
+
+
+# --- what is not HTTP is answered without its words
+
+
+HEAD = b"POST " + PATH + b" HTTP/1.1\r\nHost: h\r\n"
+SECRET = b'{"deviceName":"d","provisionDeviceKey":"k","provisionDeviceSecret":"pl4nted pl4nted pl4nted"}'
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        HEAD + b"Content-Length: 20\r\n\r\n" + SECRET,
+        HEAD + b"\r\n" + SECRET,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + SECRET,
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + SECRET,
+        HEAD + SECRET + b"\r\n\r\n",
+        HEAD + b"X: \x00pl4nted\r\n\r\n",
+        HEAD + b"X: " + b"pl4nted" * 2_000 + b"\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n" + SECRET,
+        HEAD + b"Content-Length: pl4nted\r\n\r\n",
+        HEAD + b"Content-Encoding: br\r\nContent-Length: 7\r\n\r\npl4nted",
+        HEAD + b"Content-Encoding: gzip\r\nContent-Length: 7\r\n\r\npl4nted",
+        b"POST http://[pl4nted/ HTTP/1.1\r\nHost: h\r\n\r\n",
+        SECRET + b"\r\n\r\n",
+    ],
+    ids=lambda data: repr(data[-40:]),
+)
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "in two"])
+async def test_what_is_not_http_is_not_quoted(
+    http: Service, capsys: pytest.CaptureFixture[str], data: bytes, whole: bool
+) -> None:
+    with logging_as_serve_does():
+        async with serving(http) as site, site.connection() as connection:
+            head, end, body = data.partition(b"\r\n\r\n")
+            for part in [data] if whole else [head + end, body]:
+                await connection.send(part)
+                await asyncio.sleep(0)
+            said = await connection.ended()
+            assert (await site.ask(get(b"/healthz"))).status == 200
+
+    answers = [part for part in said.split(b"HTTP/1.")[1:] if part]
+    assert answers
+    for answer in answers:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head[2:5] == b"400"
+        assert b"Content-Type: application/json" in head
+        assert json.loads(body)["errorMsg"] in ("The request is not valid HTTP!", "The body is not complete!")
+    assert b"pl4nted" not in said
+    assert "pl4nted" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [PATH, b"/nothing"])
+async def test_an_expectation_that_cannot_be_met_is_not_quoted(site: Site, path: bytes) -> None:
+    response = await site.ask(post(b"{}", b"Expect: pl4nted", path=path))
+
+    assert (response.status, response.json["errorMsg"]) == (417, "Expectation Failed!")
+    assert b"pl4nted" not in response.body
+
+
+# --- a body that says it is too large
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"], ids=["plain", "expect"])
+async def test_a_body_that_says_it_is_too_large_is_not_waited_for(http: Service, expect: bytes) -> None:
+    async with serving(http, max_payload_size=10_000) as site:
+        async with site.connection() as connection, asyncio.timeout(5):
+            response = await connection.ask(HEAD + expect + b"Content-Length: 10001\r\n\r\n")
+        assert response.status == 413
+        assert response.json["errorMsg"] == RENDERINGS[Outcome.TOO_LARGE].error
+        assert response.headers["connection"] == "close"
+
+        async with site.connection() as connection:
+            await connection.send(HEAD + b"Expect: 100-continue\r\nContent-Length: 10000\r\n\r\n")
+            assert (await connection.reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 100 ")
+            assert (await connection.ask(site.body(f"at the limit {expect!r}").ljust(10_000))).json[
+                "status"
+            ] == "SUCCESS"

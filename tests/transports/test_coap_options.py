@@ -1,0 +1,118 @@
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiocoap import Message
+from aiocoap.numbers.codes import Code
+from aiocoap.numbers.optionnumbers import OptionNumber
+from aiocoap.numbers.types import Type
+
+from tests.transports.test_coap import PATH, Datagrams, Site, serving
+from tests.transports.test_http import Service, logging_as_serve_does, service
+
+EMPTY_ACK_DELAY = 0.1
+
+
+@pytest.fixture(scope="module")
+async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
+    async with service(postgres, tmp_path_factory.mktemp("coap_options"), "coap_options") as service_:
+        yield service_
+
+
+@pytest.fixture(scope="module")
+async def site(made: Service) -> AsyncIterator[Site]:
+    async with serving(made) as shared:
+        yield shared
+
+
+def with_option(site: Site, number: int, value: bytes, name: str, mid: int, type_: Type = Type.CON) -> bytes:
+    message = Message(code=Code.POST, payload=site.body(name), _mtype=type_, _mid=mid, _token=mid.to_bytes(2))
+    message.opt.uri_path = PATH
+    message.opt.add_option(OptionNumber(number).create_option(decode=value))
+    encoded: bytes = message.encode()
+    return encoded
+
+
+async def devices(made: Service, name: str) -> Any:
+    return await made.value("SELECT count(*) FROM device WHERE name = $1", name)
+
+
+async def ask(client: Datagrams, datagram: bytes) -> Any:
+    client.send(datagram)
+    return await client.message()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (1, Code.BAD_OPTION),  # If-Match
+        (5, Code.BAD_OPTION),  # If-None-Match
+        (9, Code.BAD_OPTION),  # OSCORE
+        (19, Code.BAD_OPTION),  # Q-Block1
+        (65_001, Code.BAD_OPTION),
+        (35, Code.PROXYING_NOT_SUPPORTED),
+        (39, Code.PROXYING_NOT_SUPPORTED),
+    ],
+)
+async def test_what_is_critical_and_not_understood_is_refused(
+    made: Service, site: Site, number: int, code: Code
+) -> None:
+    async with site.datagrams() as client:
+        response = await ask(client, with_option(site, number, b"pl4nted", f"critical {number}", number))
+
+    assert (response.mtype, response.mid, response.code) == (Type.ACK, number, code)
+    assert response.payload == (b"Unknown option %d" % number if code is Code.BAD_OPTION else b"")
+    assert await devices(made, f"critical {number}") == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [
+        (3, b"any.host"),  # Uri-Host
+        (4, b"x"),  # ETag
+        (6, b""),  # Observe
+        (7, b"\x16\x33"),  # Uri-Port
+        (12, b"\x32"),  # Content-Format
+        (14, b"\x3c"),  # Max-Age
+        (15, b"a=b"),  # Uri-Query
+        (17, b"\x3c"),  # Accept: CBOR
+        (23, b"\x06"),  # Block2
+        (27, b"\x06"),  # Block1
+        (28, b""),  # Size2
+        (60, b"\x50"),  # Size1
+        (258, b""),  # No-Response
+        (65_000, b"x"),  # elective
+    ],
+)
+async def test_what_is_understood_or_elective_is_taken(site: Site, number: int, value: bytes) -> None:
+    async with site.datagrams() as client:
+        response = await ask(client, with_option(site, number, value, f"taken {number}", number))
+
+    assert response.code is Code.CREATED
+
+
+async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: Service, site: Site) -> None:
+    async with site.datagrams() as client:
+        client.send(with_option(site, 65_001, b"x", "rejected", 1, Type.NON))
+        response = await ask(client, site.datagram(site.body("after rejected"), 2, Type.NON))
+
+    assert (response.token, response.code) == ((2).to_bytes(2), Code.CREATED)
+    assert await devices(made, "rejected") == 0
+
+
+async def test_stopping_leaves_no_timer_behind(made: Service, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_as_serve_does("info"):
+        async with serving(made) as site, site.datagrams() as client, made.blocked() as blocked:
+            client.send(site.datagram(site.body("slow"), 0))
+            await blocked.until_waiting()
+            for n in range(1, 50):
+                client.send(site.datagram(site.body(f"slow {n}"), n))
+            await asyncio.sleep(0)
+
+            await site.transport.stop(0)
+
+            await asyncio.sleep(2 * EMPTY_ACK_DELAY)
+        await made.provisioning.drain()
+
+    assert capsys.readouterr().err == ""
