@@ -8,7 +8,7 @@ import pytest
 
 from provserver.core.ids import uuid7
 from provserver.store import profiles, provisions
-from provserver.store.database import Connection
+from provserver.store.database import Connection, Database
 from provserver.store.provisions import AttemptRow, Look, Sighting, Write
 from tests.conftest import Space
 from tests.store.test_profiles import make_profile
@@ -264,3 +264,30 @@ async def test_attempts_are_recorded_once(space: Space) -> None:
         committed = await provisions.committed(connection, [full.id, uuid4()])
     assert {AttemptRow(*row) for row in rows} == {bare, full}
     assert committed == {full.id}
+
+
+# --- plans
+
+
+@pytest.mark.parametrize("statement", ["_CREATE", "_PROVISION", "_LOOK"])
+async def test_a_plan_made_on_empty_tables_serves_when_they_are_large(database_url: str, statement: str) -> None:
+    """As plans are kept for the life of a connection."""
+    types = [type_ for _, type_ in provisions._COLUMNS]
+    if statement == "_LOOK":
+        types = ["uuid", "uuid", "text", "bytea", "bytea"]
+    database = Database(database_url, size=1, serving=True)
+    await database.open()
+    try:
+        async with database.connection() as connection:
+            await connection.execute("ANALYZE")
+            await connection.execute("SET plan_cache_mode = force_generic_plan")
+            await connection.execute(
+                f"PREPARE s ({', '.join(f'{type_}[]' for type_ in types)}) AS {getattr(provisions, statement)}"
+            )
+            rows = await connection.fetch(f"EXPLAIN EXECUTE s ({', '.join('NULL' for _ in types)})")
+    finally:
+        await database.close()
+    plan = "\n".join(row[0] for row in rows)
+    for table in ("device", "credentials", "attribute"):
+        assert f"Seq Scan on {table} " not in plan
+    assert "Hash Join" not in plan
