@@ -43,8 +43,16 @@ class Workspace:
 
 
 @asynccontextmanager
-async def database(config: Config) -> AsyncIterator[Database]:
-    """The configured database as it is, or the embedded one of the data directory, served or not."""
+async def database(config: Config, *, make: bool = False) -> AsyncIterator[Database]:
+    """The configured database as it is, or the embedded one of the data directory, served or not.
+
+    make: whether to make the data directory where there is none. Raises Misconfigured.
+    """
+    if not make and not config.database_url and not _is_data_dir(config.data_dir):
+        raise Misconfigured(
+            f"There is no data directory at {config.data_dir.absolute()}. "
+            "Start the server there first (provserver serve), or name it with --data-dir."
+        )
     async with AsyncExitStack() as stack:
         url = config.database_url or await stack.enter_async_context(connectable(config.data_dir))
         opened = Database(url, size=2)
@@ -54,12 +62,29 @@ async def database(config: Config) -> AsyncIterator[Database]:
 
 
 @asynccontextmanager
-async def workspace(config: Config) -> AsyncIterator[Workspace]:
-    """The configured database for a command. Raises Misconfigured when it must be upgraded first."""
-    async with database(config) as opened:
+async def workspace(config: Config, *, make: bool = False) -> AsyncIterator[Workspace]:
+    """The configured database for a command. Raises Misconfigured, also when it must be upgraded first.
+
+    make: whether to make the data directory and the keys where there are none.
+    """
+    async with database(config, make=make) as opened:
         if config.database_url and await schema.pending(opened):
             raise Misconfigured("The database is not up to date. Run: provserver db upgrade --database-url …")
+        if config.database_url and not make and not config.keys_path.exists():
+            raise Misconfigured(
+                f"There are no keys at {config.keys_path.absolute()}. "
+                "Start the server there first (provserver serve), or name its data directory with --data-dir."
+            )
         yield await _workspace(opened, config)
+
+
+def _is_data_dir(path: Path) -> bool:
+    try:
+        return not {"lock", "postgres"}.isdisjoint(entry.name for entry in path.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # for all we may see; who opens it says what is wrong
 
 
 async def _workspace(opened: Database, config: Config) -> Workspace:
@@ -86,7 +111,7 @@ async def serve(config: Config, on_ready: Callable[[Workspace, dict[str, str]], 
         url = config.database_url
         if not url:
             url = (await stack.enter_async_context(EmbeddedPostgres(config.data_dir))).dsn
-        opened = Database(url, size=config.database_connections)
+        opened = Database(url, size=config.database_connections, serving=True)
         await opened.open()
         stack.push_async_callback(opened.close)
         for migration in await schema.upgrade(opened):

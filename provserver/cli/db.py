@@ -52,7 +52,7 @@ def status(
 
 
 async def _upgrade(settings: Config) -> list[Migration]:
-    async with app.database(settings) as database:
+    async with app.database(settings, make=True) as database:
         return await schema.upgrade(database)
 
 

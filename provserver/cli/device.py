@@ -2,10 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, TypeVar, cast
 
 import typer
 from rich.console import Console
@@ -24,8 +24,11 @@ from provserver.store.devices import DeviceSummary
 cli = typer.Typer(help="Devices: make or import them beforehand, list, show, re-arm, delete.", no_args_is_help=True)
 
 Result = TypeVar("Result")
-Reference = Annotated[str, typer.Argument(metavar="DEVICE", help="Name or id.")]
-ProfileOption = Annotated[str, typer.Option("--profile", help="Name, template id (TMPL…) or id.")]
+Reference = Annotated[str, typer.Argument(metavar="DEVICE", help="Name or id.", callback=options.reference("device"))]
+ProfileOption = Annotated[
+    str,
+    typer.Option("--profile", help="Name, template id (TMPL…) or id.", callback=options.reference("profile")),
+]
 
 
 @cli.command()
@@ -93,8 +96,6 @@ def import_(
             )
     except csvfile.HeaderFault as fault:
         raise Refused(str(fault)) from None
-    except UnicodeDecodeError as fault:
-        raise Refused(f"{file} is not UTF-8: {fault.reason} at byte {fault.start} of a block.") from None
     if json:
         output.print_json(_report(report, dry_run))
     else:
@@ -105,21 +106,31 @@ def import_(
 
 @cli.command("list")
 def list_(
-    profile: Annotated[str | None, typer.Option(help="Only this profile's.", show_default=False)] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(help="Only this profile's.", callback=options.reference("profile"), show_default=False),
+    ] = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """List the devices in order of making."""
-    found = _on(config, data_dir, database_url, lambda devices: _all(devices.stream(profile)))
-    if json:
-        output.print_json_array(_device(device) for device in found)
-    else:
-        output.print_table(
-            ["NAME", "PROFILE", "CREDENTIALS", "PROVISION STATE", "MADE"],
-            [(d.name, d.profile, d.credentials_type, d.provision_state, f"{d.created_at:%F %T}") for d in found],
-        )
+
+    async def print_(devices: Devices) -> None:
+        async with aclosing(cast("AsyncGenerator[DeviceSummary, None]", devices.stream(profile))) as found:
+            if json:
+                await output.print_json_array(_device(device) async for device in found)
+            else:
+                output.print_table(
+                    ["NAME", "PROFILE", "CREDENTIALS", "PROVISION STATE", "MADE"],
+                    [
+                        (d.name, d.profile, d.credentials_type, d.provision_state, f"{d.created_at:%F %T}")
+                        async for d in found
+                    ],
+                )
+
+    _on(config, data_dir, database_url, print_)
 
 
 @cli.command()
@@ -180,15 +191,15 @@ def _on(
     return asyncio.run(act())
 
 
-async def _all(devices: AsyncIterator[DeviceSummary]) -> list[DeviceSummary]:
-    return [device async for device in devices]
-
-
 @contextmanager
 def _lines(file: Path, *, quiet: bool) -> Iterator[tuple[Iterator[str], Callable[[int], None]]]:
     """The file's lines, and what to tell about the rows done: a bar on a terminal, by the bytes read."""
+    piped = str(file) == "-"
     try:
-        stream = os.fdopen(0, "rb", closefd=False) if str(file) == "-" else file.open("rb")
+        # What is not UTF-8 becomes lone surrogates, which `csvfile` reports where they are.
+        stream = open(  # noqa: SIM115 - closed below
+            0 if piped else file, closefd=not piped, encoding="utf-8", errors="surrogateescape", newline=""
+        )
         total = os.fstat(stream.fileno()).st_size or None
     except OSError as fault:
         raise Refused(f"{file} cannot be read: {fault.strerror}.") from None
@@ -202,9 +213,9 @@ def _lines(file: Path, *, quiet: bool) -> Iterator[tuple[Iterator[str], Callable
         task = bar.add_task("", total=total, rows=0)
 
         def read() -> Iterator[str]:
-            for number, line in enumerate(stream):
-                bar.advance(task, len(line))
-                yield line.decode("utf-8-sig" if not number else "utf-8")
+            for line in stream:
+                bar.advance(task, len(line.encode("utf-8", "surrogateescape")))
+                yield line
 
         yield read(), lambda rows: bar.update(task, rows=rows)
 

@@ -1,5 +1,7 @@
 """Options that several commands share."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -7,8 +9,9 @@ import typer
 
 from provserver import config
 from provserver.config import Config
-from provserver.core.model import ProvisionStrategy
-from provserver.errors import Misconfigured
+from provserver.core.credentials import has_control_characters
+from provserver.core.model import Datastream, MetadataField, ProvisionStrategy
+from provserver.errors import Refused
 
 STRATEGIES = {
     "allow-create": ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
@@ -35,8 +38,49 @@ def load(file: Path | None, **overrides: object) -> Config:
 
 
 def strategy(name: str) -> ProvisionStrategy:
-    """A strategy by its short or its ThingsBoard name. Raises Misconfigured."""
+    """A strategy by its short or its ThingsBoard name. Raises BadParameter."""
     found = STRATEGIES.get(name.lower()) or ProvisionStrategy.__members__.get(name.upper())
     if found is None:
-        raise Misconfigured(f"--strategy must be one of {', '.join(STRATEGIES)}, not {name!r}.")
+        raise typer.BadParameter(f"must be one of {', '.join(STRATEGIES)}, not {name!r}.")
     return found
+
+
+def metadata_field(text: str) -> MetadataField:
+    """A metadata field from NAME[:TYPE]. Raises BadParameter."""
+    name, _, type_ = text.partition(":")
+    if not name or has_control_characters(text):
+        raise typer.BadParameter(f"must be NAME or NAME:TYPE, not {text!r}.")
+    return MetadataField(name, type_ or "text")
+
+
+def datastream(text: str) -> Datastream:
+    """A datastream from NAME:PIN[:TYPE[:MIN:MAX]]. Raises BadParameter."""
+    parts = text.split(":")
+    try:
+        name, pin, type_, minimum, maximum = (parts + ["", "", "", ""][len(parts) - 1 :])[:5]
+        if not name or not pin or len(parts) > 5 or has_control_characters(text):
+            raise ValueError
+        return Datastream(name, pin, type_ or "double", _bound(minimum), _bound(maximum))
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be NAME:PIN[:TYPE[:MIN:MAX]], MIN and MAX being finite numbers, not {text!r}."
+        ) from None
+
+
+def _bound(text: str) -> float | None:
+    if not text:
+        return None
+    if not math.isfinite(bound := float(text)):
+        raise ValueError
+    return bound
+
+
+def reference(kind: str, command: str = "") -> Callable[[str | None], str | None]:
+    """A callback that spares Postgres what it cannot hold, and what is therefore nothing's name. Raises Refused."""
+
+    def check(given: str | None) -> str | None:
+        if given is not None and has_control_characters(given):
+            raise Refused(f"There is no {kind} {given!r}. `provserver {command or f'{kind} list'}` names them.")
+        return given
+
+    return check

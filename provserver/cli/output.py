@@ -1,7 +1,7 @@
 """What commands print: tables for people, one JSON value for programs, errors with their fix on stderr."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterable, Iterable, Mapping
 from functools import partial
 from typing import Annotated
 
@@ -41,12 +41,13 @@ def print_json(value: object) -> None:
     sys.stdout.write(msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n")
 
 
-def print_json_array(values: Iterable[object]) -> None:
-    """A JSON array of any length, an element a line."""
-    sys.stdout.write("[")
-    for number, value in enumerate(values):
-        sys.stdout.write((",\n " if number else "\n ") + msgspec.json.encode(value).decode())
-    sys.stdout.write("\n]\n")
+async def print_json_array(values: AsyncIterable[object]) -> None:
+    """A JSON array of any length, an element a line, each as it comes."""
+    before = "[\n "
+    async for value in values:
+        sys.stdout.write(before + msgspec.json.encode(value).decode())
+        before = ",\n "
+    sys.stdout.write("\n]\n" if before.startswith(",") else "[\n]\n")
 
 
 def print_object(members: Mapping[str, object]) -> None:

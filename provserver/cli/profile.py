@@ -10,8 +10,7 @@ from provserver import app
 from provserver.cli import options, output
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
-from provserver.core.model import Datastream, DeviceProfile, MetadataField, ReprovisionPolicy
-from provserver.errors import Misconfigured
+from provserver.core.model import Datastream, DeviceProfile, MetadataField, ProvisionStrategy, ReprovisionPolicy
 from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
 
 cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
@@ -19,8 +18,19 @@ key_cli = typer.Typer(help="A profile's provision keys: several may be valid at 
 cli.add_typer(key_cli, name="key")
 
 Result = TypeVar("Result")
-Reference = Annotated[str, typer.Argument(metavar="PROFILE", help="Name, template id (TMPL…) or id.")]
-Strategy = Annotated[str | None, typer.Option(help=f"One of: {', '.join(options.STRATEGIES)}.", show_default=False)]
+Reference = Annotated[
+    str,
+    typer.Argument(metavar="PROFILE", help="Name, template id (TMPL…) or id.", callback=options.reference("profile")),
+]
+Strategy = Annotated[
+    ProvisionStrategy | None,
+    typer.Option(
+        metavar="STRATEGY",
+        parser=options.strategy,
+        help=f"One of: {', '.join(options.STRATEGIES)}.",
+        show_default=False,
+    ),
+]
 Policy = Annotated[
     ReprovisionPolicy | None,
     typer.Option(help="What a provisioned device gets that asks again.", show_default=False),
@@ -33,12 +43,24 @@ Accept = Annotated[
     ),
 ]
 Metadata = Annotated[
-    list[str] | None,
-    typer.Option("--metadata-field", metavar="NAME[:TYPE]", help="May be repeated.", show_default=False),
+    list[MetadataField] | None,
+    typer.Option(
+        "--metadata-field",
+        metavar="NAME[:TYPE]",
+        parser=options.metadata_field,
+        help="May be repeated.",
+        show_default=False,
+    ),
 ]
 Streams = Annotated[
-    list[str] | None,
-    typer.Option("--datastream", metavar="NAME:PIN[:TYPE[:MIN:MAX]]", help="May be repeated.", show_default=False),
+    list[Datastream] | None,
+    typer.Option(
+        "--datastream",
+        metavar="NAME:PIN[:TYPE[:MIN:MAX]]",
+        parser=options.datastream,
+        help="May be repeated.",
+        show_default=False,
+    ),
 ]
 Key = Annotated[str | None, typer.Option("--key", help="Provision key. [default: generated]", show_default=False)]
 Secret = Annotated[
@@ -49,7 +71,7 @@ Secret = Annotated[
 @cli.command()
 def create(
     name: str,
-    strategy: Strategy = "allow-create",
+    strategy: Strategy = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
     key: Key = None,
     secret: Secret = None,
     reprovision_policy: Policy = None,
@@ -63,7 +85,9 @@ def create(
 ) -> None:
     """Make a profile with a provision key; the secret is shown this once."""
     change = _change(name, strategy, reprovision_policy, accept_unproven_repeats, metadata_field, datastream)
-    profile, pair = _on(config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret))
+    profile, pair = _on(
+        config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret), make=True
+    )
     _print(_profile(profile) | _pair(pair), json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
@@ -152,7 +176,9 @@ def add_key(
 @key_cli.command("remove")
 def remove_key(
     profile: Reference,
-    key: Annotated[str, typer.Argument(help="The provision key.")],
+    key: Annotated[
+        str, typer.Argument(help="The provision key.", callback=options.reference("provision key", "profile show"))
+    ],
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -170,9 +196,11 @@ def _on(
     data_dir: DataDir,
     database_url: DatabaseUrl,
     work: Callable[[Profiles], Awaitable[Result]],
+    *,
+    make: bool = False,
 ) -> Result:
     async def act() -> Result:
-        async with app.workspace(settings) as space:
+        async with app.workspace(settings, make=make) as space:
             return await work(space.profiles)
 
     settings = options.load(config, data_dir=data_dir, database_url=database_url)
@@ -181,44 +209,20 @@ def _on(
 
 def _change(
     name: str | None,
-    strategy: str | None,
+    strategy: ProvisionStrategy | None,
     policy: ReprovisionPolicy | None,
     accept: bool,
-    metadata_fields: list[str] | None,
-    datastreams: list[str] | None,
+    metadata_fields: list[MetadataField] | None,
+    datastreams: list[Datastream] | None,
 ) -> ProfileChange:
     return ProfileChange(
         name=name,
-        strategy=options.strategy(strategy) if strategy is not None else None,
+        strategy=strategy,
         reprovision_policy=policy,
-        metadata_fields=[_metadata_field(text) for text in metadata_fields] if metadata_fields else None,
-        datastreams=[_datastream(text) for text in datastreams] if datastreams else None,
+        metadata_fields=metadata_fields or None,
+        datastreams=datastreams or None,
         accept_unproven_repeats=accept,
     )
-
-
-def _metadata_field(text: str) -> MetadataField:
-    name, _, type_ = text.partition(":")
-    if not name:
-        raise Misconfigured(f"--metadata-field must be NAME or NAME:TYPE, not {text!r}.")
-    return MetadataField(name, type_ or "text")
-
-
-def _datastream(text: str) -> Datastream:
-    parts = text.split(":")
-    try:
-        name, pin, type_, minimum, maximum = (parts + ["", "", "", ""][len(parts) - 1 :])[:5]
-        if not name or not pin or len(parts) > 5:
-            raise ValueError
-        return Datastream(
-            name,
-            pin,
-            type_ or "double",
-            float(minimum) if minimum else None,
-            float(maximum) if maximum else None,
-        )
-    except ValueError:
-        raise Misconfigured(f"--datastream must be NAME:PIN[:TYPE[:MIN:MAX]], not {text!r}.") from None
 
 
 def _profile(profile: DeviceProfile) -> dict[str, object]:

@@ -44,6 +44,6 @@ def serve(
 
     async def on_ready(space: app.Workspace, addresses: dict[str, str]) -> None:
         if demo:
-            await welcome.greet(space.profiles, addresses)
+            await welcome.greet(space.profiles, addresses, settings)
 
     uvloop.run(app.serve(settings, on_ready))

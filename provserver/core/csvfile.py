@@ -8,6 +8,7 @@ import csv
 import difflib
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
@@ -19,6 +20,8 @@ from provserver.core.model import Credentials
 CREDENTIAL_COLUMNS = ("token", "clientId", "username", "password", "certificate")
 COLUMNS = ("name", *CREDENTIAL_COLUMNS, "gateway")
 _PARTS = {"token": "token", "client id": "clientId", "user name": "username", "password": "password"}
+_NOT_UTF8 = re.compile("[\ud800-\udfff]")
+"""What `surrogateescape` makes of bytes that are not UTF-8, and what UTF-8 cannot hold."""
 _SCOPES = {"attribute": "SERVER", "shared": "SHARED"}
 
 
@@ -47,7 +50,10 @@ class HeaderFault(ValueError):  # noqa: N818
 
 
 def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
-    """Read rows one by one; a bad one is an error and does not stop the next. Raises HeaderFault."""
+    """Read rows one by one; a bad one is an error and does not stop the next. Raises HeaderFault.
+
+    lines: decoded with `surrogateescape`, so that what is not UTF-8 is an error of its row alone.
+    """
     lines = iter(lines)
     if not (first := next(lines, "").removeprefix("\ufeff")):
         raise HeaderFault("The file is empty; its first row must name the columns.")
@@ -75,6 +81,8 @@ def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
 
 
 def _check_header(header: list[str]) -> None:
+    if any(map(_NOT_UTF8.search, header)):
+        raise HeaderFault("The header row is not UTF-8. Save the file as CSV in UTF-8.")
     for column in header:
         scope, _, key = column.partition(":")
         if column in COLUMNS or (scope in _SCOPES and key and not building.has_control_characters(key)):
@@ -93,6 +101,9 @@ def _check_header(header: list[str]) -> None:
 
 def device_row(line: int, cells: Mapping[str, str]) -> DeviceRow | RowError:
     """Check one row, given as its cells by column."""
+    for column, cell in cells.items():
+        if _NOT_UTF8.search(cell):
+            return RowError(line, column, "not UTF-8")
     name = decision.check_name(cells["name"])
     if name is None:
         return RowError(line, "name", "the device name is empty")

@@ -81,8 +81,11 @@ async def url(postgres: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def cli_data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cli") / "data"
+def cli_data_dir(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data directory of the run, which the first profile makes."""
+    data_dir = tmp_path_factory.mktemp("cli") / "data"
+    Cli("--data-dir", str(data_dir), "--database-url", url).json("profile", "create", "first")
+    return data_dir
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from provserver.cli.app import cli as application
+from provserver.store.keyfile import load_or_create
 from tests.cli.conftest import Cli, Holder
 from tests.server import CommandFailed, Server
 
@@ -82,7 +83,6 @@ def test_an_unknown_command_or_option_ends_with_2(arguments: tuple[str, ...]) ->
         (("--config", "{tmp}/bad.toml"), "is not valid TOML"),
         (("--config", "{tmp}/unknown.toml"), "Did you mean 'database_url'?"),
         (("--database-url", "nonsense:pl4nted"), "The database URL is not valid"),
-        (("--database-url", "postgresql://u:pl4nted@127.0.0.1:1/d"), "Check --database-url"),
     ],
 )
 def test_a_wrong_configuration_ends_with_3(tmp_path: Path, arguments: tuple[str, ...], fix: str) -> None:
@@ -105,10 +105,72 @@ def test_a_database_that_is_not_upgraded_ends_with_3(postgres: str, tmp_path: Pa
 
 def test_keys_of_another_database_end_with_3(cli: Cli, url: str, tmp_path: Path) -> None:
     cli.json("profile", "list")
+    load_or_create(tmp_path / "keys.json")
 
     said = Cli().refused("profile", "list", "--data-dir", str(tmp_path), "--database-url", url, code=3)
 
     assert "Use the keys file that belongs to it" in said
+
+
+WRITING = [("profile", "create"), ("db", "upgrade"), ("db", "status"), ("serve",)]
+WORDS = {"name": "n", "device": "d", "profile": "p", "key": "k", "file": "/dev/null"}
+
+
+def words(path: tuple[str, ...]) -> list[str]:
+    """The command with what it must be given."""
+    more: list[str] = []
+    for parameter in COMMANDS[path].params:
+        if parameter.required:
+            more += [*parameter.opts[: parameter.param_type_name == "option"], WORDS[parameter.name]]
+    return [*path, *more]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path, command in COMMANDS.items() if not hasattr(command, "commands") and path not in WRITING]
+)
+@pytest.mark.parametrize("there", [False, True])
+def test_a_command_makes_no_data_directory(url: str, tmp_path: Path, path: tuple[str, ...], there: bool) -> None:
+    data_dir = tmp_path / "data"
+    if there:
+        data_dir.mkdir()
+    cli = Cli("--data-dir", str(data_dir))
+
+    said = cli.refused(*words(path), code=3)
+    no_keys = cli.refused(*words(path), "--database-url", url, code=3)
+
+    assert f"There is no data directory at {data_dir}. Start the server there first (provserver serve)" in said
+    assert f"There are no keys at {data_dir}/keys.json." in no_keys
+    assert not list(tmp_path.glob("data/*"))
+
+
+def test_the_state_of_a_schema_needs_a_data_directory_or_a_database(url: str, tmp_path: Path) -> None:
+    cli = Cli("--data-dir", str(tmp_path / "data"))
+
+    assert "There is no data directory" in cli.refused("db", "status", code=3)
+    assert all(migration["applied"] for migration in cli.json("db", "status", "--database-url", url))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_data_directory_of_which_nothing_may_be_seen_is_no_missing_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(_: Path, *__: object, **___: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    monkeypatch.setattr(Path, "mkdir", forbidden)
+
+    assert "cannot be used" in Cli().refused("profile", "list", "--data-dir", str(tmp_path / "data"), code=3)
+
+
+def test_a_database_that_cannot_be_reached_ends_with_4(tmp_path: Path) -> None:
+    url = "postgresql://u:pl4nted@127.0.0.1:1/d"
+
+    said = Cli().refused("profile", "list", "--data-dir", str(tmp_path / "d"), "--database-url", url, code=4)
+
+    assert "Postgres cannot be reached" in said
+    assert "pl4nted" not in said
+    assert not (tmp_path / "d").exists()
 
 
 def test_a_database_that_does_not_answer_now_ends_with_4(
@@ -141,7 +203,6 @@ def test_commands_work_while_the_server_runs(server: Server) -> None:
     device = server.cli("device", "create", "beside 1", "--profile", "beside")
 
     assert made["id"] == device["profileId"]
-    assert server.cli("device", "show", "beside 1")["id"] == device["id"]
     assert server.cli("db", "status")[0]["applied"]
     with pytest.raises(CommandFailed) as raised:
         server.cli("device", "create", "beside 1", "--profile", "beside")

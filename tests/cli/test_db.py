@@ -6,7 +6,6 @@ import pytest
 
 from provserver.store import schema
 from tests.cli.conftest import Cli
-from tests.server import Server
 
 MIGRATIONS = [{"number": m.number, "name": m.name} for m in schema.known()]
 
@@ -49,8 +48,3 @@ async def test_a_history_that_is_not_ours_ends_with_3(bare: str) -> None:
 
     for command in ("upgrade", "status"):
         assert "was changed after it was applied" in cli.refused("db", command, code=3)
-
-
-def test_the_database_of_a_server_is_up_to_date(server: Server) -> None:
-    assert server.cli("db", "upgrade") == []
-    assert [migration["applied"] for migration in server.cli("db", "status")] == [True] * len(MIGRATIONS)

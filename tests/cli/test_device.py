@@ -106,6 +106,19 @@ def test_a_device_that_is_not_there_is_refused_with_the_fix(cli: Cli, command: s
     assert "provserver device list" in cli.refused("device", command, "no such device")
 
 
+@pytest.mark.parametrize("command", ["show", "rearm", "delete"])
+@pytest.mark.parametrize("odd", ["\udcff\udcfe", "a\nb", "\x7f"], ids=ascii)
+def test_what_cannot_be_a_name_is_nobodys(cli: Cli, command: str, odd: str) -> None:
+    assert f"There is no device {odd!r}. `provserver device list`" in cli.refused("device", command, odd)
+
+
+@pytest.mark.parametrize(
+    "command", [("create", "d"), ("import", "/dev/null"), ("list",)], ids=lambda command: command[0]
+)
+def test_what_cannot_be_a_profile_is_none(cli: Cli, command: tuple[str, ...]) -> None:
+    assert "There is no profile '\\udcff'." in cli.refused("device", *command, "--profile", "\udcff")
+
+
 @pytest.mark.parametrize("command", [("create", "d"), ("import", "-"), ("list",)], ids=lambda command: command[0])
 def test_a_profile_that_is_not_there_is_refused_with_the_fix(cli: Cli, command: tuple[str, ...], csv: Path) -> None:
     csv.write_text("name\na\n")
@@ -233,7 +246,7 @@ def test_text_tells_what_an_import_did(cli: Cli, profile: str, csv: Path) -> Non
         (b"nmae,token\n", "Did you mean 'name'?"),
         (b"token\n", "The column 'name' is missing"),
         (b"name,name\n", "is there twice"),
-        (b"name\n\xff\xfe\n", "is not UTF-8"),
+        (b"name,attribute:gr\xf6\xdfe\na,1\n", "is not UTF-8"),
         ("name\nü\n".encode("utf-16"), "is not UTF-8"),
     ],
 )
@@ -247,6 +260,31 @@ def test_a_file_that_cannot_be_used_is_refused_with_the_fix(
     assert (done.code, done.out) == (1, "")
     assert fix in done.err
     assert cli.json("device", "list", "--profile", profile) == []
+
+
+def test_a_row_that_is_not_utf8_is_an_error_of_that_row(cli: Cli, profile: str, csv: Path) -> None:
+    rows = (f"{profile} a,1", f"{profile} b,gr\xfcn", f"{profile} c,2")
+    csv.write_bytes(b"name,attribute:k\n" + "\n".join(rows).encode("latin-1"))
+
+    done = cli.run("device", "import", str(csv), "--profile", profile, "--partial", "--json")
+
+    assert (done.code, done.err) == (1, "")
+    assert json.loads(done.out) == {
+        "imported": 2,
+        "dryRun": False,
+        "errorCount": 1,
+        "errors": [{"line": 3, "column": "attribute:k", "reason": "not UTF-8"}],
+    }
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=ascii)
+def test_lines_end_as_on_any_machine(cli: Cli, profile: str, csv: Path, end: str) -> None:
+    csv.write_bytes(end.join(["name", f"{profile} a", "<b>", f"{profile} ü", ""]).encode())
+
+    report = json.loads(cli.run("device", "import", str(csv), "--profile", profile, "--partial", "--json").out)
+
+    assert report["imported"] == 2
+    assert [error["line"] for error in report["errors"]] == [3]
 
 
 def test_a_file_that_is_not_there_is_refused(cli: Cli, profile: str, csv: Path, tmp_path: Path) -> None:

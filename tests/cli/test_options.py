@@ -1,10 +1,10 @@
 """Options that several commands share."""
 
 import pytest
+import typer
 
 from provserver.cli import options
 from provserver.core.model import ProvisionStrategy
-from provserver.errors import Misconfigured
 
 
 @pytest.mark.parametrize(("name", "strategy"), options.STRATEGIES.items())
@@ -18,5 +18,5 @@ def test_every_strategy_has_a_short_name() -> None:
 
 
 def test_an_unknown_strategy_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(Misconfigured, match="allow-create, check-pre-provisioned, x509-chain, disabled"):
+    with pytest.raises(typer.BadParameter, match="allow-create, check-pre-provisioned, x509-chain, disabled"):
         options.strategy("allow")

@@ -1,4 +1,5 @@
 import json
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -36,12 +37,38 @@ def test_json_is_one_value(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("values", [[], [1], [{"a": "\n"}, {"b": "]"}]])
-def test_an_array_has_an_element_a_line(values: list[object], capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_json_array(iter(values))
+async def test_an_array_has_an_element_a_line(values: list[object], capsys: pytest.CaptureFixture[str]) -> None:
+    async def each() -> AsyncIterator[object]:
+        for value in values:
+            yield value
+
+    await output.print_json_array(each())
 
     out, _ = capsys.readouterr()
     assert json.loads(out) == values
     assert len(out.splitlines()) == len(values) + 2
+
+
+async def test_elements_are_printed_as_they_come(capsys: pytest.CaptureFixture[str]) -> None:
+    async def each() -> AsyncIterator[int]:
+        yield 1
+        assert "1" in capsys.readouterr().out
+        yield 2
+
+    await output.print_json_array(each())
+
+    assert capsys.readouterr().out == ",\n 2\n]\n"
+
+
+async def test_an_array_that_cannot_be_had_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    async def none() -> AsyncIterator[int]:
+        raise Refused("no")
+        yield
+
+    with pytest.raises(Refused):
+        await output.print_json_array(none())
+
+    assert capsys.readouterr().out == ""
 
 
 def test_an_object_has_a_member_a_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,21 +144,40 @@ def test_a_name_is_taken_once(cli: Cli, profile: str) -> None:
     [
         ("--strategy", "allow", "allow-create, check-pre-provisioned, x509-chain, disabled"),
         ("--metadata-field", ":text", "NAME:TYPE"),
+        ("--metadata-field", "\udcff", "NAME:TYPE"),
         ("--datastream", "temperature", "NAME:PIN"),
+        ("--datastream", "\udcff:V1", "NAME:PIN"),
         ("--datastream", ":V1", "NAME:PIN"),
         ("--datastream", "t:V1:double:low:high", "NAME:PIN"),
         ("--datastream", "t:V1:double:1:2:3", "NAME:PIN"),
+        ("--datastream", "t:V1:double:nan:1", "finite numbers"),
+        ("--datastream", "t:V1:double:0:inf", "finite numbers"),
     ],
 )
 @pytest.mark.parametrize("command", ["create", "update"])
 def test_a_malformed_option_is_told_with_its_form(
     cli: Cli, name: str, command: str, option: str, value: str, fix: str
 ) -> None:
-    said = cli.refused("profile", command, name, option, value, code=3)
+    said = cli.refused("profile", command, name, option, value, code=2)
 
     assert option in said
     assert fix in said
     assert repr(value) in said
+    assert "Usage:" in said
+
+
+@pytest.mark.parametrize("command", [("show",), ("update",), ("delete",), ("key", "add"), ("key", "remove")])
+@pytest.mark.parametrize("odd", ["\udcff\udcfe", "a\nb", "\x7f"], ids=ascii)
+def test_what_cannot_be_a_name_is_nobodys(cli: Cli, command: tuple[str, ...], odd: str) -> None:
+    more = ("k",) if "remove" in command else ()
+
+    assert f"There is no profile {odd!r}. `provserver profile list`" in cli.refused("profile", *command, odd, *more)
+
+
+def test_what_cannot_be_a_provision_key_is_none(cli: Cli, name: str) -> None:
+    assert "no provision key '\\udcff'. `provserver profile show`" in cli.refused(
+        "profile", "key", "remove", name, "\udcff"
+    )
 
 
 @pytest.mark.parametrize(
