@@ -176,9 +176,9 @@ def test_a_database_that_cannot_be_reached_ends_with_4(tmp_path: Path) -> None:
 def test_a_database_that_does_not_answer_now_ends_with_4(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, holder: Holder
 ) -> None:
-    monkeypatch.setattr("provserver.store.database.COMMAND_TIMEOUT", 0.1)
     cli.json("profile", "list")
-    with holder:
+    with holder, monkeypatch.context() as patch:
+        patch.setattr("provserver.store.database.COMMAND_TIMEOUT", 0.5)
         assert "Postgres is not available" in cli.refused("profile", "list", code=4)
     cli.json("profile", "list")
 

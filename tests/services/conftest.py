@@ -123,6 +123,7 @@ class Lock:
         await self.connection.execute("SELECT pg_stat_clear_snapshot()")  # which a transaction keeps otherwise
         rows = await self.connection.fetch(
             "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            " AND backend_type = 'client backend'"
         )
         return [row["pid"] for row in rows]
 
@@ -223,7 +224,7 @@ async def database_url(reused_url: str) -> AsyncIterator[str]:
     connection = await asyncpg.connect(reused_url)
     await connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
     )
     await connection.execute("DROP FUNCTION IF EXISTS obstacle CASCADE")
     tables = await connection.fetch(

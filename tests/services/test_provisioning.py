@@ -943,8 +943,9 @@ async def test_attempts_that_cannot_be_recorded_are_told_of(fleet: Fleet, caplog
 
 
 async def test_who_asks_while_postgres_is_away_is_told_to_come_back(fleet: Fleet, outage: Outage) -> None:
-    provisioning = Provisioning(outage.database, fleet.space.keys, wait_limit=0.2)
+    provisioning = Provisioning(outage.database, fleet.space.keys, wait_limit=60)
     assert (await fleet.ask("sensor-1", of=provisioning))["status"] == "SUCCESS"
+    provisioning._wait_limit = 0.2
     await outage.begin()
 
     answers = [

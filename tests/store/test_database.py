@@ -176,12 +176,13 @@ async def test_a_statement_past_its_time_is_unavailable_and_the_connection_works
 
 
 async def test_no_connection_to_spare_is_unavailable(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provserver.store.database.CONNECT_TIMEOUT", 0.05)
     only = Database(database_url, size=1)
     await only.open()
     async with only.connection():
+        monkeypatch.setattr("provserver.store.database.CONNECT_TIMEOUT", 0.05)
         with pytest.raises(Unavailable):
             await only.ping()
+        monkeypatch.undo()
     await only.ping()
     await only.close()
 
@@ -200,8 +201,9 @@ async def test_a_connection_that_is_refused_is_unavailable_until_it_is_not(
         name = await connection.fetchval("SELECT current_database()")
     operator = await asyncpg.connect(postgres)
     await operator.execute(refuse.format(name=name))
-    await operator.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
-    while await operator.fetchval("SELECT count(*) FROM pg_stat_activity WHERE datname = $1", name):
+    connected = "FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'"
+    await operator.execute(f"SELECT pg_terminate_backend(pid) {connected}", name)
+    while await operator.fetchval(f"SELECT count(*) {connected}", name):
         pass
     try:
         for _ in range(3):
@@ -234,7 +236,6 @@ async def test_a_closed_database_is_unavailable(database_url: str) -> None:
 
 
 async def test_closing_cuts_what_does_not_come_back(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("provserver.store.database.CONNECT_TIMEOUT", 0.05)
     database = Database(database_url)
     await database.open()
     holder = await asyncpg.connect(database_url)
@@ -244,6 +245,7 @@ async def test_closing_cuts_what_does_not_come_back(database_url: str, monkeypat
     while not await holder.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
         pass
 
+    monkeypatch.setattr("provserver.store.database.CONNECT_TIMEOUT", 0.05)
     await database.close()
 
     with pytest.raises(Unavailable):

@@ -2,7 +2,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -412,7 +412,7 @@ async def test_a_connection_is_closed_when_it_is_asked_to_be(site: Site) -> None
 
 @pytest.mark.parametrize("sent", [b"", b"POST /api/v1/provision HTTP/1.1\r\nHos", b"\r\n"])
 async def test_a_connection_that_does_not_ask_is_closed(http: Service, sent: bytes) -> None:
-    async with serving(http, connect_timeout=0.1) as site, site.connection() as connection:
+    async with serving(http, connect_timeout=0.3) as site, site.connection() as connection:
         await connection.send(sent)
 
         assert await connection.ended() == b""
@@ -422,26 +422,22 @@ async def test_a_connection_that_does_not_ask_is_closed(http: Service, sent: byt
 
 async def test_a_connection_that_has_asked_is_kept(http: Service) -> None:
     """Whatever it asked: a probe keeps its connection, too."""
-    async with (
-        serving(http, connect_timeout=0.1) as site,
-        site.connection() as device,
-        site.connection() as probe,
-        site.connection() as lost,
-    ):
-        assert (await device.ask(post(site.body("has asked")))).status == 200
-        assert (await probe.ask(get(b"/healthz"))).status == 200
-        assert (await lost.ask(get(b"/nothing"))).status == 404
+    async with serving(http, connect_timeout=0.3) as site, AsyncExitStack() as stack:
+        requests = (post(site.body("has asked")), get(b"/healthz"), get(b"/nothing"))
+        connections = []
+        for request, status in zip(requests, (200, 200, 404), strict=True):
+            connections.append(await stack.enter_async_context(site.connection()))
+            assert (await connections[-1].ask(request)).status == status
         for _ in range(2):
             async with site.connection() as silent:
                 await silent.ended()
 
-        assert (await device.ask(get(b"/healthz"))).status == 200
-        assert (await probe.ask(get(b"/healthz"))).status == 200
-        assert (await lost.ask(get(b"/nothing"))).status == 404
+        for connection in connections:
+            assert (await connection.ask(get(b"/healthz"))).status == 200
 
 
 async def test_a_body_that_does_not_come_is_not_waited_for(http: Service) -> None:
-    async with serving(http, connect_timeout=0.1) as site, site.connection() as connection:
+    async with serving(http, connect_timeout=0.3) as site, site.connection() as connection:
         response = await connection.ask(post(site.body("slow")).removesuffix(b"}"))
 
         assert (response.status, response.json["status"]) == (408, "FAILURE")
