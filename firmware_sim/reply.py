@@ -53,7 +53,7 @@ def _refusal(status: object, members: Mapping[str, Any]) -> Refused | NoAnswer |
     error = members.get("errorMsg", members.get("message"))
     if status is None and error is None:
         return BadReply("the reply has neither status nor errorMsg")
-    verdict = status if isinstance(status, str) else "FAILURE"
+    verdict = status if isinstance(status, str) and status else "FAILURE"
     reason = f"{verdict}: {error}" if error else verdict
     retry_after = members.get("retryAfter")
     if isinstance(retry_after, int | float) and retry_after >= 0:
