@@ -10,12 +10,13 @@ import re
 MAX_DEPTH = 64
 """Levels of nesting; deeper text is refused, so that none can exhaust the stack."""
 
-_BLANK = re.compile(r"(?:[ \t\r\n]++|//[^\r\n]*+|\#[^\r\n]*+|/\*.*?\*/)*+", re.DOTALL)
-_LITERAL = re.compile(r"[^/\\;#={}\[\]:, \t\f\r\n]++")
+# Nothing possessive: Python 3.11.2, which is Debian 12's, gets that wrong. As it is, none of these backtracks far.
+_BLANK = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|\#[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
+_LITERAL = re.compile(r"[^/\\;#={}\[\]:, \t\f\r\n]+")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _STRINGS = {
-    '"': re.compile(r'"([^"\\]*+(?:\\.[^"\\]*+)*+)"', re.DOTALL),
-    "'": re.compile(r"'([^'\\]*+(?:\\.[^'\\]*+)*+)'", re.DOTALL),
+    '"': re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL),
+    "'": re.compile(r"'([^'\\]*(?:\\.[^'\\]*)*)'", re.DOTALL),
 }
 _ESCAPE = re.compile(
     r"\\(u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)",  # a surrogate pair is one
