@@ -66,7 +66,13 @@ async def database_url(postgres: str) -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
     await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
     yield _on(postgres, name)
-    await _execute(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+    # Not WITH (FORCE): that would end an autovacuum worker too, which is no right of ours. A plain DROP sends it away.
+    await _execute(
+        postgres,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        f" WHERE datname = '{name}' AND backend_type = 'client backend'",
+    )
+    await _execute(postgres, f"DROP DATABASE {name}")
 
 
 @pytest.fixture
