@@ -17,6 +17,9 @@ from provserver.errors import Misconfigured
 
 PREFIX = "PROVSERVER_"
 _NOT_OPTIONS = "PROVSERVER_TEST_"
+LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps")
+"""The options that are addresses to listen on."""
+
 _ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
 _WANTED = {int: "a whole number, 1 or more", float: "a number of seconds"}
 
@@ -32,6 +35,11 @@ class Config:
     http: str = "0.0.0.0:8080"
     mqtt: str = "0.0.0.0:1883"
     coap: str = "0.0.0.0:5683"
+    https: str = ""
+    mqtts: str = ""
+    coaps: str = ""
+    tls_certificate: str = ""
+    tls_key: str = ""
     ready_file: str = ""
     max_payload_size: int = 65_536
     request_timeout: float = 10.0
@@ -39,6 +47,11 @@ class Config:
     connect_timeout: float = 10.0
     idle_timeout: float = 120.0
     max_connections: int = 50_000
+    history_limit: int = 100
+    online_period: float = 60.0
+    sink_url: str = field(default="", repr=False)  # may hold a password
+    sink_limit: int = 1_000_000
+    outgoing_private: str = ""
     log_level: str = "info"
     log_format: str = "auto"
 
@@ -70,7 +83,7 @@ def load(
             values[name] = _convert(name, value, variable)
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     config = Config(**values)
-    for listener in ("http", "mqtt", "coap"):
+    for listener in LISTENERS:
         if address := getattr(config, listener):
             split_address(address, listener)
     return config

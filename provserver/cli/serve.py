@@ -20,6 +20,9 @@ def serve(
     http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
     mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
     coap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    https: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    mqtts: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    coaps: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
@@ -37,6 +40,9 @@ def serve(
         http=http,
         mqtt=mqtt,
         coap=coap,
+        https=https,
+        mqtts=mqtts,
+        coaps=coaps,
         ready_file=str(ready_file) if ready_file else None,
         log_level=log_level,
     )

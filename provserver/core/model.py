@@ -1,6 +1,6 @@
 """The nouns of provisioning: profiles, keys, devices, credentials, and what a request found of them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
@@ -57,11 +57,46 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class PreSharedKey:
+    """What an identity of DTLS-PSK, TLS-PSK or OSCORE stands for (DESIGN §2).
+
+    identity: the device id, or a provision key. key: the device's access token, or the provision secret.
+    id_digest: of the credentials that the token is; None for a provision key.
+    """
+
+    identity: str
+    key: bytes = field(repr=False)
+    id_digest: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Peer:
-    """Who asked: the transport it came by, and its address without the port."""
+    """Who asked: the transport it came by, its address without the port, and what its channel has proved.
+
+    certificates: DER, leaf first, as presented in the handshake; the leaf's private key is proved, nothing else is.
+    psk: the shared key that the channel is protected with.
+    """
 
     transport: Transport
     address: str
+    certificates: tuple[bytes, ...] = ()
+    psk: PreSharedKey | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """A device that has authenticated, as it was then.
+
+    id_digest: of the credentials it used. profile_revision: what was cached of the profile is good for this one.
+    """
+
+    device_id: UUID
+    name: str
+    organization_id: UUID
+    profile_id: UUID
+    profile_revision: int
+    gateway: bool
+    id_digest: bytes
 
 
 @dataclass(frozen=True, slots=True)
