@@ -87,7 +87,8 @@ class Peer:
 class Authenticated:
     """A device that has authenticated, as it was then.
 
-    id_digest: of the credentials it used. profile_revision: what was cached of the profile is good for this one.
+    id_digest, issued_at: the credentials it used; those that replace them under the same id are others.
+    profile_revision: what was cached of the profile is good for this one.
     """
 
     device_id: UUID
@@ -97,6 +98,7 @@ class Authenticated:
     profile_revision: int
     gateway: bool
     id_digest: bytes
+    issued_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
