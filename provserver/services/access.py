@@ -1,18 +1,171 @@
-"""What becomes of credentials when a device comes back with them."""
+"""Devices that come back: whose credentials they present, and what becomes of these at their first use.
 
-from provserver.core.secrets import ServerKeys
-from provserver.store import devices
+Look-ups are grouped as provisioning's are. While Postgres is away nobody is told that credentials are bad: firmware
+throws away what it is told is bad.
+"""
+
+import asyncio
+import base64
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+from uuid import UUID
+
+from asyncpg import PostgresError
+
+from provserver.core import authentication
+from provserver.core.authentication import Claim, Denial, Held
+from provserver.core.model import Authenticated, CredentialsType, MqttBasic, Peer, PreSharedKey
+from provserver.core.secrets import ServerKeys, Unsealable
+from provserver.errors import Unavailable
+from provserver.services.grouping import Grouper
+from provserver.services.profiles import open_secret
+from provserver.services.settlement import open_credentials
+from provserver.store import access as store
+from provserver.store.access import HeldRow
 from provserver.store.database import Database
+
+log = logging.getLogger("provserver.access")
+
+_MAX_ALTERNATIVES = 10_000
+
+
+class Certificates(Protocol):
+    """What judges client certificates: `services/enrollment.py`."""
+
+    async def enroll(self, peer: Peer) -> Authenticated | None:
+        """Let a device in by its chain that is not known yet; None when it is refused. Raises Unavailable."""
+
+    async def still_good(self, peer: Peer, device: Authenticated) -> bool:
+        """Whether a known certificate is still valid and not revoked. Raises Unavailable."""
 
 
 class Access:
-    """Looks credentials up and keeps their life."""
+    """Looks credentials up, judges them, and records their first use. wait_limit: seconds to wait for Postgres."""
 
-    def __init__(self, database: Database, keys: ServerKeys) -> None:
+    def __init__(
+        self,
+        database: Database,
+        keys: ServerKeys,
+        certificates: Certificates | None = None,
+        *,
+        wait_limit: float = 10.0,
+    ) -> None:
         self._database = database
         self._keys = keys
+        self._certificates = certificates
+        self._wait_limit = wait_limit
+        self._claims: Grouper[Claim, Held | Denial] = Grouper("access", self._settle)
+        self._alternatives: dict[str, int] = {}
 
-    async def used(self, credentials_id: str) -> bool:
-        """Record a first use: it ends `until_first_use` and completes a `rotate`. False when it was not the first."""
-        async with self._database.transaction() as connection:
-            return await devices.used(connection, self._keys.digest("credentials", credentials_id))
+    async def with_token(self, token: str, _peer: Peer) -> Authenticated | Denial:
+        """By an access token. Raises Unavailable, as all of these do."""
+        return await self._judge(authentication.with_token(token))
+
+    async def with_mqtt(
+        self, client_id: str, username: str | None, password: bytes | None, peer: Peer
+    ) -> Authenticated | Denial:
+        """By a CONNECT: its channel's certificate or key if it has one, else what it says."""
+        if peer.certificates or (peer.psk is not None and peer.psk.id_digest is not None):
+            return await self.with_channel(peer)
+        return await self._judge(authentication.with_mqtt(client_id, username, password))
+
+    async def with_channel(self, peer: Peer) -> Authenticated | Denial:
+        """By what the channel has proved: a client certificate, or a device's pre-shared key."""
+        if peer.certificates:
+            return await self._with_certificate(peer)
+        if peer.psk is None or peer.psk.id_digest is None:
+            return Denial.NOTHING
+        found = await self._judge(authentication.with_token(peer.psk.key.decode()))
+        return Denial.SHARED_KEY if isinstance(found, Denial) else found
+
+    async def shared_key(self, identity: str) -> PreSharedKey | None:
+        """The key that a PSK identity or OSCORE context stands for: of the device of this id, else a provision key.
+
+        A device whose token is being rotated may hold either: they take turns, until one is used.
+        """
+        async with self._database.connection() as connection:
+            try:
+                rows = await store.tokens(connection, UUID(identity))
+            except ValueError:
+                sealed = await store.sealed_secret(connection, identity) if "\0" not in identity else None
+                if sealed is None:
+                    return None
+                return PreSharedKey(identity, open_secret(self._keys, identity, sealed).encode())
+        if not rows:
+            return None
+        turn = 0
+        if len(rows) > 1:
+            turn = self._alternatives.pop(identity, 0)
+            self._alternatives[identity] = turn + 1
+            if len(self._alternatives) > _MAX_ALTERNATIVES:
+                del self._alternatives[next(iter(self._alternatives))]
+        row = rows[turn % len(rows)]
+        token = open_credentials(self._keys, row.device.device_id, CredentialsType.ACCESS_TOKEN, row.sealed).id
+        return PreSharedKey(identity, token.encode(), row.device.id_digest)
+
+    async def drain(self) -> None:
+        """Wait until everybody has been told."""
+        await self._claims.drain()
+
+    async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
+        text = base64.b64encode(peer.certificates[0]).decode()
+        found = await self._judge(authentication.with_certificate(text))
+        if self._certificates is None:
+            return found
+        if isinstance(found, Denial):
+            return await self._certificates.enroll(peer) or Denial.CERTIFICATE
+        return found if await self._certificates.still_good(peer, found) else Denial.CERTIFICATE
+
+    async def _judge(self, claim: Claim) -> Authenticated | Denial:
+        if not claim.ids:
+            verdict = claim.judge({})
+        else:
+            try:
+                async with asyncio.timeout(self._wait_limit):
+                    verdict = await self._claims.submit(claim)
+            except TimeoutError:
+                raise Unavailable("Postgres did not answer in time.") from None
+        return verdict if isinstance(verdict, Denial) else verdict.device
+
+    async def _settle(self, claims: Sequence[Claim]) -> list[Held | Denial | Exception]:
+        digests = [{self._keys.digest("credentials", id_): id_ for id_ in claim.ids} for claim in claims]
+        async with self._database.connection() as connection:
+            rows = await store.held(connection, list({digest for each in digests for digest in each}))
+        verdicts: list[Held | Denial | Exception] = []
+        for claim, each in zip(claims, digests, strict=True):
+            try:
+                found = {id_: self._open(rows[digest]) for digest, id_ in each.items() if digest in rows}
+                verdicts.append(claim.judge(found))
+            except Unsealable as fault:
+                log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
+                verdicts.append(Unavailable("The device's credentials cannot be opened."))
+        unused = {held.device.id_digest for held in verdicts if isinstance(held, Held) and not held.used}
+        failed = await self._use(sorted(unused)) if unused else {}
+        return [
+            failed.get(verdict.device.id_digest, verdict) if isinstance(verdict, Held) else verdict
+            for verdict in verdicts
+        ]
+
+    def _open(self, row: HeldRow) -> Held:
+        type_ = CredentialsType(row.type)
+        basic = None
+        if type_ is CredentialsType.MQTT_BASIC:
+            value = open_credentials(self._keys, row.device.device_id, type_, row.sealed).value
+            basic = value if isinstance(value, MqttBasic) else None
+        return Held(row.device, type_, row.used, basic)
+
+    async def _use(self, id_digests: Sequence[bytes]) -> dict[bytes, Exception]:
+        """Record first uses, all at once or, when that fails, one by one; returns those that could not be."""
+        try:
+            async with self._database.transaction() as connection:
+                await store.use(connection, id_digests)
+        except PostgresError as fault:
+            if len(id_digests) == 1:
+                log.warning("a first use could not be recorded: %s", type(fault).__name__)
+                return {id_digests[0]: Unavailable("The first use could not be recorded.")}
+            failed = {}
+            for digest in id_digests:
+                failed |= await self._use([digest])
+            return failed
+        return {}

@@ -109,6 +109,12 @@ class Database:
         async with self.connection() as connection, connection.transaction():
             yield connection
 
+    async def dedicated(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """A connection outside the pool, the caller's to end. Raises as asyncpg does."""
+        return await asyncpg.connect(
+            self._dsn, timeout=CONNECT_TIMEOUT, command_timeout=COMMAND_TIMEOUT, server_settings=self._settings
+        )
+
     @staticmethod
     def is_away(fault: Exception) -> bool:
         """Whether the fault says that Postgres is away, not that the statement is wrong."""

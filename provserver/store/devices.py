@@ -155,28 +155,5 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
     status = await connection.execute("DELETE FROM device WHERE id = $1", device_id)
     await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM attribute WHERE device_id = $1", device_id)
+    await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
     return status != "DELETE 0"
-
-
-async def used(connection: Connection, id_digest: bytes) -> bool:
-    """Record the first use of credentials: a pending one takes over and the older ones die.
-
-    False when there are no such credentials, or they were used before.
-    """
-    await connection.execute(  # the device first, as provisioning does
-        "UPDATE device d SET revision = d.revision + 1 FROM credentials c"
-        " WHERE c.id_digest = $1 AND c.first_used_at IS NULL AND d.id = c.device_id",
-        id_digest,
-    )
-    status = await connection.execute(
-        "UPDATE credentials SET first_used_at = now(), pending = false WHERE id_digest = $1 AND first_used_at IS NULL",
-        id_digest,
-    )
-    if status == "UPDATE 0":
-        return False
-    await connection.execute(
-        "DELETE FROM credentials c USING credentials used WHERE used.id_digest = $1 AND c.device_id = used.device_id"
-        " AND c.id_digest <> used.id_digest AND c.created_at < used.created_at",
-        id_digest,
-    )
-    return True

@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from provserver.core.model import MqttBasic, ProvisionStrategy
+from provserver.core.model import Authenticated, MqttBasic, Peer, ProvisionStrategy
+from provserver.core.model import Transport as Way
 from provserver.services.profiles import ProfileChange
 from tests.conformance import model, rendering
 from tests.conformance.bench import Answer, Bench, Stage, staged, statuses, until, version
@@ -87,7 +88,8 @@ class _Play:
                 receipt = self._receipts[reply]
                 assert receipt is not None
                 assert isinstance(receipt.value, str)
-                assert await self._bench.access.used(receipt.value)
+                peer = Peer(Way.HTTP, "127.0.0.1")
+                assert isinstance(await self._bench.access.with_token(receipt.value, peer), Authenticated)
             case model.Strategy(strategy):
                 change = ProfileChange(strategy=ProvisionStrategy(strategy))
                 await operator.profiles.update(self._stage.profile, change)

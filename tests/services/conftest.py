@@ -15,6 +15,7 @@ import pytest
 
 from provserver.core.csvfile import DeviceRow
 from provserver.core.model import (
+    Authenticated,
     Credentials,
     DeviceProfile,
     Peer,
@@ -23,6 +24,7 @@ from provserver.core.model import (
     Transport,
 )
 from provserver.errors import RENDERINGS, Outcome
+from provserver.services.access import Access
 from provserver.services.profiles import KeyPair, ProfileChange
 from provserver.services.provisioning import Provisioning
 from provserver.store.database import Database
@@ -200,6 +202,11 @@ def connections(database: Database) -> list["asyncpg.Connection[asyncpg.Record]"
     """The pool's connections."""
     pool: Any = database._pool
     return [holder._con for holder in pool._holders if holder._con is not None]
+
+
+async def use(access: Access, token: str) -> bool:
+    """Come back with a token; whether it was let in."""
+    return isinstance(await access.with_token(token, PEER), Authenticated)
 
 
 async def until(holds: Callable[[], bool]) -> None:

@@ -19,7 +19,7 @@ from provserver.services.provisioning import Provisioning
 from provserver.store import keyfile
 from provserver.store.database import Database
 from tests.conftest import Space
-from tests.services.conftest import NONCE, PEER, Fleet, Locking, Outage, contents, until
+from tests.services.conftest import NONCE, PEER, Fleet, Locking, Outage, contents, until, use
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 PEM = "-----BEGIN CERTIFICATE-----\nTUlJQ2VydGlmaWNhdGU\n=\n-----END CERTIFICATE-----\n"
@@ -466,7 +466,7 @@ async def test_policies_that_give_the_same_or_nothing(
 
     for _ in range(2):
         await again(unused)
-    assert await Access(space.database, space.keys).used(first["credentialsValue"])
+    assert await use(Access(space.database, space.keys), first["credentialsValue"])
     for _ in range(2):
         await again(used)
 
@@ -505,18 +505,18 @@ async def rotating(space: Space) -> Fleet:
 async def test_rotate_keeps_the_old_credentials_until_the_new_are_used(rotating: Fleet) -> None:
     access = Access(rotating.space.database, rotating.space.keys)
     old = (await rotating.ask("sensor-1"))["credentialsValue"]
-    assert await access.used(old)
+    assert await use(access, old)
     new = (await rotating.ask("sensor-1"))["credentialsValue"]
 
     assert new != old
     assert [each.id for each in await rotating.stored("sensor-1")] == [new, old]
-    assert not await access.used(old)  # again: nothing happens
+    assert await use(access, old)  # again: nothing happens
     assert len(await rotating.stored("sensor-1")) == 2
 
-    assert await access.used(new)
+    assert await use(access, new)
 
     assert [each.id for each in await rotating.stored("sensor-1")] == [new]
-    assert not await access.used(old)
+    assert not await use(access, old)
     assert (await rotating.space.rows("SELECT pending FROM credentials"))[0]["pending"] is False
 
 
@@ -524,7 +524,7 @@ async def test_rotate_keeps_at_most_one_pending(rotating: Fleet) -> None:
     old, lost, new = [(await rotating.ask("sensor-1"))["credentialsValue"] for _ in range(3)]
 
     assert [each.id for each in await rotating.stored("sensor-1")] == [new, old]
-    assert not await Access(rotating.space.database, rotating.space.keys).used(lost)
+    assert not await use(Access(rotating.space.database, rotating.space.keys), lost)
     assert [each.id for each in await rotating.stored("sensor-1")] == [new, old]
 
 
@@ -532,10 +532,10 @@ async def test_rotate_with_the_old_credentials_used_meanwhile_keeps_the_new_ones
     access = Access(rotating.space.database, rotating.space.keys)
     old, new = [(await rotating.ask("sensor-1"))["credentialsValue"] for _ in range(2)]
 
-    assert await access.used(old)
+    assert await use(access, old)
 
     assert [each.id for each in await rotating.stored("sensor-1")] == [new, old]
-    assert await access.used(new)
+    assert await use(access, new)
     assert [each.id for each in await rotating.stored("sensor-1")] == [new]
 
 
@@ -623,14 +623,14 @@ async def test_a_nonce_is_of_its_profile(space: Space) -> None:
 
 async def test_first_use_spends_a_nonce(fleet: Fleet) -> None:
     first = await fleet.ask("sensor-1", requestNonce=NONCE)
-    await Access(fleet.space.database, fleet.space.keys).used(first["credentialsValue"])
+    await use(Access(fleet.space.database, fleet.space.keys), first["credentialsValue"])
 
     assert await fleet.refused("sensor-1", requestNonce=NONCE) == "ALREADY_PROVISIONED"
 
 
 async def test_a_spent_nonce_makes_no_second_device(fleet: Fleet) -> None:
     first = await fleet.ask(requestNonce=NONCE)
-    await Access(fleet.space.database, fleet.space.keys).used(first["credentialsValue"])
+    await use(Access(fleet.space.database, fleet.space.keys), first["credentialsValue"])
 
     assert await fleet.refused(requestNonce=NONCE) == "ALREADY_PROVISIONED"
     assert (await fleet.counts())["device"] == 1

@@ -18,7 +18,7 @@ from provserver.services.access import Access
 from provserver.services.provisioning import Provisioning
 from provserver.services.settlement import ROUNDS, open_credentials, seal_credentials
 from tests.conftest import Space
-from tests.services.conftest import NONCE, Fleet, Locking, Outage, connections, until
+from tests.services.conftest import NONCE, Fleet, Locking, Outage, connections, until, use
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 BOTH = pytest.mark.parametrize("strategy", [ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES, CHECK])
@@ -250,7 +250,7 @@ async def test_of_many_rotations_of_one_device_the_last_answer_is_good(space: Sp
     assert len(set(told)) == len(told)
     new, kept = [each.id for each in await fleet.stored("sensor-1")]
     assert (new in told, kept) == (True, old)
-    await Access(space.database, space.keys).used(new)
+    await use(Access(space.database, space.keys), new)
     assert [each.id for each in await fleet.stored("sensor-1")] == [new]
 
 

@@ -110,26 +110,3 @@ async def test_a_device_is_deleted_with_all_that_hangs_on_it(space: Space) -> No
         for table, column in (("device", "id"), ("credentials", "device_id"), ("attribute", "device_id")):
             rows = await connection.fetch(f"SELECT {column} AS id FROM {table}")
             assert [row["id"] for row in rows] == [made["b"]]
-
-
-async def test_the_first_use_of_credentials_ends_the_older_ones_of_their_device(space: Space) -> None:
-    made = await make_devices(space, "a", "b")
-    async with space.database.connection() as connection:
-        await connection.execute(
-            "INSERT INTO credentials (id_digest, device_id, type, origin, pending, sealed, created_at)"
-            " VALUES ('pending', $1, 'ACCESS_TOKEN', 'generated', true, '', now() + interval '1 second')",
-            made["a"],
-        )
-        for digest, first, left in (
-            (b"b", True, 3),
-            (b"a", True, 3),
-            (b"a", False, 3),
-            (b"pending", True, 2),
-            (b"unknown", False, 2),
-        ):
-            assert await devices.used(connection, digest) is first
-            assert await connection.fetchval("SELECT count(*) FROM credentials") == left
-
-        rows = await connection.fetch("SELECT id_digest, pending, first_used_at FROM credentials ORDER BY id_digest")
-    assert [(row["id_digest"], row["pending"]) for row in rows] == [(b"b", False), (b"pending", False)]
-    assert all(row["first_used_at"] is not None for row in rows)

@@ -1,0 +1,73 @@
+"""What other processes tell: LISTEN on a connection of its own, made again whenever it is lost."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+
+import asyncpg
+
+from provserver.errors import Unavailable
+from provserver.store.database import Database
+
+log = logging.getLogger("provserver.database")
+
+_PING_INTERVAL = 2.0
+_RETRY_INTERVAL = 0.5
+
+
+class Notifications:
+    """Calls a channel's handler with each payload, in the order of the commits.
+
+    caught_up: called after each (re)connection, as what was told meanwhile was not heard; may raise Unavailable.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        handlers: Mapping[str, Callable[[str], None]],
+        caught_up: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._database = database
+        self._handlers = handlers
+        self._caught_up = caught_up
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen from now on; returns once it does, or Postgres is away."""
+        listening = asyncio.Event()
+        self._task = asyncio.create_task(self._run(listening), name="notifications")
+        await listening.wait()
+
+    async def stop(self) -> None:
+        """Listen no more."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    async def _run(self, tried: asyncio.Event) -> None:
+        while True:
+            try:
+                await self._listen(tried)
+            except (Unavailable, TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
+                log.warning("notifications are not heard until the database is back: %s", type(fault).__name__)
+            tried.set()
+            await asyncio.sleep(_RETRY_INTERVAL)
+
+    async def _listen(self, listening: asyncio.Event) -> None:
+        connection = await self._database.dedicated()
+        try:
+            for channel in self._handlers:
+                await connection.add_listener(channel, self._heard)
+            await self._caught_up()
+            listening.set()
+            while True:  # a connection that died silently is heard of by asking
+                await asyncio.sleep(_PING_INTERVAL)
+                await connection.execute("SELECT", timeout=_PING_INTERVAL)
+        finally:
+            connection.terminate()
+
+    def _heard(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
+        try:
+            self._handlers[channel](str(payload))
+        except Exception:  # one that is not ours must not end the listening
+            log.exception("a notification on %s could not be handled", channel)
