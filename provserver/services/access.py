@@ -164,7 +164,7 @@ class Access:
             if len(id_digests) == 1:
                 log.warning("a first use could not be recorded: %s", type(fault).__name__)
                 return {id_digests[0]: Unavailable("The first use could not be recorded.")}
-            failed = {}
+            failed: dict[bytes, Exception] = {}
             for digest in id_digests:
                 failed |= await self._use([digest])
             return failed

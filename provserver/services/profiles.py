@@ -121,7 +121,7 @@ class Profiles:
         async with self._database.connection() as connection:
             profile = await self._find(connection, reference)
             keys = await store.keys(connection, profile.id)
-        return [KeyPair(key, self._keys.unseal(sealed, _context(key)).decode()) for key, sealed in keys]
+        return [KeyPair(key, open_secret(self._keys, key, sealed)) for key, sealed in keys]
 
     async def update(self, reference: str, change: ProfileChange) -> DeviceProfile:
         """Change a profile. Raises Refused."""
@@ -194,6 +194,11 @@ class Profiles:
             await statement
         except UniqueViolationError:
             raise Refused(message) from None
+
+
+def open_secret(keys: ServerKeys, key: str, sealed: bytes) -> str:
+    """The secret of a provision key. Raises Unsealable."""
+    return keys.unseal(sealed, _context(key)).decode()
 
 
 def _context(key: str) -> bytes:
