@@ -98,17 +98,23 @@ class _Members(msgspec.Struct):
 _strict = msgspec.json.Decoder(_Members)
 
 
-def decode(payload: bytes, *, accept_protobuf: bool) -> ProvisionRequest:
-    """Read a request: JSON first, then, where accepted, protobuf. Raises Undecodable, InvalidRequest."""
+_Proved = tuple[str, str] | None
+
+
+def decode(payload: bytes, *, accept_protobuf: bool, proved: tuple[str, str] | None = None) -> ProvisionRequest:
+    """Read a request: JSON first, then, where accepted, protobuf. Raises Undecodable, InvalidRequest.
+
+    proved: the provision key and secret that the channel is protected with, for a request that names neither.
+    """
     try:
         text = payload.decode()
     except UnicodeDecodeError:
-        return _decode_protobuf(payload, accept_protobuf)
+        return _decode_protobuf(payload, accept_protobuf, proved)
     try:
         members = _strict.decode(payload)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
-        return _decode_leniently(text, payload, accept_protobuf)
-    return _request(members)
+        return _decode_leniently(text, payload, accept_protobuf, proved)
+    return _request(members, proved)
 
 
 def encode_granted(granted: Granted, *, protobuf: bool) -> bytes:
@@ -151,7 +157,9 @@ def encode_refusal(outcome: Outcome, *, protobuf: bool, message: str | None = No
     return msgspec.json.encode(reply)
 
 
-def _request(members: _Members, *, protobuf: bool = False) -> ProvisionRequest:
+def _request(members: _Members, proved: _Proved, *, protobuf: bool = False) -> ProvisionRequest:
+    if proved is not None and not members.provisionDeviceKey and not members.provisionDeviceSecret:
+        members.provisionDeviceKey, members.provisionDeviceSecret = proved
     if members.provisionDeviceKey is None:
         raise InvalidRequest("Failed to find the field provisionDeviceKey!", protobuf=protobuf)
     if members.provisionDeviceSecret is None:
@@ -175,13 +183,13 @@ def _request(members: _Members, *, protobuf: bool = False) -> ProvisionRequest:
     )
 
 
-def _decode_leniently(text: str, payload: bytes, accept_protobuf: bool) -> ProvisionRequest:
+def _decode_leniently(text: str, payload: bytes, accept_protobuf: bool, proved: _Proved) -> ProvisionRequest:
     try:
         value = lenientjson.parse(text)
     except lenientjson.SyntaxFault:
-        return _decode_protobuf(payload, accept_protobuf)
+        return _decode_protobuf(payload, accept_protobuf, proved)
     if not isinstance(value, dict):
-        return _decode_protobuf(payload, accept_protobuf)
+        return _decode_protobuf(payload, accept_protobuf, proved)
     members = _Members()
     for name in _Members.__struct_fields__:
         member = value.get(name)
@@ -191,7 +199,7 @@ def _decode_leniently(text: str, payload: bytes, accept_protobuf: bool) -> Provi
             members.gateway = member is True or (isinstance(member, str) and member.lower() == "true")
         elif member is not None:
             setattr(members, name, _text(name, member))
-    return _request(members)
+    return _request(members, proved)
 
 
 def _text(name: str, member: lenientjson.Value) -> str:
@@ -204,7 +212,7 @@ def _text(name: str, member: lenientjson.Value) -> str:
     return str(member)
 
 
-def _decode_protobuf(payload: bytes, accept: bool) -> ProvisionRequest:
+def _decode_protobuf(payload: bytes, accept: bool, proved: _Proved) -> ProvisionRequest:
     """ProvisionDeviceRequestMsg (spec thingsboard §4.5; our field 100 is requestNonce)."""
     if not accept:
         raise Undecodable
@@ -229,7 +237,7 @@ def _decode_protobuf(payload: bytes, accept: bool) -> ProvisionRequest:
         )
     except (protobuf.SyntaxFault, UnicodeDecodeError):
         raise Undecodable from None
-    return _request(members, protobuf=True)
+    return _request(members, proved, protobuf=True)
 
 
 def _collect(message: bytes, messages: tuple[int, ...] = ()) -> dict[int, int | bytes]:

@@ -78,7 +78,7 @@ class Provisioning:
     async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:
         """Decode, decide, commit, encode. Never raises for what a device sent or for an absent Postgres."""
         try:
-            request = wire.decode(payload, accept_protobuf=accept_protobuf)
+            request = wire.decode(payload, accept_protobuf=accept_protobuf, proved=_proved(peer))
         except wire.Undecodable:
             self._note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
             return Answer(Outcome.UNDECODABLE, b"")
@@ -187,3 +187,9 @@ class Provisioning:
         except PostgresError as fault:
             log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
         return [None] * len(rows)
+
+
+def _proved(peer: Peer) -> tuple[str, str] | None:
+    """The provision key and secret that a PSK or OSCORE channel is protected with."""
+    psk = peer.psk
+    return None if psk is None or psk.id_digest is not None else (psk.identity, psk.key.decode())

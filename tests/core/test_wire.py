@@ -632,3 +632,30 @@ def test_reprs_show_no_secret(thing: object) -> None:
 def test_depth_within_the_limit_is_read_both_ways() -> None:
     nested = "[" * MAX_DEPTH + "]" * MAX_DEPTH
     assert read(with_(f'"x":{nested}')) == read(with_(f"x:{nested}")) == PLAIN
+
+
+# What the channel has proved
+
+
+@pytest.mark.parametrize(
+    ("payload", "request_"),
+    [
+        (b"{}", PLAIN),
+        (b'{"deviceName":"d"}', replace(PLAIN, device_name="d")),
+        (b"{deviceName:d}", replace(PLAIN, device_name="d")),
+        (b'{"provisionDeviceKey":"","provisionDeviceSecret":null}', PLAIN),
+        (b'{"provisionDeviceKey":"other","provisionDeviceSecret":"word"}', ProvisionRequest("other", "word")),
+        (b'{"provisionDeviceKey":"key","provisionDeviceSecret":""}', ProvisionRequest("key", "")),
+        (b"", replace(PLAIN, protobuf=True)),
+        (field(1, b"d"), replace(PLAIN, device_name="d", protobuf=True)),
+    ],
+)
+def test_a_channel_speaks_for_a_request_that_names_neither_key_nor_secret(
+    payload: bytes, request_: ProvisionRequest
+) -> None:
+    assert decode(payload, accept_protobuf=True, proved=(KEY, SECRET)) == request_
+
+
+def test_a_channel_does_not_add_a_secret_to_another_key() -> None:
+    with pytest.raises(InvalidRequest):
+        decode(b'{"provisionDeviceKey":"other"}', accept_protobuf=True, proved=(KEY, SECRET))
