@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from provserver import app
+from provserver import workspace
 from provserver.config import Config
 from provserver.core.model import ProvisionStrategy
 from provserver.errors import Misconfigured
@@ -26,7 +26,7 @@ from tests.server import CommandFailed, Server
 from tests.services.conftest import Lock
 
 
-async def make_profile(space: app.Workspace, name: str) -> KeyPair:
+async def make_profile(space: workspace.Workspace, name: str) -> KeyPair:
     """A profile that lets any device in."""
     strategy = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
     return (await space.profiles.create(ProfileChange(name=name, strategy=strategy)))[1]
@@ -122,7 +122,7 @@ def test_nothing_is_said_on_stdout_and_the_log_is_json(server: Server) -> None:
 
 
 async def test_a_database_of_somebody_elses_is_upgraded_and_served(served: Server, served_url: str) -> None:
-    async with app.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
+    async with workspace.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
         assert await schema.pending(space.database) == []
         pair = await make_profile(space, "sensors")
         assert (await provision(served, "sensor-1", pair))["status"] == "SUCCESS"
@@ -200,7 +200,7 @@ async def test_the_data_outlive_stops_and_power_cuts(tmp_path: Path) -> None:
     server = Server(tmp_path / "data")
     await asyncio.to_thread(server.start)
     try:
-        async with app.workspace(Config(data_dir=server.data_dir)) as space:
+        async with workspace.workspace(Config(data_dir=server.data_dir)) as space:
             pair = await make_profile(space, "sensors")
         first = await provision(server, "sensor-1", pair, requestNonce="n" * 32)
         assert await asyncio.to_thread(server.stop) == 0
@@ -224,7 +224,7 @@ async def test_sigterm_answers_what_is_under_way_and_ends_with_0(
     (tmp_path / "keys.toml").write_text(f'keys_file = "{served.data_dir / "keys.json"}"\n')
     await asyncio.to_thread(server.start)
     assert server.process is not None
-    async with app.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
+    async with workspace.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
         pair = await make_profile(space, "draining")
     connection = await asyncpg.connect(served_url)
     await connection.execute("BEGIN; LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
@@ -247,7 +247,7 @@ async def test_sigterm_answers_what_is_under_way_and_ends_with_0(
 
 
 async def test_nothing_secret_is_in_the_log(server: Server) -> None:
-    async with app.workspace(Config(data_dir=server.data_dir)) as space:
+    async with workspace.workspace(Config(data_dir=server.data_dir)) as space:
         pair = await make_profile(space, "secretive")
     told = await provision(server, "secretive-1", pair, token="pl4nted-token", requestNonce="pl4nted-" * 4)
     assert told["status"] == "SUCCESS"
@@ -278,7 +278,7 @@ async def test_a_workspace_on_a_database_that_is_not_upgraded_is_refused_with_th
     postgres: str, tmp_path: Path
 ) -> None:
     with pytest.raises(Misconfigured, match="provserver db upgrade --database-url"):
-        async with app.workspace(Config(data_dir=tmp_path, database_url=postgres)):
+        async with workspace.workspace(Config(data_dir=tmp_path, database_url=postgres)):
             pytest.fail("it is not usable")
 
     assert not (tmp_path / "keys.json").exists()

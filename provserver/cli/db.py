@@ -4,7 +4,7 @@ import asyncio
 
 import typer
 
-from provserver import app
+from provserver import workspace
 from provserver.cli import options, output
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
@@ -52,10 +52,10 @@ def status(
 
 
 async def _upgrade(settings: Config) -> list[Migration]:
-    async with app.database(settings, make=True) as database:
+    async with workspace.database(settings, make=True) as database:
         return await schema.upgrade(database)
 
 
 async def _pending(settings: Config) -> list[Migration]:
-    async with app.database(settings) as database:
+    async with workspace.database(settings) as database:
         return await schema.pending(database)

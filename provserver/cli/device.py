@@ -11,7 +11,6 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from provserver import app
 from provserver.cli import options, output
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
@@ -20,6 +19,7 @@ from provserver.core.model import Credentials, MqttBasic
 from provserver.errors import Misconfigured, Refused
 from provserver.services.devices import DeviceDetails, Devices, ImportReport
 from provserver.store.devices import DeviceSummary
+from provserver.workspace import workspace
 
 cli = typer.Typer(help="Devices: make or import them beforehand, list, show, re-arm, delete.", no_args_is_help=True)
 
@@ -184,7 +184,7 @@ def _on(
     work: Callable[[Devices], Awaitable[Result]],
 ) -> Result:
     async def act() -> Result:
-        async with app.workspace(settings) as space:
+        async with workspace(settings) as space:
             return await work(space.devices)
 
     settings = options.load(config, data_dir=data_dir, database_url=database_url)

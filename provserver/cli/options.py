@@ -11,7 +11,7 @@ from provserver import config
 from provserver.config import Config
 from provserver.core.credentials import has_control_characters
 from provserver.core.model import Datastream, MetadataField, ProvisionStrategy
-from provserver.errors import Refused
+from provserver.errors import Misconfigured, Refused
 
 STRATEGIES = {
     "allow-create": ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
@@ -35,6 +35,16 @@ DatabaseUrl = Annotated[
 def load(file: Path | None, **overrides: object) -> Config:
     """The configuration of this call. Raises Misconfigured."""
     return config.load(file, overrides=overrides)
+
+
+def listener(given: str | None) -> str | None:
+    """An address to listen on, or "" for none. Raises BadParameter."""
+    if given:
+        try:
+            config.split_address(given)
+        except Misconfigured:
+            raise typer.BadParameter(f'must be "host:port" (port 0: any free one), not {given!r}.') from None
+    return given
 
 
 def strategy(name: str) -> ProvisionStrategy:

@@ -6,12 +6,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from provserver import app
 from provserver.cli import options, output
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
 from provserver.core.model import Datastream, DeviceProfile, MetadataField, ProvisionStrategy, ReprovisionPolicy
 from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
+from provserver.workspace import workspace
 
 cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
 key_cli = typer.Typer(help="A profile's provision keys: several may be valid at a time.", no_args_is_help=True)
@@ -200,7 +200,7 @@ def _on(
     make: bool = False,
 ) -> Result:
     async def act() -> Result:
-        async with app.workspace(settings, make=make) as space:
+        async with workspace(settings, make=make) as space:
             return await work(space.profiles)
 
     settings = options.load(config, data_dir=data_dir, database_url=database_url)

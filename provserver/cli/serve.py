@@ -6,23 +6,32 @@ from typing import Annotated
 import typer
 import uvloop
 
-from provserver import app, observability
+from provserver import observability
 from provserver.cli import options, welcome
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
+from provserver.workspace import Workspace
 
-_LISTENER = "Address to listen on; port 0: any free one; empty: off."
+Listener = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address to listen on; port 0: any free one; empty: off.",
+        show_default=False,
+        callback=options.listener,
+    ),
+]
 
 
 def serve(
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
-    http: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
-    mqtt: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
-    coap: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
-    https: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
-    mqtts: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
-    coaps: Annotated[str | None, typer.Option(metavar="HOST:PORT", help=_LISTENER, show_default=False)] = None,
+    http: Listener = None,
+    mqtt: Listener = None,
+    coap: Listener = None,
+    https: Listener = None,
+    mqtts: Listener = None,
+    coaps: Listener = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
@@ -48,8 +57,10 @@ def serve(
     )
     observability.set_up(settings.log_level, settings.log_format)
 
-    async def on_ready(space: app.Workspace, addresses: dict[str, str]) -> None:
+    async def on_ready(space: Workspace, addresses: dict[str, str]) -> None:
         if demo:
             await welcome.greet(space.profiles, addresses, settings)
+
+    from provserver import app  # here, as the other commands need none of the protocols
 
     uvloop.run(app.serve(settings, on_ready))

@@ -226,3 +226,8 @@ def test_the_module_runs_as_the_console_script_does() -> None:
     for command in ([sys.executable, "-m", "provserver"], [str(script)]):
         done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
         assert done.stdout == f"provserver {version('provserver')}\n"
+
+
+@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "https", "mqtts", "coaps"])
+def test_an_address_that_is_none_is_a_wrong_command_line(listener: str) -> None:
+    assert "host:port" in Cli().refused("serve", f"--{listener}", "nonsense", code=2)

@@ -10,13 +10,13 @@ from typing import Any
 import aiohttp
 import asyncpg
 
-from provserver.app import Workspace, workspace
 from provserver.config import Config
 from provserver.core import csvfile
 from provserver.core.csvfile import DeviceRow
 from provserver.core.model import ProvisionStrategy, ReprovisionPolicy
 from provserver.services.access import Access
 from provserver.services.profiles import KeyPair, ProfileChange
+from provserver.workspace import Workspace, workspace
 from tests.conformance.clients import coap, mqtt
 from tests.conformance.model import Case, Device, Transport
 from tests.conformance.rendering import CLOSED, REPLY
