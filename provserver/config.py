@@ -60,6 +60,16 @@ class Config:
         """The keys file: the one named, else `keys.json` in the data directory."""
         return Path(self.keys_file) if self.keys_file else self.data_dir / "keys.json"
 
+    @property
+    def certificate_path(self) -> Path:
+        """The server's certificate: the one named, else what `provserver ca init` makes."""
+        return Path(self.tls_certificate) if self.tls_certificate else self.data_dir / "tls" / "server.pem"
+
+    @property
+    def tls_key_path(self) -> Path:
+        """The key of the certificate."""
+        return Path(self.tls_key) if self.tls_key else self.data_dir / "tls" / "server.key"
+
 
 def load(
     file: Path | None = None,
