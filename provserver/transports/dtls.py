@@ -1,0 +1,273 @@
+"""A listener for DTLS 1.2 (RFC 6347): the associations by their peers' addresses, and their time.
+
+What it costs to be attacked: a datagram that is no hello of an unknown peer is looked at and forgotten; a hello is
+answered with a cookie and forgotten; only whoever returns the cookie gets state. Handshakes and associations have
+tables of their own, each bounded: what is oldest goes first.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from provserver.core.model import Peer, PreSharedKey, Transport
+from provserver.errors import Unavailable
+from provserver.transports.dtls_cookie import CookieExchange, Hello
+from provserver.transports.handshake import MessageType, fragments
+from provserver.transports.tls import Channel, ServerContext
+from provserver.transports.udp import Address, UdpSocket
+
+log = logging.getLogger("provserver.dtls")
+
+SharedKey = Callable[[str], Awaitable[PreSharedKey | None]]
+
+_MAX_LOOK_UPS = 2  # at a time: anybody may ask for one, and others need the database too
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Each association takes about 80 kB of memory.
+
+    handshake_timeout: seconds, in which a lost flight may be repeated five times (RFC 6347 §4.2.4.1).
+    idle_timeout: seconds without a datagram after which an association is closed; as long as ThingsBoard's by default.
+    """
+
+    max_handshakes: int = 1024
+    max_associations: int = 10_000
+    handshake_timeout: float = 60.0
+    idle_timeout: float = 86_400.0
+
+
+class Association:
+    """What is shared with one peer, from its verified hello on.
+
+    peer: who it has proved to be, once it is established.
+    """
+
+    def __init__(self, endpoint: "DtlsEndpoint", address: Address, channel: Channel, hello: bytes) -> None:
+        self.address = address
+        self.hello = hello
+        self.peer = Peer(Transport.COAP, address.peer[0].removeprefix("::ffff:"))
+        self.psk: PreSharedKey | None = None
+        self.established = False
+        self.look_up: asyncio.Task[None] | None = None
+        self.due = 0.0
+        self.timer: asyncio.TimerHandle | None = None
+        self._endpoint = endpoint
+        self._channel: Channel | None = channel
+
+    @property
+    def channel(self) -> Channel | None:
+        """None when it has ended. Whoever still holds the association holds no buffers with it."""
+        return self._channel
+
+    def send(self, data: bytes) -> None:
+        """Send a datagram to the peer; nothing when the association has ended."""
+        if self._channel is not None and self.established:
+            self._channel.write(data)
+            self._endpoint.flush(self)
+
+    def end(self) -> list[bytes]:
+        """Let go; returns what says so to the peer."""
+        farewell: list[bytes] = []
+        if self._channel is not None:
+            self._channel.close()
+            farewell = self._channel.data_to_send()
+        self._channel = None
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if self.look_up is not None:
+            self.look_up.cancel()
+            self.look_up = None
+        return farewell
+
+
+class DtlsEndpoint:
+    """Serves the peers of one socket."""
+
+    def __init__(
+        self,
+        context: ServerContext,
+        shared_key: SharedKey,
+        received: Callable[[Association, bytes], None],
+        ended: Callable[[Association], None],
+        limits: Limits,
+    ) -> None:
+        """received: takes the datagrams of established associations. ended: hears of each that was established."""
+        self._context = context
+        self._shared_key = shared_key
+        self._received = received
+        self._ended = ended
+        self._limits = limits
+        self._cookies = CookieExchange(secrets.token_bytes(32))
+        self._handshakes: OrderedDict[Address, Association] = OrderedDict()
+        self._associations: OrderedDict[Address, Association] = OrderedDict()
+        self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
+        self._loop = asyncio.get_running_loop()
+        self._socket: UdpSocket | None = None
+
+    def open(self, host: str, port: int) -> tuple[str, int]:
+        """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError."""
+        self._socket = UdpSocket(host, port, self.datagram_received)
+        return host, self._socket.port
+
+    def hush(self) -> None:
+        """Take no more datagrams."""
+        if self._socket is not None:
+            self._socket.hush()
+
+    def close(self) -> None:
+        """End every association, telling the peers, and close the socket."""
+        for association in (*self._handshakes.values(), *self._associations.values()):
+            self._end(association)
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def datagram_received(self, data: bytes, address: Address) -> None:
+        """Take a datagram, whoever it is from."""
+        first = next(fragments(data), None)
+        if first is not None and first.type == MessageType.CLIENT_HELLO:
+            self._hello(data, first.body, address)
+            return
+        # While a peer that is known makes a new handshake, only a key tells which of both it means.
+        for association in [table.get(address) for table in (self._handshakes, self._associations)]:
+            if association is not None:
+                self._feed(association, data)
+
+    # Associations
+
+    def _hello(self, data: bytes, hello: bytes, address: Address) -> None:
+        verdict = self._cookies.judge(data, repr(address).encode(), self._loop.time())
+        if isinstance(verdict, bytes):
+            self._send(verdict, address)
+        if verdict is not Hello.VERIFIED:
+            return
+        digest = hashlib.sha256(hello).digest()
+        known, unfinished = self._associations.get(address), self._handshakes.get(address)
+        if any(one is not None and one.hello == digest for one in (known, unfinished)):
+            return  # it comes again, as our answers will
+        if unfinished is not None:
+            self._end(unfinished)
+        while len(self._handshakes) >= self._limits.max_handshakes:
+            self._end(next(iter(self._handshakes.values())))
+        self._context.refresh(self._loop.time())
+        association = Association(self, address, Channel(self._context), digest)
+        association.due = self._loop.time() + self._limits.handshake_timeout
+        self._handshakes[address] = association
+        self._feed(association, data)
+
+    def _feed(self, association: Association, data: bytes) -> None:
+        if association.channel is None:
+            return
+        association.channel.feed(data)
+        self._advance(association)
+
+    def _advance(self, association: Association) -> None:
+        """Do what the channel is ready for."""
+        channel = association.channel
+        if channel is None:
+            return
+        if channel.wanted_identity is not None:
+            if association.look_up is None:
+                association.look_up = self._loop.create_task(
+                    self._look_up(association, channel, channel.wanted_identity)
+                )
+            return
+        if channel.established and not association.established:
+            self._establish(association, channel)
+        self.flush(association)
+        while (data := channel.read()) and association.channel is not None:
+            association.due = self._loop.time() + self._limits.idle_timeout
+            self._associations.move_to_end(association.address)
+            self._received(association, data)
+        if channel.closed:
+            self._end(association)
+        else:
+            self.flush(association)
+
+    def _establish(self, association: Association, channel: Channel) -> None:
+        address = association.address
+        psk = association.psk if channel.psk_identity else None
+        association.peer = Peer(association.peer.transport, association.peer.address, channel.certificates, psk)
+        association.established = True
+        association.due = self._loop.time() + self._limits.idle_timeout
+        if self._handshakes.get(address) is association:
+            del self._handshakes[address]
+        if (before := self._associations.get(address)) is not None:
+            self._end(before)
+        while len(self._associations) >= self._limits.max_associations:
+            self._end(next(iter(self._associations.values())))
+        self._associations[address] = association
+
+    def _end(self, association: Association) -> None:
+        channel = association.channel
+        if channel is None:
+            return
+        if channel.failure:
+            log.info("DTLS with %s failed: %s", association.peer.address, channel.failure)
+        for datagram in association.end():
+            self._send(datagram, association.address)
+        for table in (self._handshakes, self._associations):
+            if table.get(association.address) is association:
+                del table[association.address]
+        if association.established:
+            self._ended(association)
+
+    async def _look_up(self, association: Association, channel: Channel, identity: str) -> None:
+        found = True
+        try:
+            async with self._looking_up:
+                association.psk = await self._shared_key(identity)
+        except Unavailable:
+            found = False
+        except Exception:
+            log.exception("a pre-shared key could not be looked up")
+            found = False
+        association.look_up = None
+        if not found:
+            self._end(association)  # without a word: nobody is told that a key is wrong because Postgres is away
+            return
+        channel.resume_with(association.psk.key if association.psk is not None else None)
+        self._advance(association)
+
+    # Time and datagrams
+
+    def flush(self, association: Association) -> None:
+        """Send what the association has to send, and see to its timer."""
+        channel = association.channel
+        if channel is None:
+            return
+        for datagram in channel.data_to_send():
+            self._send(datagram, association.address)
+        now = self._loop.time()
+        when = min(association.due, channel.timeout(now) or association.due)
+        timer = association.timer
+        if timer is None or timer.when() > when:
+            if timer is not None:
+                timer.cancel()
+            association.timer = self._loop.call_at(when, self._time_has_come, association)
+
+    def _time_has_come(self, association: Association) -> None:
+        association.timer = None
+        channel = association.channel
+        if channel is None:
+            return
+        if self._loop.time() >= association.due:
+            if not association.established:
+                log.info("DTLS with %s failed: the handshake was not completed", association.peer.address)
+            self._end(association)
+            return
+        channel.handle_timeout()
+        if channel.closed:
+            self._end(association)
+        else:
+            self.flush(association)
+
+    def _send(self, datagram: bytes, address: Address) -> None:
+        if self._socket is not None:
+            self._socket.send(datagram, address)

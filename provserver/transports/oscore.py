@@ -1,0 +1,324 @@
+"""OSCORE (RFC 8613) for CoAP requests, by aiocoap's implementation of it.
+
+What a device and the server agree on without a word (a simulator derives the same):
+
+- ID Context, sent as the `kid context` of every request, in one of two forms:
+  the 16 bytes of the device id, for a device that keeps its sequence numbers in flash (RFC 8613 appendix B.1); or
+  an identity (the device id as text, or a provision key; UTF-8) and then 16 random bytes, new at every boot, for
+  those that start to count at 0. Provisioning needs the second form: devices that share a provision key would
+  otherwise share the nonces of one AEAD key, and whoever listens could read what they send.
+- Master Secret: HKDF-SHA256 of the access token (or provision secret), no salt, info "provserver oscore master
+  secret", 16 bytes. Master Salt: empty.
+- Sender ID of the device 01, of the server 02. AES-CCM-16-64-128, HKDF SHA-256, replay window 32: the defaults.
+
+The first request to a server process is answered with 4.01 and an Echo option, under OSCORE (appendix B.1.2,
+RFC 9175): the device sends it again with that option.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+from uuid import UUID
+
+from aiocoap import Message, error, oscore
+from aiocoap.numbers.codes import Code
+from aiocoap.pipe import Pipe
+from aiocoap.resource import Resource
+from aiocoap.transports.oscore import OSCOREAddress
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from provserver.core.model import Peer, PreSharedKey, Transport
+from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
+
+log = logging.getLogger("provserver.oscore")
+
+CLIENT_ID = b"\x01"
+SERVER_ID = b"\x02"
+FRESH = 16
+"""Random bytes after an identity, and the length of a device id: no ID Context is of both forms."""
+
+_INFO = b"provserver oscore master secret"
+_MAX_PARTIAL_IV = 5  # bytes (RFC 8613 §6.1)
+_MAX_CONTEXTS = 16_384
+_MAX_LOOK_UPS = 2  # at a time: anybody may ask for one, and others need the database too
+_LOOK_UP_TIMEOUT = 10.0  # seconds, the wait for one's turn included
+
+SharedKey = Callable[[str], Awaitable[PreSharedKey | None]]
+_Unprotected = tuple[Message, oscore.RequestIdentifiers]
+
+
+class SequenceNumbers(Protocol):
+    """See services/oscore.py."""
+
+    async def provide(self, shard: int) -> None:
+        """See to it that `take` finds numbers. Raises Unavailable."""
+
+    def take(self, shard: int) -> int:
+        """A number that was never given for this shard. Raises Unavailable."""
+
+
+def master_secret(key: bytes) -> bytes:
+    """The Master Secret that a token or provision secret stands for: 16 bytes."""
+    return HKDF(SHA256(), 16, salt=None, info=_INFO).derive(key)
+
+
+class OscoreRemote(OSCOREAddress):  # type: ignore[misc] # aiocoap has no types
+    """Who sent a protected request: a security context, at an address."""
+
+    @property
+    def peer(self) -> Peer:
+        """What its channel has proved, OSCORE's and the one below."""
+        below: Peer | None = getattr(self.underlying_address, "peer", None)
+        psk: PreSharedKey = self.security_context.psk
+        if below is not None:
+            return Peer(below.transport, below.address, below.certificates, psk)
+        host: str = self.hostinfo
+        if host.startswith("["):
+            host = host[1:].partition("]")[0]
+        elif host.count(":") == 1:
+            host = host.partition(":")[0]
+        return Peer(Transport.COAP, host.removeprefix("::ffff:"), psk=psk)
+
+
+class OscoreSite(Resource):  # type: ignore[misc]
+    """Opens protected requests for another site, and protects its answers; others pass as they are."""
+
+    def __init__(
+        self, site: Resource, shared_key: SharedKey, numbers: SequenceNumbers, *, max_contexts: int = _MAX_CONTEXTS
+    ) -> None:
+        """shared_key: what an identity stands for; may raise Unavailable."""
+        super().__init__()
+        self._site = site
+        self._shared_key = shared_key
+        self._numbers = numbers
+        self._contexts: OrderedDict[bytes, _Context] = OrderedDict()
+        self._max_contexts = max_contexts
+        self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
+        self._nobody = PreSharedKey("", secrets.token_bytes(32))
+
+    async def render_to_pipe(self, pipe: Pipe) -> None:
+        """Answer the request of a pipe."""
+        if pipe.request.opt.oscore is None:
+            await self._site.render_to_pipe(pipe)
+            return
+        try:
+            context, request, request_id = await self._open(pipe.request)
+            await self._answer(pipe, context, request, request_id)
+        except _Refusal as refusal:
+            pipe.add_response(refusal.message, is_last=True)
+        except Unavailable:
+            pipe.add_response(Message(code=Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS), is_last=True)
+
+    async def _open(self, request: Message) -> "_Opened":
+        id_context = _id_context(request)
+        context = self._contexts.get(id_context)
+        if context is not None:
+            self._contexts.move_to_end(id_context)
+            try:
+                return await self._open_in(context, request)
+            except _Refusal as refusal:
+                if not refusal.unproven or not context.may_be_outdated():
+                    raise
+        # Of an identity that is not known a key is tried all the same: no answer tells which there are.
+        try:
+            async with asyncio.timeout(_LOOK_UP_TIMEOUT), self._looking_up:
+                psk = await self._shared_key(_identity(id_context)) or self._nobody
+        except TimeoutError:
+            raise Unavailable("The key was not found in time.") from None
+        context = self._contexts.get(id_context)
+        if context is None or context.psk.key != psk.key:
+            context = _Context(id_context, psk, self._numbers)
+        return await self._open_in(context, request)
+
+    async def _open_in(self, context: "_Context", request: Message) -> "_Opened":
+        await self._numbers.provide(context.shard)
+        try:
+            opened, request_id = context.unprotect(request)
+        except oscore.ReplayErrorWithEcho as challenge:
+            self._keep(context)
+            raise _Refusal(challenge.to_message()) from None
+        except oscore.ReplayError:
+            raise _Refusal.plain(Code.UNAUTHORIZED, b"Replay detected") from None
+        except oscore.DecodeError:
+            raise _Refusal.plain(Code.BAD_OPTION, b"Failed to decode COSE") from None
+        except oscore.ProtectionInvalid:
+            raise _Refusal.plain(Code.BAD_REQUEST, b"Decryption failed", unproven=True) from None
+        except (error.UnparsableMessage, ValueError, IndexError):  # what was protected is no message
+            raise _Refusal.plain(Code.BAD_REQUEST, b"") from None
+        self._keep(context)
+        if not opened.code.is_request():
+            raise _Refusal.plain(Code.BAD_REQUEST, b"")
+        opened.remote = OscoreRemote(context, request.remote)
+        return context, opened, request_id
+
+    def _keep(self, context: "_Context") -> None:
+        """Only what has proved its key is kept, so nobody else can push contexts out."""
+        self._contexts[context.id_context] = context
+        self._contexts.move_to_end(context.id_context)
+        while len(self._contexts) > self._max_contexts:
+            self._contexts.popitem(last=False)
+
+    async def _answer(
+        self, pipe: Pipe, context: "_Context", request: Message, request_id: oscore.RequestIdentifiers
+    ) -> None:
+        inner = _InnerPipe(request)
+        rendering = asyncio.ensure_future(self._render(inner))
+        try:
+            is_last = False
+            while not is_last:
+                response, is_last = await inner.responses.get()
+                no_response, response.opt.no_response = response.opt.no_response, None
+                if not is_last:
+                    response.opt.observe = 0  # the number is outside (RFC 8613 §4.1.3.5)
+                await self._numbers.provide(context.shard)
+                protected, _ = context.protect(response, request_id)
+                protected.opt.no_response = no_response
+                if not is_last:
+                    protected.opt.observe = context.latest & 0xFFFFFF
+                pipe.add_response(protected, is_last=is_last)
+        finally:
+            rendering.cancel()
+
+    async def _render(self, inner: "_InnerPipe") -> None:
+        try:
+            await self._site.render_to_pipe(inner)
+            if not inner.ended:
+                raise RuntimeError("There was no last response.")
+        except error.RenderableError as fault:
+            inner.add_response(fault.to_message(), is_last=True)
+        except Exception:
+            log.exception("a request failed")
+            inner.add_response(Message(code=Code.INTERNAL_SERVER_ERROR), is_last=True)
+
+
+class _InnerPipe:
+    """What the site answers into: the responses in order, each with whether it is the last."""
+
+    def __init__(self, request: Message) -> None:
+        self.request = request
+        self.responses: asyncio.Queue[tuple[Message, bool]] = asyncio.Queue()
+        self.ended = False
+
+    def add_response(self, response: Message, is_last: bool = False) -> None:
+        self.ended = is_last
+        self.responses.put_nowait((response, is_last))
+
+
+class _Context(oscore.CanProtect, oscore.CanUnprotect, oscore.SecurityContextUtils):  # type: ignore[misc]
+    """A security context of a device.
+
+    Its replay window lives in this process and holds for one remote address: another process may have answered what
+    came from elsewhere. Where it does not hold, the request must carry an Echo that was made here, and for which no
+    window was opened yet: then all that any process answered before has a lower number.
+    """
+
+    alg_aead = oscore.algorithms[oscore.DEFAULT_ALGORITHM]
+    hashfun = oscore.hashfunctions[oscore.DEFAULT_HASHFUNCTION]
+    sender_id = SERVER_ID
+    recipient_id = CLIENT_ID
+
+    def __init__(self, id_context: bytes, psk: PreSharedKey, numbers: SequenceNumbers) -> None:
+        self.id_context = id_context
+        self.psk = psk
+        self.derive_keys(b"", master_secret(psk.key))
+        self.shard = hashlib.sha256(self.sender_key).digest()[0]
+        self.latest = 0
+        self.recipient_replay_window = _unopened()
+        self.echo_recovery = secrets.token_bytes(8)
+        self._numbers = numbers
+        self._remote: object = None
+        self._looked_up = asyncio.get_running_loop().time()
+
+    def __repr__(self) -> str:
+        return "<OSCORE context>"
+
+    def may_be_outdated(self) -> bool:
+        """Whether the key may have changed since it was looked up: asked at most once a second."""
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_up < 1:
+            return False
+        self._looked_up = now
+        return True
+
+    def unprotect(self, request: Message, request_id: oscore.RequestIdentifiers = None) -> _Unprotected:
+        """Open a request. Raises what aiocoap's raises."""
+        window = self.recipient_replay_window
+        remote: object = request.remote.blockwise_key
+        if remote != self._remote:
+            self.recipient_replay_window = _unopened()
+        try:
+            opened: _Unprotected = super().unprotect(request, request_id)
+        except Exception:
+            self.recipient_replay_window = window
+            raise
+        if self.recipient_replay_window is not window:
+            self._remote = remote
+            self.echo_recovery = secrets.token_bytes(8)  # opens a window once
+        return opened
+
+    def protect(
+        self, message: Message, request_id: oscore.RequestIdentifiers = None, *, kid_context: bool | bytes = True
+    ) -> _Unprotected:
+        """Under a number of our own: the request's nonce may have served in another process (RFC 8613 §8.3)."""
+        request_id.can_reuse_nonce = False
+        protected: _Unprotected = super().protect(message, request_id, kid_context=kid_context)
+        return protected
+
+    def new_sequence_number(self) -> int:
+        self.latest = self._numbers.take(self.shard)
+        return self.latest
+
+    def post_seqnoincrease(self) -> None:
+        """Numbers are recorded before they are given out."""
+
+
+_Opened = tuple[_Context, Message, oscore.RequestIdentifiers]
+
+
+class _Refusal(Exception):  # noqa: N818 - an answer, not a fault
+    """The answer to a request that is not let in. unproven: it did not prove that it knows the key."""
+
+    def __init__(self, message: Message, *, unproven: bool = False) -> None:
+        super().__init__()
+        self.message = message
+        self.unproven = unproven
+
+    @classmethod
+    def plain(cls, code: Code, diagnostic: bytes, *, unproven: bool = False) -> "_Refusal":
+        """An answer without protection (RFC 8613 §8.2)."""
+        return cls(Message(code=code, payload=diagnostic, max_age=0), unproven=unproven)
+
+
+def _unopened() -> oscore.ReplayWindow:
+    return oscore.ReplayWindow(oscore.DEFAULT_WINDOWSIZE, lambda: None)
+
+
+def _id_context(request: Message) -> bytes:
+    """The ID Context that a request names. Raises _Refusal."""
+    if request.code not in (Code.POST, Code.FETCH):
+        raise _Refusal.plain(Code.METHOD_NOT_ALLOWED, b"")
+    if request.opt.proxy_uri is not None or request.opt.proxy_scheme is not None:  # those that are not encrypted
+        raise _Refusal.plain(Code.PROXYING_NOT_SUPPORTED, b"")
+    try:
+        header = oscore.verify_start(request)
+    except (oscore.ProtectionInvalid, IndexError):
+        header = {oscore.COSE_PIV: b""}
+    number = header.get(oscore.COSE_PIV, b"")
+    if not 0 < len(number) <= _MAX_PARTIAL_IV or oscore.COSE_COUNTERSIGNATURE0 in header:
+        raise _Refusal.plain(Code.BAD_OPTION, b"Failed to decode COSE")
+    id_context: bytes = header.get(oscore.COSE_KID_CONTEXT, b"")
+    if header.get(oscore.COSE_KID) != CLIENT_ID or len(id_context) < FRESH:
+        raise _Refusal.plain(Code.UNAUTHORIZED, b"Security context not found")
+    return id_context
+
+
+def _identity(id_context: bytes) -> str:
+    """Whom an ID Context names; one that cannot be is nobody's."""
+    if len(id_context) == FRESH:
+        return str(UUID(bytes=id_context))
+    return id_context[:-FRESH].decode(errors="replace")
