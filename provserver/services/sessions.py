@@ -217,6 +217,8 @@ class Sessions:
                 session.told = True
         for session in tuple(self._live.values()):
             session.connection.attributes_changed(())
+        for wake in [wake for watchers in self._watchers.values() for wake in watchers]:
+            wake(())
 
     def _opened_elsewhere(self, payload: str) -> None:
         process, *pairs = payload.split(" ")

@@ -1,4 +1,4 @@
-"""CoAP: `POST /api/v1/provision` and its path variants (spec thingsboard §3), on aiocoap.
+"""CoAP: `/api/v1/provision` and what a device does afterwards (spec thingsboard §3, §7.3), on aiocoap.
 
 aiocoap answers retransmissions from its deduplication table and sends an empty ACK when the answer takes long.
 Block-wise bodies are assembled by `blockwise.py`, with bounds that aiocoap does not have.
@@ -9,103 +9,129 @@ import errno
 import logging
 import socket
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Hashable, Iterator
+from contextlib import aclosing, contextmanager
+from functools import partial
+from typing import Any
 
 from aiocoap import Context, Message
+from aiocoap.interfaces import MessageInterface
+from aiocoap.messagemanager import MessageManager
 from aiocoap.numbers.codes import Code
+from aiocoap.numbers.constants import Reliable
 from aiocoap.numbers.contentformat import ContentFormat
-from aiocoap.numbers.optionnumbers import OptionNumber
-from aiocoap.numbers.types import Type
 from aiocoap.optiontypes import BlockOption
+from aiocoap.pipe import Pipe
 from aiocoap.resource import Resource
+from aiocoap.transports.udp6 import MessageInterfaceUDP6
 
 from provserver.core.model import Peer, Transport
 from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.services.access import Access
+from provserver.services.data import Data
 from provserver.services.provisioning import Answer, Provisioning
+from provserver.services.sessions import Sessions
 from provserver.transports.blockwise import Block, Progress, RequestBodies, ResponseBodies, cut
+from provserver.transports.coap_features import Features, Reply, text_format
+from provserver.transports.coap_options import Target, target, unsupported
 
 log = logging.getLogger("provserver.coap")
 
-FEATURE = "provision"
 _ERROR_QUEUES = ((socket.IPPROTO_IPV6, 25), (socket.IPPROTO_IP, 11))
 """IPV6_RECVERR and IP_RECVERR (linux/in6.h, linux/in.h), which aiocoap sets: a client that is gone before its answer
 comes back as a socket error, on which uvloop stops to read the socket, for ever."""
 
 BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
 
-_PROXYING = frozenset({OptionNumber.PROXY_URI, OptionNumber.PROXY_SCHEME})
-_CRITICAL = _PROXYING | {
-    OptionNumber.URI_HOST,
-    OptionNumber.URI_PORT,
-    OptionNumber.URI_PATH,
-    OptionNumber.URI_QUERY,
-    OptionNumber.ACCEPT,  # one that cannot be met is answered in JSON
-    OptionNumber.BLOCK1,
-    OptionNumber.BLOCK2,
-}
-"""The critical options that are understood. Not If-Match nor If-None-Match: a condition that is not looked at must
-not be taken as met (RFC 7252 §5.10.8)."""
-
-_NO_4XX = 8
-"""No-Response (RFC 7967 §2.1) to the class 4.xx."""
-
 
 class CoapTransport:
-    """Serves devices over CoAP on UDP."""
+    """Serves devices over CoAP on UDP, and on what else is added.
 
-    def __init__(self, provisioning: Provisioning, *, max_payload_size: int = 65_536) -> None:
-        self._resource = _ProvisionResource(provisioning, max_payload_size)
+    access, data, sessions: for devices that have been provisioned; without them there is provisioning alone.
+    wrap: puts a site before ours, for OSCORE; it passes the requests on by `render_to_pipe`. The remote address of a
+        request may have a `peer`, when its channel proves something.
+    request_timeout, notification_interval: see Features.
+    """
+
+    def __init__(
+        self,
+        provisioning: Provisioning,
+        *,
+        access: Access | None = None,
+        data: Data | None = None,
+        sessions: Sessions | None = None,
+        wrap: Callable[[Resource], Resource] | None = None,
+        max_payload_size: int = 65_536,
+        request_timeout: float = 10.0,
+        notification_interval: float = 1.0,
+    ) -> None:
+        features = None
+        if access is not None and data is not None and sessions is not None:
+            features = Features(
+                access,
+                data,
+                sessions,
+                request_timeout=request_timeout,
+                notification_interval=notification_interval,
+            )
+        self._site = _Site(provisioning, features, max_payload_size)
+        self._outer_site = wrap(self._site) if wrap is not None else self._site
         self._context: Context | None = None
 
     async def start(self, host: str, port: int) -> tuple[str, int]:
         """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError."""
         _check_address(host, port)
-        self._context = await Context.create_server_context(
-            self._resource, bind=(host, port), loggername="provserver.coap.protocol", transports=["udp6"]
-        )
-        interface = self._context.request_interfaces[0].token_interface.message_interface
-        interface.datagram_msg_received = _guarded(interface.datagram_msg_received)
-        listening: socket.socket = interface.transport.get_extra_info("socket")
-        for level, option in _ERROR_QUEUES:
-            listening.setsockopt(level, option, 0)
-        return host, listening.getsockname()[1]
+        interface = await self.add(partial(_Udp.create_server_transport_endpoint, bind=(host, port), multicast=[]))
+        return host, interface.listen()
+
+    async def add(self, make: Callable[..., Awaitable[MessageInterface]]) -> Any:
+        """Take messages from another interface, too; returns it.
+
+        make: called with aiocoap's message manager and the keywords log and loop. Where it reads from the network,
+        it should use `guarded`. A method `hush`, if it has one, is called before the interface is shut down: it must
+        then take no more datagrams.
+        """
+        context = self._context or Context(serversite=self._outer_site, loggername="provserver.coap.protocol")
+
+        async def made(manager: MessageManager) -> MessageInterface:
+            return await make(manager, log=context.log, loop=context.loop)
+
+        await context._append_tokenmanaged_messagemanaged_transport(made)  # noqa: SLF001 - as its own constructors do
+        self._context = context
+        return context.request_interfaces[-1].token_interface.message_interface
 
     async def stop(self, grace: float) -> None:
         """Let requests under way be answered within `grace` seconds, then close."""
-        await self._resource.drain(grace)
+        await self._site.drain(grace)
         context, self._context = self._context, None
         if context is not None:
             _silence(context)
             await context.shutdown()
 
 
-class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
+class _Site(Resource):  # type: ignore[misc] # aiocoap has no types
     """The root: every request arrives here with its whole path."""
 
-    def __init__(self, provisioning: Provisioning, max_payload_size: int) -> None:
+    def __init__(self, provisioning: Provisioning, features: Features | None, max_payload_size: int) -> None:
         super().__init__()
         self._provisioning = provisioning
+        self._features = features
         self._requests = RequestBodies(max_payload_size)
         self._responses: ResponseBodies[tuple[Code, int | None]] = ResponseBodies()
         self._under_way = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def needs_blockwise_assembly(self, _request: Message) -> bool:
-        return False
-
-    async def render(self, request: Message) -> Message:
-        self._under_way += 1
-        self._idle.clear()
-        try:
-            return await self._render(request)
-        except Exception:
-            log.exception("a request failed")
-            return Message(code=Code.INTERNAL_SERVER_ERROR)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._idle.set()
+    async def render_to_pipe(self, pipe: Pipe) -> None:
+        async with aclosing(self._responses_to(pipe.request)) as responses:
+            with self._working():
+                response = await anext(responses)
+            pipe.add_response(response, is_last=response.opt.observe is None)
+            if response.opt.observe is None:
+                return
+            async for notification in responses:
+                notification.transport_tuning = Reliable()
+                pipe.add_response(notification, is_last=notification.opt.observe is None)
 
     async def drain(self, grace: float) -> None:
         try:
@@ -113,84 +139,107 @@ class _ProvisionResource(Resource):  # type: ignore[misc] # aiocoap has no types
         except TimeoutError:
             return  # what is left is cut off by the shutdown
 
-    async def _render(self, request: Message) -> Message:
-        refused = _unsupported(request)
-        if refused is not None:
-            return refused
-        refusal = _route(request)
-        if refusal is not None:
-            return Message(code=refusal)
-        now = time.monotonic()
-        key = _exchange(request)
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+    async def _responses_to(self, request: Message) -> AsyncGenerator[Message]:
+        """The response, and further ones if it has an Observe option."""
+        try:
+            refusal, wanted = unsupported(request), target(request)
+            if refusal is not None:
+                yield refusal
+            elif isinstance(wanted, Message):
+                yield wanted
+            elif isinstance(payload := self._payload(request), Message):
+                yield payload
+            else:
+                async with aclosing(self._replies(wanted, request, payload)) as replies:
+                    async for reply in replies:
+                        yield self._response(reply, request)
+        except Exception:
+            log.exception("a request failed")
+            yield Message(code=Code.INTERNAL_SERVER_ERROR)
+
+    def _payload(self, request: Message) -> bytes | Message:
+        """The whole body, or what is answered while it is not complete or its answer is fetched block by block."""
+        block1: BlockOption.BlockwiseTuple | None = request.opt.block1
         block2: BlockOption.BlockwiseTuple | None = request.opt.block2
-        if any(block is not None and block.size_exponent == 7 for block in (request.opt.block1, block2)):
+        if any(block is not None and block.size_exponent == 7 for block in (block1, block2)):
             return Message(code=Code.BAD_REQUEST)  # reserved (RFC 7959 §2.2)
+        now = time.monotonic()
         if block2 is not None and block2.block_number > 0:
-            kept = self._responses.fetch(key, now)
+            kept = self._responses.fetch(_exchange(request), now)
             if kept is None:
                 return Message(code=Code.REQUEST_ENTITY_INCOMPLETE)
             body, (code, format_) = kept
             return _part(body, code, format_, block2.block_number, block2.size_exponent)
-        payload: bytes | Progress = request.payload
-        if request.opt.block1 is not None:
-            block = Block(*request.opt.block1)
-            payload = self._requests.feed(key, block, request.payload, now)
-        if isinstance(payload, Progress):
-            return _progress(payload, request)
-        answer = await self._provisioning.answer(payload, Peer(Transport.COAP, _address(request)))
-        response = self._response(answer, request, key)
-        if request.opt.block1 is not None:
-            response.opt.block1 = request.opt.block1
-        return response
+        payload: bytes = request.payload
+        if block1 is None:
+            return payload
+        whole = self._requests.feed(_exchange(request), Block(*block1), payload, now)
+        return _progress(whole, request) if isinstance(whole, Progress) else whole
 
-    def _response(self, answer: Answer, request: Message, key: Hashable) -> Message:
-        code = Code(RENDERINGS[answer.outcome].coap)
-        format_ = _content_format(answer, request)
+    async def _replies(self, wanted: Target, request: Message, payload: bytes) -> AsyncGenerator[Reply]:
+        peer = _peer(request)
+        if wanted.feature == "provision":
+            yield _reply(await self._provisioning.answer(payload, peer), request)
+        elif self._features is None:
+            yield Reply(Code.BAD_REQUEST)
+        elif wanted.feature == "attributes" and request.code is Code.GET and request.opt.observe == 0:
+            async with aclosing(self._features.observe(wanted, request, peer)) as replies:
+                async for reply in replies:
+                    yield reply
+        else:
+            yield await self._features.answer(wanted, request, payload, peer)
+
+    def _response(self, reply: Reply, request: Message) -> Message:
         block2: BlockOption.BlockwiseTuple | None = request.opt.block2
         exponent = min(block2.size_exponent, BLOCK_EXPONENT) if block2 is not None else BLOCK_EXPONENT
-        if len(answer.body) > 1 << exponent + 4:
-            self._responses.keep(key, answer.body, (code, format_), time.monotonic())
-            return _part(answer.body, code, format_, 0, exponent)
-        response = Message(code=code, payload=answer.body)
-        response.opt.content_format = format_
-        if answer.outcome is Outcome.UNAVAILABLE:
-            response.opt.max_age = RETRY_AFTER_SECONDS
+        if len(reply.body) > 1 << exponent + 4:
+            self._responses.keep(_exchange(request), reply.body, (reply.code, reply.format), time.monotonic())
+            response = _part(reply.body, reply.code, reply.format, 0, exponent)
+        else:
+            response = Message(code=reply.code, payload=reply.body)
+            response.opt.content_format = reply.format
+            response.opt.max_age = reply.max_age
+        response.opt.observe = reply.observe
+        response.opt.block1 = request.opt.block1
         return response
 
 
-def _unsupported(request: Message) -> Message | None:
-    """The answer to a request with a critical option that is not known (RFC 7252 §5.4.1) or to be proxied (§5.10.2)."""
-    numbers = {option.number for option in request.opt.option_list()}
-    unknown = sorted(int(number) for number in numbers - _CRITICAL if number.is_critical())
-    if unknown:
-        response = Message(code=Code.BAD_OPTION, payload=f"Unknown option {unknown[0]}".encode())
-        if request.mtype is Type.NON:  # is rejected (§5.4.1), which is to say nothing (§4.3)
-            response.opt.no_response = _NO_4XX
-        return response
-    return Message(code=Code.PROXYING_NOT_SUPPORTED) if numbers & _PROXYING else None
+class _Udp(MessageInterfaceUDP6):  # type: ignore[misc]
+    """Plain UDP."""
 
+    def listen(self) -> int:
+        """Do without the errors of the network; returns the port."""
+        listening: socket.socket = self.transport.get_extra_info("socket")
+        for level, option in _ERROR_QUEUES:
+            listening.setsockopt(level, option, 0)
+        port: int = listening.getsockname()[1]
+        return port
 
-def _route(request: Message) -> Code | None:
-    """Where the path and method lead: None to provisioning, else the refusal."""
-    path: tuple[str, ...] = request.opt.uri_path
-    if len(path) == 1 and "/" in path[0]:  # the whole path in one option
-        path = tuple(path[0].removeprefix("/").split("/"))
-    if path[:2] != ("api", "v1"):
-        return Code.NOT_FOUND
-    if request.code in (Code.PUT, Code.DELETE, Code.PATCH, Code.iPATCH, Code.FETCH):
-        return Code.METHOD_NOT_ALLOWED
-    if request.code is not Code.POST:
-        return Code.BAD_REQUEST
-    features = path[2:]
-    if len(features) > 1 and not features[1].isdigit():  # …/{token}/provision
-        features = features[1:]
-    if not features or features[0].lower() != FEATURE:
-        return Code.BAD_REQUEST
-    return None
+    def datagram_msg_received(self, *args: Any) -> None:
+        guarded(super().datagram_msg_received)(*args)
+
+    def hush(self) -> None:
+        asyncio.get_running_loop().remove_reader(self.transport.get_extra_info("socket"))
 
 
 def _exchange(request: Message) -> Hashable:
     return request.remote.blockwise_key, request.code, request.opt.uri_path, request.opt.uri_query
+
+
+def _peer(request: Message) -> Peer:
+    proved: Peer | None = getattr(request.remote, "peer", None)
+    return proved or Peer(Transport.COAP, _address(request))
 
 
 def _address(request: Message) -> str:
@@ -200,13 +249,12 @@ def _address(request: Message) -> str:
     return host.rpartition(":")[0] if host.count(":") == 1 else host
 
 
-def _content_format(answer: Answer, request: Message) -> ContentFormat | None:
-    if not answer.body:
-        return None
-    if answer.protobuf:
-        return ContentFormat.OCTETSTREAM
-    asked = request.opt.accept if request.opt.accept is not None else request.opt.content_format
-    return ContentFormat.TEXT if asked == ContentFormat.TEXT else ContentFormat.JSON
+def _reply(answer: Answer, request: Message) -> Reply:
+    format_ = None
+    if answer.body:
+        format_ = ContentFormat.OCTETSTREAM if answer.protobuf else text_format(request)
+    max_age = RETRY_AFTER_SECONDS if answer.outcome is Outcome.UNAVAILABLE else None
+    return Reply(Code(RENDERINGS[answer.outcome].coap), answer.body, format_, max_age)
 
 
 def _part(body: bytes, code: Code, format_: int | None, number: int, exponent: int) -> Message:
@@ -233,24 +281,27 @@ def _progress(progress: Progress, request: Message) -> Message:
     return response
 
 
-def _guarded(receive: Callable[..., None]) -> Callable[..., None]:
+def guarded(receive: Callable[..., None]) -> Callable[..., None]:
     """Take a datagram; some that are malformed make aiocoap raise into the event loop, which logs them as ours."""
 
-    def guarded(*args: object) -> None:
+    def receive_guarded(*args: object) -> None:
         try:
             receive(*args)
         except Exception as fault:
             log.debug("a datagram could not be read (%s)", type(fault).__name__)
 
-    return guarded
+    return receive_guarded
 
 
 def _silence(context: Context) -> None:
     """Hear nothing more, and forget whom to send an empty ACK: aiocoap leaves those timers to a closed socket."""
-    manager = context.request_interfaces[0].token_interface
-    asyncio.get_running_loop().remove_reader(manager.message_interface.transport.get_extra_info("socket"))
-    for _, timer in manager._piggyback_opportunities.values():  # noqa: SLF001 - there is no other way to them
-        timer.cancel()
+    for interface in context.request_interfaces:
+        manager = interface.token_interface
+        hush = getattr(manager.message_interface, "hush", None)
+        if hush is not None:
+            hush()
+        for _, timer in manager._piggyback_opportunities.values():  # noqa: SLF001 - there is no other way to them
+            timer.cancel()
 
 
 def _check_address(host: str, port: int) -> None:

@@ -7,7 +7,10 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.numbers.types import Type
+from hypothesis import given
+from hypothesis import strategies as st
 
+from provserver.transports.coap_options import Target, query, target
 from tests.transports.test_coap import PATH, Datagrams, Site, serving
 from tests.transports.test_http import Service, logging_as_serve_does, service
 
@@ -90,6 +93,95 @@ async def test_what_is_understood_or_elective_is_taken(site: Site, number: int, 
         response = await ask(client, with_option(site, number, value, f"taken {number}", number))
 
     assert response.code is Code.CREATED
+
+
+@pytest.mark.parametrize(
+    ("number", "value"),
+    [(3, b"any.host"), (7, b"\x16\x33"), (17, b"\x32"), (23, b"\x06"), (27, b"\x06"), (35, b"coap://h")],
+)
+async def test_what_is_critical_and_comes_twice_is_refused(
+    made: Service, site: Site, number: int, value: bytes
+) -> None:
+    message = Message(code=Code.POST, payload=site.body(f"twice {number}"), _mtype=Type.CON, _mid=1, _token=b"t")
+    message.opt.uri_path = PATH
+    for _ in range(2):
+        message.opt.add_option(OptionNumber(number).create_option(decode=value))
+    async with site.datagrams() as client:
+        response = await ask(client, message.encode())
+
+    assert (response.code, response.payload) == (Code.BAD_OPTION, b"Repeated option %d" % number)
+    assert await devices(made, f"twice {number}") == 0
+
+
+@pytest.mark.parametrize(("number", "value"), [(15, b"a=b"), (6, b""), (12, b"\x32"), (60, b"\x50"), (65_000, b"x")])
+async def test_what_is_elective_or_repeatable_may_come_twice(site: Site, number: int, value: bytes) -> None:
+    message = Message(code=Code.POST, payload=site.body(f"again {number}"), _mtype=Type.CON, _mid=1, _token=b"t")
+    message.opt.uri_path = PATH
+    for _ in range(2):
+        message.opt.add_option(OptionNumber(number).create_option(decode=value))
+    async with site.datagrams() as client:
+        assert (await ask(client, message.encode())).code is Code.CREATED
+
+
+def path(*segments: str, code: Code = Code.POST) -> Any:
+    message = Message(code=code)
+    message.opt.uri_path = segments
+    return target(message)
+
+
+@pytest.mark.parametrize(
+    ("segments", "expected"),
+    [
+        (("provision",), Target("provision")),
+        (("provision", "17"), Target("provision", None, "17")),
+        (("any", "provision"), Target("provision", "any")),
+        (("telemetry",), Target("telemetry")),
+        (("Telemetry",), Target("telemetry")),
+        (("token", "telemetry"), Target("telemetry", "token")),
+        (("telemetry", "telemetry"), Target("telemetry", "telemetry")),
+        (("", "telemetry"), Target("telemetry", "")),
+        (("17", "telemetry"), Target("telemetry", "17")),
+        (("rpc", "17"), Target("rpc", None, "17")),
+        (("token", "rpc", "17"), Target("rpc", "token", "17")),
+        (("token", "attributes", "updates"), Target("attributes", "token")),
+    ],
+    ids=str,
+)
+def test_where_a_path_leads(segments: tuple[str, ...], expected: Target) -> None:
+    assert path("api", "v1", *segments) == expected
+    assert path("/".join(("api", "v1", *segments))) == expected
+    assert path("/" + "/".join(("api", "v1", *segments))) == expected
+    assert "token" not in repr(expected)
+
+
+@given(
+    st.lists(st.text(max_size=5) | st.sampled_from(["api", "v1", "17", "telemetry", "provision"]), max_size=6),
+    st.sampled_from(list(Code)),
+)
+def test_any_path_leads_somewhere(segments: list[str], code: Code) -> None:
+    found = path(*segments, code=code)
+
+    assert isinstance(found, Target) or found.code.class_ == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), []),
+        (("k=a",), ["a"]),
+        (("k=a,b", "x", "k=c"), ["a,b", "c"]),
+        (("x=1&k=a&k=",), ["a", ""]),
+        (("k",), [""]),
+        (("k=a=b",), ["a=b"]),
+        (("K=a", "kk=a"), []),
+    ],
+    ids=str,
+)
+def test_query_parameters(options: tuple[str, ...], expected: list[str]) -> None:
+    message = Message(code=Code.GET)
+    message.opt.uri_query = options
+
+    assert query(message, "k") == expected
 
 
 async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: Service, site: Site) -> None:

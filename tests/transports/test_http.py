@@ -657,3 +657,47 @@ async def test_a_body_that_says_it_is_too_large_is_not_waited_for(http: Service,
             assert (await connection.ask(site.body(f"at the limit {expect!r}").ljust(10_000))).json[
                 "status"
             ] == "SUCCESS"
+
+
+# --- connections, up to a number
+
+
+async def test_one_connection_too_many_is_closed_at_once_and_counted(
+    http: Service, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with logging_as_serve_does("warning"):
+        async with serving(http, max_connections=2, connect_timeout=0.4) as site:
+            async with site.connection() as first, site.connection() as second:
+                for connection in (first, second):
+                    assert (await connection.ask(get(b"/healthz"))).status == 200
+                for _ in range(3):
+                    async with site.connection() as third:
+                        assert await third.ended() == b""
+                assert site.transport.refused == 3
+                assert (await first.ask(get(b"/healthz"))).status == 200
+            server: Any = site.transport._runner.server
+            while server.connections:  # noqa: ASYNC110 - a state without an event
+                await asyncio.sleep(0)
+            assert (await site.ask(get(b"/healthz"))).status == 200
+            while not (said := capsys.readouterr().err):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    assert "3 connections were refused" in said
+
+
+async def test_several_addresses_are_served_by_one(http: Service) -> None:
+    async with serving(http) as site:
+        host, port = await site.transport.start("::1", 0)
+        reader, writer = await asyncio.open_connection(host, port)
+        assert (await Connection(reader, writer).ask(get(b"/healthz"))).status == 200
+        writer.close()
+        assert (await site.ask(get(b"/healthz"))).status == 200
+        await site.transport.stop(0)
+        for address in (("127.0.0.1", site.port), ("::1", port)):
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.open_connection(*address)
+
+
+async def test_without_access_there_is_provisioning_alone(site: Site) -> None:
+    for rest in (b"telemetry", b"any-token/telemetry", b"any-token/attributes"):
+        assert (await site.ask(post(b"{}", path=b"/api/v1/" + rest))).status == 404

@@ -1,0 +1,104 @@
+"""Requests for attributes, and waiting for their changes: what HTTP and CoAP have in common."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from provserver.services.sessions import Sessions
+
+LINGER = 60.0
+MAX_LINGERING = 10_000
+
+
+def keys_of(values: Iterable[str]) -> list[str] | None:
+    """The keys that values of `clientKeys` or `sharedKeys` name ("a,b"); None when they name none."""
+    return list(dict.fromkeys(key for value in values for key in value.split(",") if key)) or None
+
+
+class Changes:
+    """Keys of a device's shared attributes that have changed and were not told yet."""
+
+    def __init__(self) -> None:
+        self._keys: dict[str, None] = {}
+        self._any = self._closed = False
+        self._news = asyncio.Event()
+
+    def add(self, keys: tuple[str, ...]) -> None:
+        """Note changes; no keys: any may have changed."""
+        self._keys.update(dict.fromkeys(keys))
+        self._any |= not keys
+        self._news.set()
+
+    def close(self) -> None:
+        """Have who takes them go away."""
+        self._closed = True
+        self._news.set()
+
+    async def take(self) -> tuple[str, ...] | None:
+        """Wait for changes, and have them; () when any may have changed, None when closed."""
+        await self._news.wait()
+        if self._closed:
+            return None
+        self._news.clear()
+        keys = () if self._any else tuple(self._keys)
+        self._keys, self._any = {}, False
+        return keys
+
+
+@contextmanager
+def watching(sessions: Sessions, device_id: UUID) -> Iterator[Changes]:
+    """What changes from now on."""
+    changes = Changes()
+    unwatch = sessions.watch(device_id, changes.add)
+    try:
+        yield changes
+    finally:
+        unwatch()
+
+
+class Polls:
+    """Devices that ask for changes again and again, and miss none that come between two polls.
+
+    linger: seconds for which a device that does not poll is remembered.
+    """
+
+    def __init__(self, sessions: Sessions, linger: float = LINGER) -> None:
+        self._sessions = sessions
+        self._linger = linger
+        self._closed = False
+        self._away: OrderedDict[UUID, tuple[Changes, Callable[[], None], asyncio.TimerHandle]] = OrderedDict()
+
+    @contextmanager
+    def poll(self, device_id: UUID) -> Iterator[Changes]:
+        """What has changed since the device's last poll, and changes from now on."""
+        if device_id in self._away:
+            changes, unwatch, timer = self._away.pop(device_id)
+            timer.cancel()
+        else:
+            changes = Changes()
+            unwatch = self._sessions.watch(device_id, changes.add)
+        try:
+            yield changes
+        finally:
+            self._forget(device_id)  # of two at once, the last to end is remembered
+            if self._closed:
+                unwatch()
+            else:
+                timer = asyncio.get_running_loop().call_later(self._linger, self._forget, device_id)
+                self._away[device_id] = changes, unwatch, timer
+                if len(self._away) > MAX_LINGERING:
+                    self._forget(next(iter(self._away)))
+
+    def close(self) -> None:
+        """Remember none."""
+        self._closed = True
+        for device_id in tuple(self._away):
+            self._forget(device_id)
+
+    def _forget(self, device_id: UUID) -> None:
+        if device_id in self._away:
+            _, unwatch, timer = self._away.pop(device_id)
+            timer.cancel()
+            unwatch()
