@@ -1,0 +1,175 @@
+"""The supervisor in a process of its own, with real children."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = """
+import json, os, signal, sys, time
+from provserver.supervisor import NotReady, Supervisor
+
+def say(**members):
+    sys.stdout.write(json.dumps(members) + "\\n")
+    sys.stdout.flush()
+
+def child(name, deaf=False):
+    def run(report):
+        stop = []
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else lambda *_: stop.append(1))
+        say(child=name, pid=os.getpid())
+        report({"name": name})
+        while not stop:
+            time.sleep(0.01)
+        say(ended=name)
+    return run
+
+def failing(report):
+    raise SystemExit(7)
+
+with Supervisor(stop_timeout=STOP_TIMEOUT) as supervisor:
+    try:
+        BODY
+    except NotReady as fault:
+        say(not_ready=fault.code)
+        sys.exit(9)
+say(code=code)
+"""
+
+
+class Run:
+    """A process under test; `next` reads what it or a child says."""
+
+    def __init__(self, body: str, stop_timeout: float = 30) -> None:
+        script = SCRIPT.replace("STOP_TIMEOUT", str(stop_timeout))
+        script = script.replace("BODY", textwrap.indent(textwrap.dedent(body).strip(), " " * 8).lstrip())
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def next(self) -> dict[str, Any]:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, self.process.stderr.read() if self.process.stderr else ""
+        said: dict[str, Any] = json.loads(line)
+        return said
+
+    def pid_of(self, name: str) -> int:
+        """The pid of the child that says its name next."""
+        said = self.next()
+        assert said["child"] == name
+        pid: int = said["pid"]
+        return pid
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+TWO = """
+    first = supervisor.start("first", child("first"), vital=VITAL)
+    second = supervisor.start("second", child("second"))
+    say(ready=[first, second])
+    code = supervisor.watch()
+"""
+
+
+@pytest.fixture
+def run() -> Iterator[Any]:
+    runs: list[Run] = []
+
+    def start(body: str, **options: Any) -> Run:
+        runs.append(Run(body, **options))
+        return runs[-1]
+
+    yield start
+    for each in runs:
+        each.end()
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_all_run_until_they_are_told_to_stop(run: Any, number: signal.Signals) -> None:
+    two = run(TWO.replace("VITAL", "True"))
+    pids = [two.pid_of("first"), two.pid_of("second")]
+    assert two.next() == {"ready": [{"name": "first"}, {"name": "second"}]}
+
+    two.process.send_signal(number)
+
+    assert [two.next(), two.next(), two.next()] == [{"ended": "second"}, {"ended": "first"}, {"code": 0}]
+    assert two.process.wait() == 0
+    assert all(map(gone, pids))
+
+
+def test_a_dead_child_is_started_again(run: Any) -> None:
+    two = run(TWO.replace("VITAL", "True"))
+    pids = {"first": two.pid_of("first"), "second": two.pid_of("second")}
+    assert "ready" in two.next()
+
+    for _ in range(3):
+        os.kill(pids["second"], signal.SIGKILL)
+        again = two.pid_of("second")
+        assert again != pids["second"]
+        pids["second"] = again
+
+    two.process.send_signal(signal.SIGTERM)
+    assert [two.next(), two.next(), two.next()] == [{"ended": "second"}, {"ended": "first"}, {"code": 0}]
+
+
+def test_without_a_vital_child_all_ends(run: Any) -> None:
+    two = run(TWO.replace("VITAL", "True"))
+    first, second = two.pid_of("first"), two.pid_of("second")
+    assert "ready" in two.next()
+
+    os.kill(first, signal.SIGKILL)
+
+    assert [two.next(), two.next()] == [{"ended": "second"}, {"code": 1}]
+    assert gone(second)
+
+
+def test_a_child_that_cannot_start_ends_all_with_its_exit_code(run: Any) -> None:
+    two = run('supervisor.start("first", child("first"))\nsupervisor.start("second", failing)\ncode = 0')
+    first = two.pid_of("first")
+
+    assert [two.next(), two.next()] == [{"not_ready": 7}, {"ended": "first"}]
+    assert two.process.wait() == 9
+    assert gone(first)
+
+
+def test_a_child_that_does_not_end_is_killed(run: Any) -> None:
+    one = run(
+        'supervisor.start("deaf", child("deaf", deaf=True))\nsay(ready=1)\ncode = supervisor.watch()', stop_timeout=0
+    )
+    pid = one.pid_of("deaf")
+    assert one.next() == {"ready": 1}
+
+    one.process.send_signal(signal.SIGTERM)
+
+    assert one.next() == {"code": 0}
+    assert gone(pid)
+
+
+def test_children_end_with_their_supervisor(run: Any) -> None:
+    two = run(TWO.replace("VITAL", "False"))
+    pids = [two.pid_of("first"), two.pid_of("second")]
+    assert "ready" in two.next()
+
+    two.process.kill()
+
+    assert {two.next()["ended"], two.next()["ended"]} == {"first", "second"}
+    while not all(map(gone, pids)):
+        pass
