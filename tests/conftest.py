@@ -37,7 +37,7 @@ def tool() -> Callable[[str], str]:
         for name in names:
             if path := shutil.which(name):
                 return path
-        message = f"{' or '.join(names)} is not installed (Debian: mosquitto-clients, libcoap3-bin, curl)"
+        message = f"{' or '.join(names)} is not installed (Debian: mosquitto, mosquitto-clients, libcoap3-bin, curl)"
         if os.environ.get("PROVSERVER_TEST_REQUIRE_TOOLS"):
             pytest.fail(message)
         pytest.skip(message)
@@ -118,8 +118,8 @@ async def space(database: Database, tmp_path: Path) -> AsyncIterator[Space]:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A server process of the run, on its embedded Postgres."""
-    with Server(tmp_path_factory.mktemp("server") / "data") as running:
+    """A server process of the run, on its embedded Postgres, with all its listeners."""
+    with Server(tmp_path_factory.mktemp("server") / "data", tls=True) as running:
         yield running
 
 

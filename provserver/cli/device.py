@@ -2,11 +2,13 @@
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
+import msgspec
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -17,11 +19,16 @@ from provserver.cli.output import Json
 from provserver.core import csvfile
 from provserver.core.model import Credentials, MqttBasic
 from provserver.errors import Misconfigured, Refused
-from provserver.services.devices import DeviceDetails, Devices, ImportReport
+from provserver.services.devices import AttributeChange, DeviceDetails, Devices, ImportReport
 from provserver.store.devices import DeviceSummary
 from provserver.workspace import workspace
 
-cli = typer.Typer(help="Devices: make or import them beforehand, list, show, re-arm, delete.", no_args_is_help=True)
+cli = typer.Typer(
+    help="Devices: make or import them beforehand, list, show, update, revoke, re-arm, delete.", no_args_is_help=True
+)
+
+SHOWN = 20
+"""Telemetry keys that `show` prints for people."""
 
 Result = TypeVar("Result")
 Reference = Annotated[str, typer.Argument(metavar="DEVICE", help="Name or id.", callback=options.reference("device"))]
@@ -142,9 +149,59 @@ def show(
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Show a device with its attributes and credentials."""
+    """Show a device with its attributes, its credentials and what it last sent."""
     details = _on(config, data_dir, database_url, lambda devices: devices.show(device, open_=credentials))
-    _print(_details(details), json)
+    _print_details(details, json)
+
+
+@cli.command()
+def update(
+    device: Reference,
+    shared: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Write a shared attribute.", show_default=False)
+    ] = None,
+    server: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Write a server attribute.", show_default=False)
+    ] = None,
+    delete_shared: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Remove a shared attribute.", show_default=False)
+    ] = None,
+    delete_server: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Remove a server attribute.", show_default=False)
+    ] = None,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Change a device's attributes. Values that are JSON are taken as such, others as text.
+
+    The device reads shared ones and is told when they change; it never sees server ones.
+    """
+    change = AttributeChange(
+        _pairs("--shared", shared), _pairs("--server", server), delete_shared or (), delete_server or ()
+    )
+    details = _on(config, data_dir, database_url, lambda devices: devices.update(device, change))
+    _print_details(details, json)
+
+
+@cli.command()
+def revoke(
+    device: Reference,
+    config: ConfigFile = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Take a device's credentials away: it is cut off, and cannot come back with them."""
+    revoked = _on(config, data_dir, database_url, lambda devices: devices.revoke(device))
+    if json:
+        output.print_json(_device(revoked))
+    output.say(
+        f"{revoked.name} has no credentials any more. "
+        f"To let it provision itself again: provserver device rearm {shlex.quote(revoked.name)}",
+        quiet=json,
+    )
 
 
 @cli.command()
@@ -259,7 +316,27 @@ def _details(details: DeviceDetails) -> dict[str, object]:
             {"scope": a.scope, "key": a.key, "value": a.value, "updatedAt": a.updated_at} for a in details.attributes
         ],
         "credentials": credentials,
+        "telemetry": [{"key": each.key, "ts": each.ts, "value": each.value} for each in details.telemetry],
     }
+
+
+def _print_details(details: DeviceDetails, json: bool) -> None:
+    members = _details(details)
+    if not json:
+        lines = [f"{sample.key}={msgspec.json.encode(sample.value).decode()}" for sample in details.telemetry[:SHOWN]]
+        more = len(details.telemetry) - SHOWN
+        members["telemetry"] = lines + ([f"… and {more} more"] if more > 0 else [])
+    _print(members, json)
+
+
+def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
+    pairs = {}
+    for text in texts or []:
+        key, sign, value = text.partition("=")
+        if not sign:
+            raise typer.BadParameter(f"must be KEY=VALUE, not {text!r}.", param_hint=option)
+        pairs[key] = value
+    return pairs
 
 
 def _value(credentials: Credentials) -> object:

@@ -51,10 +51,12 @@ async def print_json_array(values: AsyncIterable[object]) -> None:
 
 
 def print_object(members: Mapping[str, object]) -> None:
-    """An object, a member a line."""
+    """An object, a member a line; of a list of objects, an object a line."""
     width = max(map(len, members))
     for name, value in members.items():
-        _out.print(f"{name:<{width}}  {_text(value)}")
+        objects = isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value)
+        for n, each in enumerate(value if objects else [value]):  # type: ignore[arg-type,var-annotated]
+            _out.print(f"{'' if n else name:<{width}}  {_text(each)}")
 
 
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
@@ -72,6 +74,8 @@ def _text(value: object) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        return " ".join(f"{name}={_text(member)}" for name, member in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(map(_text, value)) or "-"
     if isinstance(value, str):

@@ -6,8 +6,6 @@ generates a token); `gateway` (true/false); `attribute:KEY` and `shared:KEY`, wh
 
 import csv
 import difflib
-import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +13,7 @@ from itertools import chain
 
 from provserver.core import credentials as building
 from provserver.core import decision
+from provserver.core.attributes import from_text
 from provserver.core.model import Credentials
 
 CREDENTIAL_COLUMNS = ("token", "clientId", "username", "password", "certificate")
@@ -123,7 +122,7 @@ def device_row(line: int, cells: Mapping[str, str]) -> DeviceRow | RowError:
         if key and cell:
             if "\0" in cell or "\\u0000" in cell:
                 return RowError(line, column, "contains a NUL character")
-            attributes[_SCOPES[scope], key] = _value(cell)
+            attributes[_SCOPES[scope], key] = from_text(cell)
     return DeviceRow(line, name, credentials, gateway == "true", attributes)
 
 
@@ -137,21 +136,3 @@ def _credentials(cells: Mapping[str, str], given: list[str]) -> Credentials | No
     if "token" in given or "certificate" in given:
         raise building.InvalidCredentials(f"a device has one kind of credentials, not {' and '.join(given)}")
     return building.mqtt_basic(cells.get("clientId", ""), cells.get("username", ""), cells.get("password", ""))
-
-
-def _value(cell: str) -> object:
-    """JSON that Postgres can store, or else text."""
-    try:
-        value: object = json.loads(cell, parse_constant=str, parse_float=_finite)
-        if "\\u" in cell:
-            json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair has no UTF-8
-    except (ValueError, RecursionError):
-        return cell
-    return value
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if math.isinf(value):
-        raise ValueError
-    return value

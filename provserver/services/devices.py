@@ -1,9 +1,9 @@
-"""What operators do with devices: make, import, list, show, re-arm, delete."""
+"""What operators do with devices: make, import, list, show, change, revoke, re-arm, delete."""
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import attrgetter
 from uuid import UUID
@@ -12,13 +12,15 @@ from asyncpg import PostgresError
 
 from provserver.core import credentials as building
 from provserver.core import ids
+from provserver.core.attributes import Scope, from_text
 from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, DeviceProfile, Origin
 from provserver.core.secrets import ServerKeys
+from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Refused
 from provserver.services.settlement import open_credentials, seal_credentials
+from provserver.store import data, profiles
 from provserver.store import devices as store
-from provserver.store import profiles
 from provserver.store.database import Connection, Database
 from provserver.store.devices import CredentialsRow, DeviceSummary
 
@@ -40,13 +42,33 @@ class AttributeDetails:
 
 
 @dataclass(frozen=True, slots=True)
+class Latest:
+    """The newest sample of a telemetry key. ts: milliseconds since the epoch."""
+
+    key: str
+    ts: int
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class AttributeChange:
+    """What to change of a device's attributes: values by key, as a person wrote them, and keys to remove."""
+
+    shared: Mapping[str, str] = field(default_factory=dict)
+    server: Mapping[str, str] = field(default_factory=dict)
+    delete_shared: Sequence[str] = ()
+    delete_server: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """A device with its attributes and credentials; opened: in clear, for those who asked for it."""
+    """A device with its attributes, credentials and latest telemetry; opened: in clear, for who asked for it."""
 
     device: DeviceSummary
     attributes: tuple[AttributeDetails, ...]
     credentials: tuple[CredentialsRow, ...]
     opened: tuple[Credentials, ...] = ()
+    telemetry: tuple[Latest, ...] = ()
 
 
 @dataclass(slots=True)
@@ -143,13 +165,43 @@ class Devices:
             device = await self._find(connection, reference)
             rows = await store.credentials(connection, device.id)
             attributes = await store.attributes(connection, device.id)
+            telemetry = await data.latest(connection, device.id)
         opened = [open_credentials(self._keys, device.id, CredentialsType(row.type), row.sealed) for row in rows]
         return DeviceDetails(
             device,
             tuple(AttributeDetails(*attribute) for attribute in attributes),
             tuple(rows),
             tuple(opened) if open_ else (),
+            tuple(Latest(*sample) for sample in telemetry),
         )
+
+    async def update(self, reference: str, change: AttributeChange) -> DeviceDetails:
+        """Write and remove shared and server attributes; a device that listens is told of shared ones. Raises Refused.
+
+        A value that is JSON is taken as such, anything else as text.
+        """
+        wanted = {(Scope.SHARED, key): text for key, text in change.shared.items()}
+        wanted |= {(Scope.SERVER, key): text for key, text in change.server.items()}
+        deleted = [(Scope.SHARED, key) for key in change.delete_shared]
+        deleted += [(Scope.SERVER, key) for key in change.delete_server]
+        if not wanted and not deleted:
+            raise Refused("There is nothing to change. Name attributes with --shared KEY=VALUE and the like.")
+        if both := wanted.keys() & set(deleted):
+            raise Refused(f"{min(both)[1]!r} cannot be both written and deleted.")
+        values = {place: _value(place[1], text) for place, text in wanted.items()}
+        for _, key in deleted:
+            _value(key, "true")
+        async with self._database.transaction() as connection:
+            device = await self._find(connection, reference)
+            await store.change_attributes(connection, device.id, values, deleted)
+        return await self.show(str(device.id))
+
+    async def revoke(self, reference: str) -> DeviceSummary:
+        """Remove a device's credentials: they are good no more from now on. Raises Refused."""
+        async with self._database.transaction() as connection:
+            device = await self._find(connection, reference)
+            await store.revoke(connection, device.id)
+        return replace(device, credentials_type=None)
 
     async def rearm(self, reference: str) -> DeviceSummary:
         """Let a device provision itself once more, with fresh credentials. Raises Refused."""
@@ -228,3 +280,11 @@ class Devices:
             report.refuse(error)
         await store.stage(connection, devices, credentials, attributes)
         report.imported += len(devices)
+
+
+def _value(key: str, text: str) -> Value:
+    try:
+        checked_key(key)
+        return checked_value(from_text(text))
+    except InvalidData as fault:
+        raise Refused(f"{key!r}: {fault}") from None

@@ -1,12 +1,15 @@
 """The SQL of devices outside provisioning: made, imported, listed, shown, re-armed and deleted by operators."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 import asyncpg
 
+from provserver.core.attributes import Scope
+from provserver.core.telemetry import Value
+from provserver.store import data
 from provserver.store.database import Connection
 
 
@@ -138,6 +141,7 @@ async def add_staged(connection: Connection) -> None:
     # By name, as provisioning writes: two that want the same rows do not wait for each other crosswise.
     await connection.execute("INSERT INTO device SELECT * FROM staged_device ORDER BY name", timeout=600)
     await connection.execute("INSERT INTO credentials SELECT * FROM staged_credentials", timeout=600)
+    await connection.execute("SET LOCAL provserver.quiet = 'on'")  # nobody can be listening for devices so new
     await connection.execute("INSERT INTO attribute SELECT * FROM staged_attribute", timeout=600)
 
 
@@ -149,6 +153,33 @@ async def rearm(connection: Connection, device_id: UUID) -> None:
     )
 
 
+async def revoke(connection: Connection, device_id: UUID) -> None:
+    """Remove a device's credentials; the nonce of its last provisioning is spent."""
+    await connection.execute(  # the device first, as provisioning does
+        "UPDATE device SET request_digest = NULL, revision = revision + 1 WHERE id = $1", device_id
+    )
+    await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
+
+
+async def change_attributes(
+    connection: Connection,
+    device_id: UUID,
+    set_: Mapping[tuple[Scope, str], Value],
+    deleted: Sequence[tuple[Scope, str]],
+) -> None:
+    """Write and remove attributes, by (scope, key)."""
+    await connection.execute("UPDATE device SET revision = revision + 1 WHERE id = $1", device_id)
+    await connection.executemany(
+        "DELETE FROM attribute WHERE device_id = $1 AND scope = $2 AND key = $3",
+        [(device_id, scope, key) for scope, key in sorted(deleted)],
+    )
+    await connection.executemany(
+        "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, $2, $3, $4)"
+        " ON CONFLICT (device_id, scope, key) DO UPDATE SET value = excluded.value, updated_at = now()",
+        [(device_id, scope, key, value) for (scope, key), value in sorted(set_.items())],
+    )
+
+
 async def delete(connection: Connection, device_id: UUID) -> bool:
     """Remove a device and all that hangs on it; False when it was gone. Its attempts stay."""
     # The device first, as provisioning does: who comes second finds what the other one left.
@@ -156,4 +187,5 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
     await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM attribute WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
+    await data.delete(connection, device_id)
     return status != "DELETE 0"

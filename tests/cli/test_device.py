@@ -1,10 +1,13 @@
+import asyncio
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 
 from tests.cli.conftest import Cli
@@ -101,7 +104,7 @@ def test_a_certificate_that_is_not_there_is_told(cli: Cli, profile: str, tmp_pat
     assert "none.pem cannot be read" in said
 
 
-@pytest.mark.parametrize("command", ["show", "rearm", "delete"])
+@pytest.mark.parametrize("command", ["show", "rearm", "revoke", "delete"])
 def test_a_device_that_is_not_there_is_refused_with_the_fix(cli: Cli, command: str) -> None:
     assert "provserver device list" in cli.refused("device", command, "no such device")
 
@@ -354,3 +357,72 @@ def test_a_hundred_thousand_rows_are_imported_beside_a_server(server: Server, cs
         ("SERVER", "serial"): count - 1,
         ("SHARED", "unit"): "°C",
     }
+
+
+def test_attributes_are_changed(cli: Cli, profile: str) -> None:
+    device = f"{profile} device"
+    cli.json("device", "create", device, "--profile", profile)
+
+    shared = ("--shared", "interval=30", "--shared", "url=http://h/?a=b", "--shared", "empty=")
+    changed = cli.json("device", "update", device, *shared, "--server", 'rack={"row":1}', "--server", "note=true story")
+    assert {(a["scope"], a["key"]): a["value"] for a in changed["attributes"]} == {
+        ("SHARED", "interval"): 30,
+        ("SHARED", "url"): "http://h/?a=b",
+        ("SHARED", "empty"): "",
+        ("SERVER", "rack"): {"row": 1},
+        ("SERVER", "note"): "true story",
+    }
+    assert changed == cli.json("device", "show", device)
+
+    deleted = ("--delete-shared", "url", "--delete-shared", "empty", "--delete-server", "rack")
+    shown = cli.run("device", "update", device, *deleted, "--server", "note=x")
+    assert (shown.code, shown.err) == (0, "")
+    assert '"interval"' in shown.out
+    assert "rack" not in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "fix"),
+    [
+        ((), 1, "--shared KEY=VALUE"),
+        (("--shared", "interval"), 2, "must be KEY=VALUE"),
+        (("--shared", "a=1", "--delete-shared", "a"), 1, "cannot be both"),
+        (("--server", "=1"), 1, "A key must have"),
+    ],
+)
+def test_attributes_that_cannot_be_changed_are_refused_with_the_fix(
+    cli: Cli, profile: str, options: tuple[str, ...], code: int, fix: str
+) -> None:
+    cli.json("device", "create", f"{profile} device", "--profile", profile)
+    assert fix in cli.refused("device", "update", f"{profile} device", *options, code=code)
+
+
+def test_a_device_is_revoked(cli: Cli, profile: str) -> None:
+    device = f"{profile}'s device"
+    cli.json("device", "create", device, "--profile", profile)
+
+    assert f"provserver device rearm {shlex.quote(device)}" in cli.run("device", "revoke", device).err
+
+    assert cli.json("device", "show", device)["credentials"] == []
+    assert cli.json("device", "revoke", device)["credentialsType"] is None
+
+
+def test_what_a_device_last_sent_is_shown(cli: Cli, profile: str, url: str) -> None:
+    device = cli.json("device", "create", f"{profile} device", "--profile", profile)
+
+    async def send() -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "INSERT INTO telemetry SELECT $1, 'key-' || n, 1700000000000 + n, to_jsonb(n), 1"
+            " FROM generate_series(10, 35) AS n",
+            UUID(device["id"]),
+        )
+        await connection.close()
+
+    assert cli.json("device", "show", device["id"])["telemetry"] == []
+    asyncio.run(send())
+    telemetry = cli.json("device", "show", device["id"])["telemetry"]
+    assert (len(telemetry), telemetry[0]) == (26, {"key": "key-10", "ts": 1700000000010, "value": 10})
+    shown = cli.run("device", "show", device["id"]).out
+    assert "key-10=10, key-11=11," in shown
+    assert "key-29=29, … and 6 more" in shown

@@ -72,15 +72,20 @@ async def test_an_array_that_cannot_be_had_prints_nothing(capsys: pytest.Capture
 
 
 def test_an_object_has_a_member_a_line(capsys: pytest.CaptureFixture[str]) -> None:
-    output.print_object({"a": None, "long name": True, "c": [1, "x", []], "d": {"k": "v"}, "e": [], "f": 1.5})
+    objects = [{"k": "v", "n": None}, {"k": [1, 2]}]
+    output.print_object(
+        {"a": None, "long name": True, "c": [1, "x", []], "d": {"k": "v"}, "e": [], "f": 1.5, "g": objects}
+    )
 
     assert capsys.readouterr().out.splitlines() == [
         "a          -",
         "long name  yes",
         "c          1, x, -",
-        'd          {"k":"v"}',
+        "d          k=v",
         "e          -",
         "f          1.5",
+        "g          k=v n=-",
+        "           k=1, 2",
     ]
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from uuid import uuid4
@@ -11,7 +12,7 @@ from provserver.core import csvfile
 from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, ProvisionStrategy, ReprovisionPolicy
 from provserver.errors import Refused
-from provserver.services.devices import BATCH, MAX_ERRORS, ImportReport
+from provserver.services.devices import BATCH, MAX_ERRORS, AttributeChange, ImportReport
 from tests.conftest import Space
 from tests.services.conftest import NONCE, Fleet, Locking, contents
 
@@ -95,7 +96,7 @@ async def test_a_device_that_cannot_be_made_is_refused_with_the_fix(
     assert await contents(checked.space) == before
 
 
-@pytest.mark.parametrize("method", ["show", "rearm", "delete"])
+@pytest.mark.parametrize("method", ["show", "rearm", "revoke", "delete"])
 async def test_a_device_that_is_not_there_is_refused_with_the_fix(space: Space, method: str) -> None:
     with pytest.raises(Refused, match=r"There is no device 'nothing'\. `provserver device list`"):
         await getattr(space.devices, method)("nothing")
@@ -504,3 +505,92 @@ async def test_the_newest_credentials_are_the_ones_shown_first(space: Space) -> 
 
     assert details.device.credentials_type == CredentialsType.MQTT_BASIC
     assert [(row.type, row.pending) for row in details.credentials] == [("MQTT_BASIC", True), ("ACCESS_TOKEN", False)]
+
+
+# --- attributes and credentials of one that is there
+
+
+async def attributes(space: Space, name: str) -> dict[tuple[str, str], object]:
+    return {(a.scope, a.key): a.value for a in (await space.devices.show(name)).attributes}
+
+
+async def test_attributes_are_written_and_removed(fleet: Fleet) -> None:
+    await fleet.ask("sensor-1")
+    devices = fleet.space.devices
+    change = AttributeChange({"interval": "30", "mode": "eco", "map": '{"a":[1.5,null]}'}, {"rack": "7", "x": "007"})
+
+    changed = await devices.update("sensor-1", change)
+    assert {(a.scope, a.key): a.value for a in changed.attributes} == {
+        ("SERVER", "provisionState"): "provisioned",
+        ("SERVER", "rack"): 7,
+        ("SERVER", "x"): "007",
+        ("SHARED", "interval"): 30,
+        ("SHARED", "map"): {"a": [1.5, None]},
+        ("SHARED", "mode"): "eco",
+    }
+
+    await devices.update("sensor-1", AttributeChange({"mode": "full"}, {}, ["interval", "map", "none"], ["rack", "x"]))
+    assert await attributes(fleet.space, "sensor-1") == {
+        ("SERVER", "provisionState"): "provisioned",
+        ("SHARED", "mode"): "full",
+    }
+
+
+async def test_a_device_whose_state_is_taken_away_may_provision_again(checked: Fleet) -> None:
+    await checked.import_("sensor-1")
+    first = await checked.ask("sensor-1")
+    assert await checked.refused("sensor-1") == "ALREADY_PROVISIONED"
+
+    await checked.space.devices.update("sensor-1", AttributeChange(delete_server=["provisionState"]))
+
+    assert await checked.ask("sensor-1") == first
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (AttributeChange(), "--shared KEY=VALUE"),
+        (AttributeChange({"a": "1"}, {}, ["a"]), "'a' cannot be both"),
+        (AttributeChange({"": "1"}), "A key must have"),
+        (AttributeChange({}, {"a\0": "1"}), "A key must have"),
+        (AttributeChange({"a": "null"}), "must not be null"),
+        (AttributeChange({"a": '"\\u0000"'}), "NUL"),
+        (AttributeChange({"a": "\udcff"}), "surrogate"),
+        (AttributeChange({"a": '"' + "x" * 20_000 + '"'}), "16384 bytes"),
+        (AttributeChange(delete_shared=["\0"]), "A key must have"),
+    ],
+)
+async def test_a_change_that_cannot_be_made_changes_nothing(fleet: Fleet, change: AttributeChange, fix: str) -> None:
+    await fleet.ask("sensor-1")
+    before = await contents(fleet.space)
+    with pytest.raises(Refused, match=re.escape(fix)):
+        await fleet.space.devices.update("sensor-1", change)
+    assert await contents(fleet.space) == before
+
+
+async def test_a_revoked_device_has_no_credentials_and_is_rearmed_to_get_new_ones(fleet: Fleet) -> None:
+    first = await fleet.ask("sensor-1", requestNonce=NONCE)
+    await fleet.ask("sensor-2")
+
+    revoked = await fleet.space.devices.revoke("sensor-1")
+
+    assert (revoked.name, revoked.credentials_type) == ("sensor-1", None)
+    assert await fleet.stored("sensor-1") == []
+    assert len(await fleet.stored("sensor-2")) == 1
+    assert await fleet.refused("sensor-1") == "ALREADY_PROVISIONED"
+    assert await fleet.refused("sensor-1", requestNonce=NONCE) == "ALREADY_PROVISIONED"
+    await fleet.space.devices.rearm("sensor-1")
+    again = await fleet.ask("sensor-1")
+    assert again["deviceId"] == first["deviceId"]
+    assert again["credentialsValue"] != first["credentialsValue"]
+
+
+async def test_what_a_device_last_sent_is_shown(fleet: Fleet) -> None:
+    device_id = (await fleet.ask("sensor-1"))["deviceId"]
+    await fleet.space.rows(
+        "INSERT INTO telemetry VALUES ($1, 'b', 5, $2, 1), ($1, 'a', 6, $3, 1)", device_id, 2, {"x": 1}
+    )
+
+    shown = await fleet.space.devices.show("sensor-1")
+
+    assert [(sample.key, sample.ts, sample.value) for sample in shown.telemetry] == [("a", 6, {"x": 1}), ("b", 5, 2)]

@@ -104,9 +104,16 @@ async def test_rearming_spends_the_nonce_but_keeps_its_device_known(space: Space
 async def test_a_device_is_deleted_with_all_that_hangs_on_it(space: Space) -> None:
     made = await make_devices(space, "a", "b")
     async with space.database.transaction() as connection:
+        for device_id in made.values():
+            await connection.execute("INSERT INTO presence VALUES ($1, NULL, now(), now())", device_id)
+            await connection.execute("INSERT INTO telemetry VALUES ($1, 'a', 1, '1', 1)", device_id)
+            await connection.execute("INSERT INTO telemetry_history VALUES ($1, 'a', 0, 1, '1')", device_id)
+            await connection.execute("INSERT INTO claim VALUES ($1, '', now())", device_id)
         assert await devices.delete(connection, made["a"])
         assert not await devices.delete(connection, made["a"])
 
-        for table, column in (("device", "id"), ("credentials", "device_id"), ("attribute", "device_id")):
-            rows = await connection.fetch(f"SELECT {column} AS id FROM {table}")
-            assert [row["id"] for row in rows] == [made["b"]]
+        rows = await connection.fetch("SELECT id FROM device")
+        assert [row["id"] for row in rows] == [made["b"]]
+        for table in ("credentials", "attribute", "presence", "telemetry", "telemetry_history", "claim"):
+            rows = await connection.fetch(f"SELECT device_id FROM {table}")
+            assert [row["device_id"] for row in rows] == [made["b"]]
