@@ -6,13 +6,14 @@ from enum import StrEnum
 
 import msgspec
 
-from firmware_sim.credentials import Kind, draft, kind_of, verify
-from firmware_sim.errors import FlashError, NoAnswer
+from firmware_sim.credentials import Kind, draft, kind_of, strip_pem, verify
+from firmware_sim.errors import FlashError, NoAnswer, Refused, Unauthorized
 from firmware_sim.flash import Credentials, Flash, Memory
 from firmware_sim.log import SerialLog
 from firmware_sim.reply import Reply
 from firmware_sim.request import Request
 from firmware_sim.retry import Retry
+from firmware_sim.tls import ClientCertificate
 from firmware_sim.transports import Transport
 
 
@@ -47,6 +48,12 @@ class Provisioned:
     credentials: Credentials
     private_key: str | None = field(repr=False)
     attempts: int
+
+
+def factory_outcome(name: str | None, certificate: ClientCertificate, attempts: int) -> Provisioned:
+    """What a device has whose certificate the server accepted: what it brought. attempts: connections tried."""
+    leaf = strip_pem(certificate.chain.decode().partition("-----END")[0])
+    return Provisioned(Credentials("X509_CERTIFICATE", leaf, name), certificate.private_key.decode(), attempts)
 
 
 @dataclass(slots=True)
@@ -102,7 +109,10 @@ class Device:
 
         async def ask(attempt: int) -> tuple[Reply, int]:
             self.log.info(tag, f"asking {self.transport.url}, attempt {attempt}/{self.retry.attempts}")
-            return Reply.parse(await self.transport.provision(body, self.timeout)), attempt
+            try:
+                return Reply.parse(await self.transport.provision(body, self.timeout)), attempt
+            except Unauthorized as refusal:  # of key and secret: there are no other credentials yet
+                raise Refused(str(refusal)) from refusal
 
         def waiting(failure: NoAnswer, delay: float) -> None:
             self.log.warning(tag, f"{failure}; asking again in {delay:.1f} s")

@@ -1,13 +1,17 @@
-"""Why a device has no credentials: one exception per exit code.
+"""Why a device has no credentials, or no use of them: one exception per exit code.
 
 SimulatorError
- ├── Refused      the server said no; the same request would get the same answer
- ├── NoAnswer     nothing came, or "try again later"; asking again is right
- ├── BadReply     an answer that no device should act on
- └── FlashError   the device's own memory is unreadable or holds another device
+ ├── Refused       the server said no; the same request would get the same answer
+ │    └── Unauthorized  it does not accept the credentials that the device connected with
+ ├── WrongUsage    what was asked of the simulator cannot work, whatever the server says
+ ├── NoAnswer      nothing came, or "try again later"; asking again is right
+ ├── BadReply      an answer that no device should act on
+ ├── FlashError    the device's own memory is unreadable or holds another device
+ └── Untrusted     the device does not accept the server's certificate
 """
 
 import os
+import ssl
 from typing import ClassVar, Self
 
 
@@ -25,6 +29,13 @@ class Refused(SimulatorError):  # noqa: N818 - reads as what it says
     status = "refused"
 
 
+class WrongUsage(SimulatorError):  # noqa: N818
+    """A combination of options, credentials and files that cannot work."""
+
+    exit_code = 2
+    status = "wrong usage"
+
+
 class NoAnswer(SimulatorError):  # noqa: N818
     """No verdict. retry_after: seconds the server asked to wait, None when it said nothing."""
 
@@ -38,6 +49,8 @@ class NoAnswer(SimulatorError):  # noqa: N818
     @classmethod
     def because(cls, cause: BaseException, timeout: float) -> Self:
         """Name a timeout or an operating system's error in the same words on every transport."""
+        if isinstance(cause, ssl.SSLError):  # its errno is OpenSSL's
+            return cls(f"TLS: {(cause.reason or str(cause)).replace('_', ' ').lower()}")
         if isinstance(cause, TimeoutError) and not cause.errno:
             return cls(f"no answer within {timeout:g} s")
         if isinstance(cause, OSError) and cause.errno:
@@ -58,3 +71,17 @@ class FlashError(SimulatorError):
 
     exit_code = 5
     status = "flash error"
+
+
+class Unauthorized(Refused):
+    """CONNACK 2, 4, 5, 0x85 to 0x87, HTTP 401, CoAP 4.01, or a TLS alert about the device's certificate or key."""
+
+    exit_code = 6
+    status = "credentials refused"
+
+
+class Untrusted(SimulatorError):  # noqa: N818
+    """The server's certificate is not from the CA, or for another name. Nothing was sent to it."""
+
+    exit_code = 7
+    status = "server not trusted"

@@ -25,11 +25,13 @@ class Memory(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     """Everything a device remembers.
 
     request: what it asked or is about to ask, nonce included. private_key: PEM, of the certificate in it.
+    sequence_numbers: OSCORE's below this one may have been used.
     """
 
     request: Request | None = None
     private_key: str | None = None
     credentials: Credentials | None = None
+    sequence_numbers: int = 0
 
 
 class Flash(Protocol):

@@ -4,20 +4,38 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import quote
 
 from firmware_sim.address import Address
 from firmware_sim.credentials import Kind
-from firmware_sim.device import Device, Firmware
+from firmware_sim.device import Device, Firmware, factory_outcome
 from firmware_sim.errors import SimulatorError
 from firmware_sim.flash import FileFlash, Flash, VolatileFlash
+from firmware_sim.links import Line, Login
 from firmware_sim.log import SerialLog
+from firmware_sim.pki import Factory
 from firmware_sim.report import Report
 from firmware_sim.retry import Retry
-from firmware_sim.transports import MqttVersion, Transport, TransportName, connect
+from firmware_sim.session import Session
+from firmware_sim.tls import Trust
+from firmware_sim.transports import MqttVersion, Transport, TransportName, connect, provision_security
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """What devices do once they are provisioned.
+
+    on: by which transport they connect, None for the one that provisioned them. servers: where, if not at the same.
+    telemetry: messages each. interval: seconds between two.
+    """
+
+    on: TransportName | None = None
+    servers: Mapping[TransportName, Address] = field(default_factory=dict)
+    telemetry: int = 0
+    interval: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +43,9 @@ class Fleet:
     """servers: one per transport to use, taken in turn. rate: devices per second, 0 for no pause.
 
     name_prefix None: a new one for each run. flash_dir None: flash in memory. concurrency: requests under way
-    at once, on all transports together.
+    at once, on all transports together. life None: devices end once provisioned. factory: gives each device a
+    certificate of the factory's, with which it connects at once, to be provisioned by that; `kind` is without
+    meaning then.
     """
 
     key: str = field(repr=False)
@@ -40,62 +60,158 @@ class Fleet:
     mqtt_version: MqttVersion = MqttVersion.V311
     retry: Retry = field(default_factory=Retry)
     timeout: float = 10.0
+    trust: Trust = field(default_factory=Trust)
+    by_key: bool = True
+    life: Life | None = None
+    factory: Factory | None = None
 
     def report(self) -> Report:
         """An empty report for `run` to fill."""
         return Report(run=secrets.token_hex(3), count=self.count)
 
     async def run(self, report: Report, progress: Callable[[Report], None] = lambda _: None) -> None:
-        """Boot every device, calling `progress` after each.
+        """Boot every device, calling `progress` after each, and again after each that was to connect.
 
         A latency counts from the moment a device was due, so that a fleet held up by a slow server shows it;
         with rate 0 a device is due when there is room for one more request.
         """
-        prefix = self.name_prefix or f"sim-{report.run}"
-        room = asyncio.Semaphore(self.concurrency)
-
-        async def sleep_outside(seconds: float) -> None:
-            """A device that waits to ask again makes room for others meanwhile."""
-            room.release()
-            try:
-                await asyncio.sleep(seconds)
-            finally:
-                await room.acquire()
-
-        retry = replace(self.retry, sleep=sleep_outside)
-
-        async def boot(device: Device, begin: float, due: float) -> None:
-            try:
-                outcome = await device.boot()
-            except SimulatorError as error:
-                report.failed(device.transport.name, error)
-            else:
-                report.succeeded(device.transport.name, outcome, time.monotonic() - due)
-            finally:
-                room.release()
-            report.seconds = time.monotonic() - begin
-            progress(report)
-
+        run = _Run(self, report, progress)
         async with AsyncExitStack() as stack:
-            transports = [
-                await stack.enter_async_context(connect(name, server, self.concurrency, self.mqtt_version))
-                for name, server in self.servers.items()
-            ]
-            begin = time.monotonic()
-            async with asyncio.TaskGroup() as boots:
+            transports: dict[TransportName, Transport] = {}
+            if not self.factory:
+                for name in self.servers:
+                    transports[name] = await stack.enter_async_context(self._transport(name))
+            ways = list(self.servers)
+            run.begin = time.monotonic()
+            async with asyncio.TaskGroup() as devices:
                 for number in range(self.count):
-                    due = begin + number / self.rate if self.rate else None
+                    due = run.begin + number / self.rate if self.rate else None
                     if due and (wait := due - time.monotonic()) > 0:
                         await asyncio.sleep(wait)
-                    await room.acquire()
-                    transport = transports[number % len(transports)]
-                    device = self._device(f"{prefix}-{number + 1:06}", transport, retry)
-                    report.started(transport.name)
-                    boots.create_task(boot(device, begin, due or time.monotonic()))
+                    await run.room.acquire()
+                    device = f"{self.name_prefix or f'sim-{report.run}'}-{number + 1:06}"
+                    way, due = ways[number % len(ways)], due or time.monotonic()
+                    if self.factory:
+                        devices.create_task(run.enroll(device, way, due, self.factory))
+                    else:
+                        devices.create_task(run.boot(device, transports[way], due))
 
-    def _device(self, name: str, transport: Transport, retry: Retry) -> Device:
+    def _transport(self, name: TransportName) -> AbstractAsyncContextManager[Transport]:
+        security = provision_security(name, self.key, self.secret, self.trust, by_key=self.by_key)
+        return connect(name, self.servers[name], self.concurrency, self.mqtt_version, security)
+
+    def line(self, name: TransportName) -> Line:
+        """How a provisioned device connects."""
+        servers = {**self.servers, **(self.life.servers if self.life else {})}
+        return Line(name, servers[name], self.trust, self.by_key, self.mqtt_version, self.timeout)
+
+
+class _Run:
+    """What the devices of one run share. Each takes a place in the `room`, which the caller has acquired for it."""
+
+    def __init__(self, fleet: Fleet, report: Report, progress: Callable[[Report], None]) -> None:
+        self.fleet = fleet
+        self.report = report
+        self.room = asyncio.Semaphore(fleet.concurrency)
+        self.begin = time.monotonic()
+        self._progress = progress
+
+    async def boot(self, name: str, transport: Transport, due: float) -> None:
+        """A device that asks for credentials, and connects with them if it is to."""
+        fleet = self.fleet
         flash: Flash = VolatileFlash()
-        if self.flash_dir:
-            flash = FileFlash(self.flash_dir / f"{quote(name, safe='')}.json")
-        firmware = Firmware(self.key, self.secret, name, self.kind)
-        return Device(firmware, flash, transport, SerialLog(None), retry, self.timeout)
+        if fleet.flash_dir:
+            flash = FileFlash(fleet.flash_dir / f"{quote(name, safe='')}.json")
+        firmware = Firmware(fleet.key, fleet.secret, name, fleet.kind)
+        retry = replace(fleet.retry, sleep=self._sleep_outside)
+        self.report.started(transport.name)
+        try:
+            outcome = await Device(firmware, flash, transport, SerialLog(None), retry, fleet.timeout).boot()
+        except SimulatorError as error:
+            self.report.failed(transport.name, error)
+            return
+        else:
+            self.report.succeeded(transport.name, outcome, time.monotonic() - due)
+        finally:
+            self.room.release()
+            self._ended()
+        if fleet.life:
+            line = fleet.line(fleet.life.on or TransportName(transport.name))
+            try:
+                login = line.login(outcome.credentials, outcome.private_key)
+            except SimulatorError as error:
+                self.report.done(line.name, 0, 0, error)
+            else:
+                await self._live(self._session(line, login, flash), line.name)
+            self._ended()
+
+    async def enroll(self, name: str, transport: TransportName, due: float, factory: Factory) -> None:
+        """A device with a certificate of the factory's: its first connection provisions it."""
+        self.report.started(transport)
+        try:
+            certificate = factory.device(name)
+        except SimulatorError as error:
+            self.report.failed(transport, error)
+            self._ended()
+            return
+        finally:
+            self.room.release()
+        session = self._session(self.fleet.line(transport), Login(certificate=certificate), VolatileFlash())
+
+        def enrolled() -> None:
+            outcome = factory_outcome(name, certificate, session.attempts)
+            self.report.succeeded(transport, outcome, time.monotonic() - due)
+            self._ended()
+
+        failure = await self._live(session, transport, enrolled)
+        if failure and not session.connections:
+            self.report.failed(transport, failure)
+        self._ended()
+
+    async def _live(
+        self, session: Session, transport: TransportName, enrolled: Callable[[], None] | None = None
+    ) -> SimulatorError | None:
+        """A device's connections, from first to last; why it ended, if not as it should.
+
+        enrolled: called when the first one is let in, if that is what provisions the device.
+        """
+        provisioned = enrolled is None
+
+        def accepted(latency: float) -> None:
+            self.report.let_in(transport, latency)
+            if enrolled and session.connections == 1:
+                enrolled()
+
+        session.accepted = accepted
+        failure: SimulatorError | None = None
+        try:
+            await session.run()
+        except SimulatorError as error:
+            failure = error
+        lost = failure if provisioned or session.connections else None  # else it is one of provisioning
+        self.report.done(transport, session.attempts, session.sent, lost)
+        return failure
+
+    def _session(self, line: Line, login: Login, flash: Flash) -> Session:
+        life = self.fleet.life or Life()
+        return Session(
+            lambda: line.open(login, flash),
+            line.name,
+            SerialLog(None),
+            self.fleet.retry,
+            life.telemetry,
+            life.interval,
+            room=self.room,
+        )
+
+    async def _sleep_outside(self, seconds: float) -> None:
+        """A device that waits to ask again makes room for others meanwhile."""
+        self.room.release()
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            await self.room.acquire()
+
+    def _ended(self) -> None:
+        self.report.seconds = time.monotonic() - self.begin
+        self._progress(self.report)

@@ -39,6 +39,20 @@ class Tally:
 
 
 @dataclass(slots=True)
+class Links:
+    """The connections that provisioned devices make, on one transport.
+
+    latencies (seconds): of each that was let in. per_device: how many devices ended with how many, tried ones
+    included. failures: of devices that ended without one, or lost theirs for good.
+    """
+
+    latencies: list[float] = field(default_factory=list)
+    messages: int = 0
+    per_device: Counter[int] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(slots=True)
 class Report:
     """Filled while the fleet boots; may be read at any time.
 
@@ -53,6 +67,7 @@ class Report:
     duplicates: int = 0
     transports: dict[str, Tally] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
+    links: dict[str, Links] = field(default_factory=dict)
     _exit_codes: set[int] = field(default_factory=set)
     _granted: set[bytes] = field(default_factory=set, repr=False)
 
@@ -80,6 +95,29 @@ class Report:
         self.failures[f"{transport}: {error.status}: {error}"] += 1
         self._exit_codes.add(error.exit_code)
 
+    def let_in(self, transport: str, latency: float) -> None:
+        """A connection with the device's own credentials was accepted. latency: seconds."""
+        self._links(transport).latencies.append(latency)
+
+    def done(self, transport: str, attempts: int, messages: int, error: SimulatorError | None = None) -> None:
+        """A device that was to connect has ended, after so many connections, tried ones included."""
+        links = self._links(transport)
+        links.per_device[attempts] += 1
+        links.messages += messages
+        if error:
+            links.failures[f"{error.status}: {error}"] += 1
+            self._exit_codes.add(error.exit_code)
+
+    @property
+    def linked(self) -> int:
+        """Devices that were to connect, and have ended."""
+        return sum(links.per_device.total() for links in self.links.values())
+
+    @property
+    def link_failures(self) -> int:
+        """Devices of those that ended otherwise than they should."""
+        return sum(links.failures.total() for links in self.links.values())
+
     @property
     def provisioned(self) -> int:
         """Devices that hold credentials of their own."""
@@ -92,14 +130,14 @@ class Report:
 
     @property
     def exit_code(self) -> int:
-        """0 only if every device of the fleet got its credentials, else the least code among the failures."""
-        if self.provisioned == self.count:
+        """0 only if every device got its credentials, and in; else the least code among the failures."""
+        if self.provisioned == self.count and not self.link_failures:
             return 0
         return min(self._exit_codes, default=130)
 
     def to_json(self) -> dict[str, Any]:
         """The object that `--json` prints; latencies in milliseconds, rate in devices per second."""
-        return {
+        summary = {
             "run": self.run,
             "count": self.count,
             "provisioned": self.provisioned,
@@ -120,6 +158,19 @@ class Report:
             "failures": dict(self.failures.most_common()),
             "exitCode": self.exit_code,
         }
+        if self.links:
+            summary["links"] = {
+                name: {
+                    "devices": links.per_device.total(),
+                    "connections": sum(number * devices for number, devices in links.per_device.items()),
+                    "connectionsPerDevice": {str(n): devices for n, devices in sorted(links.per_device.items())},
+                    "messages": links.messages,
+                    "latencyMs": percentiles(links.latencies),
+                    "failures": dict(links.failures.most_common()),
+                }
+                for name, links in sorted(self.links.items())
+            }
+        return summary
 
     def to_table(self) -> RenderableType:
         """The same for people."""
@@ -129,13 +180,31 @@ class Report:
         for heading in ("devices", "ok", "retries", *(f"{name} ms" for name in QUANTILES)):
             table.add_column(heading, justify="right")
         for name, row in summary["transports"].items():
-            table.add_row(name, *_cells(row))
-        if not self.failures:
-            return table
-        reasons = Table("devices", "failure", title="failures", title_justify="left")
-        for reason, devices in self.failures.most_common():
-            reasons.add_row(str(devices), reason)
-        return Group(table, reasons)
+            table.add_row(name, *_cells(row, "count", "provisioned", "retries"))
+        parts: list[RenderableType] = [table]
+        if self.links:
+            table = Table("transport", title="connections", title_justify="left")
+            for heading in ("devices", "tries", "messages", *(f"{name} ms" for name in QUANTILES)):
+                table.add_column(heading, justify="right")
+            for name, row in summary["links"].items():
+                table.add_row(name, *_cells(row, "devices", "connections", "messages"))
+            parts.append(table)
+        failures = self.failures + sum(
+            (
+                Counter({f"{name} connection: {why}": n for why, n in links.failures.items()})
+                for name, links in self.links.items()
+            ),
+            Counter(),
+        )
+        if failures:
+            reasons = Table("devices", "failure", title="failures", title_justify="left")
+            for reason, devices in failures.most_common():
+                reasons.add_row(str(devices), reason)
+            parts.append(reasons)
+        return Group(*parts)
+
+    def _links(self, transport: str) -> Links:
+        return self.links.setdefault(transport, Links())
 
     def _handed_out_twice(self, outcome: Provisioned) -> bool:
         credentials = outcome.credentials
@@ -147,11 +216,9 @@ class Report:
         return twice
 
 
-def _cells(row: Mapping[str, Any]) -> list[str]:
+def _cells(row: Mapping[str, Any], *counts: str) -> list[str]:
     latencies = row["latencyMs"] or {}
     return [
-        str(row["count"]),
-        str(row["provisioned"]),
-        str(row["retries"]),
+        *(str(row[count]) for count in counts),
         *(f"{latencies[name]:.1f}" if name in latencies else "" for name in QUANTILES),
     ]

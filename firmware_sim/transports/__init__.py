@@ -1,10 +1,12 @@
-"""The ways to the server: one module per protocol, one small interface."""
+"""The ways to be provisioned: one module per protocol, one small interface."""
 
 from contextlib import AbstractAsyncContextManager
 from enum import StrEnum
 from typing import Protocol
 
 from firmware_sim.address import Address
+from firmware_sim.errors import WrongUsage
+from firmware_sim.tls import PreSharedKey, Security, Trust
 
 
 class Transport(Protocol):
@@ -12,7 +14,7 @@ class Transport(Protocol):
 
     @property
     def name(self) -> str:
-        """http, mqtt or coap."""
+        """A `TransportName`."""
 
     @property
     def url(self) -> str:
@@ -21,16 +23,26 @@ class Transport(Protocol):
     async def provision(self, body: bytes, timeout: float) -> bytes:
         """Send one request and return the reply, a verdict of any kind, within about `timeout` seconds.
 
-        Raises NoAnswer when asking again may help, Refused when the protocol itself said no.
+        Raises NoAnswer when asking again may help, Refused when the protocol itself said no, Unauthorized when the
+        channel did, Untrusted when the server is not the one to ask.
         """
 
 
 class TransportName(StrEnum):
-    """The device side's protocols."""
+    """The device side's protocols, and what secures them."""
 
     HTTP = "http"
     MQTT = "mqtt"
     COAP = "coap"
+    HTTPS = "https"
+    MQTTS = "mqtts"
+    COAPS = "coaps"
+    OSCORE = "coap+oscore"
+
+    @property
+    def over_tls(self) -> bool:
+        """TLS or DTLS: whether certificates may be shown."""
+        return self in (TransportName.HTTPS, TransportName.MQTTS, TransportName.COAPS)
 
 
 class MqttVersion(StrEnum):
@@ -40,26 +52,56 @@ class MqttVersion(StrEnum):
     V5 = "5"
 
 
-DEFAULT_PORTS = {TransportName.HTTP: 8080, TransportName.MQTT: 1883, TransportName.COAP: 5683}
+DEFAULT_PORTS = {
+    TransportName.HTTP: 8080,
+    TransportName.MQTT: 1883,
+    TransportName.COAP: 5683,
+    TransportName.HTTPS: 8443,
+    TransportName.MQTTS: 8883,
+    TransportName.COAPS: 5684,
+    TransportName.OSCORE: 5683,
+}
+
+
+def provision_security(name: TransportName, key: str, secret: str, trust: Trust, *, by_key: bool) -> Security:
+    """What a device without credentials makes a channel with. by_key: CoAPS by provision key and secret."""
+    if name is TransportName.OSCORE or (name is TransportName.COAPS and by_key):
+        return Security(trust, key=PreSharedKey(key, secret.encode()))
+    return Security(trust)
 
 
 def connect(
-    name: TransportName, server: Address, concurrency: int = 1, mqtt_version: MqttVersion = MqttVersion.V311
+    name: TransportName,
+    server: Address,
+    concurrency: int = 1,
+    mqtt_version: MqttVersion = MqttVersion.V311,
+    security: Security = Security(),  # noqa: B008 - immutable
 ) -> AbstractAsyncContextManager[Transport]:
     """A transport to use inside `async with`. Nothing is sent before the first request.
 
-    concurrency: the most requests that will be under way at once.
+    concurrency: the most requests that will be under way at once. security: needed by those that are secured; a
+    pre-shared key stands for the provision key and secret. Raises WrongUsage.
     """
     match name:  # a device loads the one protocol library that it uses
-        case TransportName.HTTP:
+        case TransportName.HTTP | TransportName.HTTPS:
             from firmware_sim.transports.http import HttpTransport
 
-            return HttpTransport(server, concurrency)
-        case TransportName.MQTT:
+            return HttpTransport(server, concurrency, security if name.over_tls else None)
+        case TransportName.MQTT | TransportName.MQTTS:
             from firmware_sim.transports.mqtt import MqttTransport
 
-            return MqttTransport(server, mqtt_version)
+            return MqttTransport(server, mqtt_version, security if name.over_tls else None)
         case TransportName.COAP:
             from firmware_sim.transports.coap import CoapTransport
 
             return CoapTransport(server)
+        case TransportName.COAPS:
+            from firmware_sim.transports.coap import CoapsTransport
+
+            return CoapsTransport(server, security)
+        case TransportName.OSCORE:
+            from firmware_sim.transports.coap import OscoreTransport
+
+            if security.key is None:
+                raise WrongUsage("OSCORE needs a provision key and secret")
+            return OscoreTransport(server, security.key)

@@ -1,35 +1,50 @@
-"""HTTP: POST /api/v1/provision over kept connections."""
+"""HTTP and HTTPS: POST /api/v1/provision."""
 
 import datetime
 import email.utils
 import math
+import ssl
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
+from firmware_sim import tls
 from firmware_sim.address import Address
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import NoAnswer, Refused, SimulatorError
+from firmware_sim.tls import Security
 
-_TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
+
+
+def open_session(connections: int, security: Security | None, *, keep: bool = True) -> aiohttp.ClientSession:
+    """A session of at most so many connections, without cookies. keep: use a connection again. Raises WrongUsage."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(
+            limit=connections,
+            ssl=tls.client_context(security) if security else True,
+            force_close=not keep,
+        ),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Content-Type": "application/json", "Accept": "application/json"},
+    )
 
 
 class HttpTransport:
-    """One session of at most `concurrency` connections. A redirect is refused: the secret stays here."""
+    """One session of at most `concurrency` connections. A redirect is refused: the secret stays here.
 
-    name = "http"
+    Connections are kept, but for TLS, where each device is to shake hands for itself.
+    """
 
-    def __init__(self, server: Address, concurrency: int) -> None:
-        self.url = f"http://{server}/api/v1/provision"
+    def __init__(self, server: Address, concurrency: int, security: Security | None = None) -> None:
+        self.name = "https" if security else "http"
+        self.url = f"{self.name}://{server}/api/v1/provision"
         self._concurrency = concurrency
+        self._security = security
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._concurrency),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Content-Type": "application/json", "Accept": "application/json"},
-        )
+        self._session = open_session(self._concurrency, self._security, keep=self._security is None)
         return self
 
     async def __aexit__(
@@ -46,15 +61,31 @@ class HttpTransport:
                 reply = await response.read()
                 status, retry_after = response.status, response.headers.get("Retry-After")
                 is_json = response.content_type == "application/json"
-        except aiohttp.ClientConnectorError as error:
-            raise NoAnswer.because(error.os_error, timeout) from error
         except (aiohttp.ClientError, OSError) as error:
-            raise NoAnswer.because(error, timeout) from error
-        if status in _TEMPORARY:
-            raise NoAnswer(_describe(status), parse_retry_after(retry_after))
+            raise failure(error, timeout) from error
+        if status in TEMPORARY:
+            raise NoAnswer(describe(status), parse_retry_after(retry_after))
         if status == HTTPStatus.OK or (400 <= status < 500 and is_json and reply):
             return reply
-        raise Refused(_describe(status))
+        raise Refused(describe(status))
+
+
+def failure(error: aiohttp.ClientError | OSError, timeout: float) -> SimulatorError:
+    """What an exchange that broke means."""
+    match error:
+        case aiohttp.ClientConnectorCertificateError():
+            cause: BaseException = error.certificate_error
+        case aiohttp.ClientConnectorError() | aiohttp.ClientOSError() if isinstance(
+            error.__cause__ or error.__context__, ssl.SSLError
+        ):
+            cause = error.__cause__ or error.__context__ or error
+        case aiohttp.ClientConnectorError():
+            cause = error.os_error
+        case _:
+            cause = error
+    if isinstance(cause, ssl.SSLError):
+        return tls.failure(cause)
+    return NoAnswer.because(cause, timeout)
 
 
 def parse_retry_after(value: str | None, now: datetime.datetime | None = None) -> float | None:
@@ -72,7 +103,8 @@ def parse_retry_after(value: str | None, now: datetime.datetime | None = None) -
     return math.ceil(max(0.0, (date - (now or datetime.datetime.now(datetime.UTC))).total_seconds()))
 
 
-def _describe(status: int) -> str:
+def describe(status: int) -> str:
+    """A status for people."""
     try:
         return f"HTTP {status} {HTTPStatus(status).phrase}"
     except ValueError:

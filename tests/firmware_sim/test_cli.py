@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from firmware_sim.cli import app
+from firmware_sim.pki import Factory
 from tests.server import Server
 
 TRANSPORTS = ["http", "mqtt", "coap"]
@@ -218,12 +219,97 @@ def test_the_secret_may_come_from_a_file(tmp_path: Path, free_port: int) -> None
         ["fleet", "--key", "k", "--secret", "s"],
         ["fleet", "--key", "k", "--secret", "s", "--count", "0"],
         ["fleet", "--key", "k", "--secret", "s", "--count", "1", "--coap", "::1"],
+        ["fleet", "--key", "k", "--secret", "s", "--count", "1", "--coaps", "::1"],
+        ["fleet", "--count", "1", "--credentials", "chain", "--transport", "mqtts", "--insecure"],
+        ["fleet", "--count", "1", "--key", "k", "--secret", "s", "--pki", "/"],
+        ["device", "--transport", "https", "--credentials", "chain", "--insecure"],
+        ["device", "--transport", "http", "--key", "k", "--secret", "s", "--certificate", "file"],
+        ["device", "--transport", "http", "--key", "k", "--secret", "s", "--telemetry", "-1"],
+        ["device", "--transport", "http", "--key", "k", "--secret", "s", "--interval", "0"],
+        ["pki", "init"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     result = simulate(*arguments)
     assert result.code == 2
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["device", "--transport", "https"],
+        ["device", "--transport", "mqtts"],
+        ["device", "--transport", "coaps", "--dtls", "certificate"],
+        ["device", "--transport", "coaps", "--credentials", "x509", "--connect"],
+        ["device", "--transport", "http", "--connect-transport", "mqtts", "--connect"],
+        ["fleet", "--count", "1", "--transport", "mix-tls"],
+        ["fleet", "--count", "1", "--transport", "mix", "--connect-transport", "https", "--telemetry", "1"],
+    ],
+)
+def test_tls_without_a_ca_names_both_ways_out(arguments: list[str]) -> None:
+    result = simulate(*arguments, "--key", "k", "--secret", "s")
+    assert result.code == 2
+    assert "--ca" in result.stderr
+    assert "--insecure" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--transport", "http", "--credentials", "basic", "--connect"], "mqtt or mqtts"),
+        (["--transport", "mqtt", "--credentials", "x509", "--telemetry", "1"], "mqtts, https or coaps"),
+        (["--transport", "mqtt", "--credentials", "chain"], "mqtts, https or coaps"),
+    ],
+)
+def test_credentials_that_open_no_such_connection(arguments: list[str], words: str) -> None:
+    result = simulate("device", *arguments, "--key", "k", "--secret", "s")
+    assert result.code == 2
+    assert words in " ".join(result.stderr.replace("│", "").split())
+
+
+@pytest.mark.parametrize("option", [("--name", "sensor-1"), ("--flash", "file"), ("--connect-transport", "mqtts")])
+def test_what_a_factory_certificate_leaves_no_room_for(factory: Factory, option: tuple[str, str]) -> None:
+    factory.device("sensor-1")
+    files = (factory.directory / "devices" / f"sensor-1{suffix}" for suffix in (".pem", ".key"))
+    words = [word for pair in zip(("--certificate", "--private-key"), files, strict=True) for word in pair]
+    result = simulate("device", "--transport", "https", "--credentials", "chain", "--insecure", *words, *option)
+    assert result.code == 2
+    assert option[0] in result.stderr
+
+
+def test_files_that_are_no_certificate(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no PEM")
+    chain = ("--credentials", "chain", "--certificate", file, "--private-key", file)
+    result = simulate("device", "--transport", "https", "--insecure", *chain, "--json")
+    assert result.code == 2
+    assert result.json["status"] == "wrong usage"
+
+
+def test_pki_init_says_what_to_do_next(tmp_path: Path) -> None:
+    directory = tmp_path / "pki"
+    result = simulate("pki", "init", directory, "--count", "2", "--name-prefix", "line")
+    assert result.code == 0
+    assert f"provserver profile create NAME --strategy x509-chain --ca {directory / 'root.pem'}" in result.stdout
+    names = sorted(path.name for path in (directory / "devices").iterdir())
+    assert names == ["line-000001.key", "line-000001.pem", "line-000002.key", "line-000002.pem"]
+    again = simulate("pki", "init", directory)
+    assert again.stdout == result.stdout
+
+
+def test_pki_init_where_it_cannot_write(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = simulate("pki", "init", tmp_path / "file")
+    assert result.code == 2
+    assert "cannot write" in result.stderr
+
+
+def test_a_fleet_without_a_factory_names_the_command_that_makes_one(tmp_path: Path) -> None:
+    chain = ("--credentials", "chain", "--pki", tmp_path)
+    result = simulate("fleet", "--count", "1", "--transport", "mqtts", "--insecure", *chain)
+    assert result.code == 2
+    assert "pki init" in " ".join(result.stderr.replace("│", "").split())
 
 
 @pytest.mark.parametrize("command", ["device", "fleet"])

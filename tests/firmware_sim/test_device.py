@@ -9,7 +9,7 @@ from rich.console import Console
 
 from firmware_sim.credentials import Kind, strip_pem
 from firmware_sim.device import Device, Firmware, Step
-from firmware_sim.errors import BadReply, FlashError, NoAnswer, Refused, SimulatorError
+from firmware_sim.errors import BadReply, FlashError, NoAnswer, Refused, SimulatorError, Unauthorized
 from firmware_sim.flash import FileFlash, VolatileFlash
 from firmware_sim.log import SerialLog
 from firmware_sim.retry import Retry
@@ -156,6 +156,12 @@ async def test_a_failure_keeps_the_nonce_and_nothing_else(failure: SimulatorErro
     memory = await flash.read()
     assert memory.request
     assert memory.credentials is None
+
+
+async def test_a_refusal_at_the_door_is_one_of_key_and_secret() -> None:
+    with pytest.raises(Refused) as caught:
+        await device(FakeServer(Unauthorized("MQTT 0x87")), VolatileFlash()).boot()
+    assert caught.value.exit_code == 1
 
 
 async def test_a_reply_for_someone_else_is_not_saved(server: FakeServer) -> None:

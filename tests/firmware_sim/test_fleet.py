@@ -1,3 +1,4 @@
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,10 +9,13 @@ import pytest
 from aiohttp import web
 
 from firmware_sim.address import Address
-from firmware_sim.fleet import Fleet
+from firmware_sim.fleet import Fleet, Life
+from firmware_sim.pki import Factory
 from firmware_sim.report import Report
 from firmware_sim.retry import Retry
+from firmware_sim.tls import Trust
 from firmware_sim.transports import TransportName
+from tests.firmware_sim.conftest import Identity
 
 
 class FakeServer:
@@ -22,6 +26,9 @@ class FakeServer:
         self.under_way = 0
         self.most_under_way = 0
         self.answer: Callable[[dict[str, Any]], web.Response] = self.grant
+        self.attributes: Callable[[], web.Response] = lambda: web.json_response({})
+        self.messages: list[tuple[str, int]] = []
+        self.told: Callable[[], Awaitable[object]] = lambda: asyncio.sleep(0)
 
     def grant(self, asked: dict[str, Any]) -> web.Response:
         value = f"token of {asked['requestNonce']}"
@@ -36,13 +43,35 @@ class FakeServer:
         self.under_way -= 1
         return response
 
+    async def ask(self, _: web.Request) -> web.Response:
+        return self.attributes()
+
+    async def poll(self, _: web.Request) -> web.Response:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def tell(self, request: web.Request) -> web.Response:
+        assert request.transport
+        certificate = request.transport.get_extra_info("peercert")
+        who = certificate["subject"][0][0][1] if certificate else request.match_info["token"]
+        self.messages.append((who, (await request.json())["sequence"]))
+        await self.told()
+        return web.Response()
+
+    def app(self) -> web.Application:
+        app = web.Application()
+        app.router.add_post("/api/v1/provision", self.handle)
+        for base in ("/api/v1", "/api/v1/{token}"):
+            app.router.add_get(f"{base}/attributes", self.ask)
+            app.router.add_get(f"{base}/attributes/updates", self.poll)
+            app.router.add_post(f"{base}/telemetry", self.tell)
+        return app
+
 
 @pytest.fixture
 async def http() -> AsyncIterator[tuple[FakeServer, Address]]:
     fake = FakeServer()
-    app = web.Application()
-    app.router.add_post("/api/v1/provision", fake.handle)
-    runner = web.AppRunner(app)
+    runner = web.AppRunner(fake.app(), handler_cancellation=True)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
@@ -135,3 +164,92 @@ async def test_a_second_run_finds_its_devices_in_the_flash_directory(
 async def test_devices_are_switched_on_at_the_given_rate(run: Run) -> None:
     report = await run(11, rate=100)
     assert report.seconds >= 0.1
+
+
+async def plain(fleet: Fleet) -> Report:
+    report = fleet.report()
+    await fleet.run(report)
+    return report
+
+
+async def test_devices_connect_with_what_they_were_given(http: tuple[FakeServer, Address]) -> None:
+    fake, address = http
+    life = Life(telemetry=2, interval=0.001)
+    fleet = Fleet("key", "secret", {TransportName.HTTP: address}, 10, concurrency=3, life=life)
+    report = await plain(fleet)
+    assert report.exit_code == 0
+    assert (report.linked, report.links["http"].messages) == (10, 20)
+    tokens = {f"token of {asked['requestNonce']}" for asked in fake.asked}
+    assert sorted(fake.messages) == sorted((token, number) for token in tokens for number in (1, 2))
+
+
+async def test_a_device_that_is_connected_makes_room_for_others(http: tuple[FakeServer, Address]) -> None:
+    """With room for one, all are connected at once: nobody's message is answered before everybody's is there."""
+    fake, address = http
+    everybody = asyncio.Barrier(5)
+    fake.told = everybody.wait
+    report = await plain(
+        Fleet("key", "secret", {TransportName.HTTP: address}, 5, concurrency=1, timeout=60, life=Life(telemetry=1))
+    )
+    assert report.links["http"].messages == 5
+
+
+async def test_credentials_that_open_nothing_are_counted(http: tuple[FakeServer, Address]) -> None:
+    fake, address = http
+    fake.attributes = lambda: web.Response(status=401)
+    retry = Retry(base=0.001)
+    report = await plain(Fleet("key", "secret", {TransportName.HTTP: address}, 4, retry=retry, life=Life()))
+    assert (report.provisioned, report.link_failures, report.exit_code) == (4, 4, 6)
+    assert report.links["http"].failures == {"credentials refused: HTTP 401 Unauthorized": 4}
+    assert report.links["http"].per_device == {3: 4}
+
+
+async def test_a_way_that_the_credentials_do_not_open(http: tuple[FakeServer, Address]) -> None:
+    life = Life(TransportName.COAPS, {TransportName.COAPS: http[1]})
+    report = await plain(Fleet("key", "secret", {TransportName.HTTP: http[1]}, 1, life=life))
+    assert report.exit_code == 2
+    assert "device id" in next(iter(report.links["coaps"].failures))
+
+
+async def chain(fake: FakeServer, identity: Identity, factory: Factory, trust: Trust, **options: Any) -> Report:
+    runner = web.AppRunner(fake.app(), handler_cancellation=True)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=identity.context(factory.root_file)).start()
+    address = Address(*runner.addresses[0])
+    retry = Retry(base=0.001)
+    servers = {TransportName.HTTPS: address}
+    try:
+        return await plain(
+            Fleet("", "", servers, 5, concurrency=2, retry=retry, trust=trust, factory=factory, **options)
+        )
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_certificate_is_provisioned_by_its_first_connection(identity: Identity, factory: Factory) -> None:
+    fake = FakeServer()
+    report = await chain(fake, identity, factory, identity.trust, life=Life(telemetry=1), name_prefix="line")
+    assert (report.provisioned, report.exit_code, fake.asked) == (5, 0, [])
+    assert report.links["https"].per_device == {1: 5}
+    assert sorted(fake.messages) == [(f"line-{number:06}", 1) for number in range(1, 6)]
+    assert all(latency > 0 for latency in report.transports["https"].latencies)
+
+
+async def test_a_certificate_that_is_not_accepted_is_not_provisioned(identity: Identity, factory: Factory) -> None:
+    fake = FakeServer()
+    fake.attributes = lambda: web.Response(status=401)
+    report = await chain(fake, identity, factory, identity.trust)
+    assert (report.provisioned, report.finished, report.linked, report.exit_code) == (0, 5, 5, 6)
+    assert report.failures == {"https: credentials refused: HTTP 401 Unauthorized": 5}
+    assert report.link_failures == 0
+
+
+async def test_a_name_that_no_certificate_can_have(identity: Identity, factory: Factory) -> None:
+    report = await chain(FakeServer(), identity, factory, identity.trust, name_prefix="n" * 60)
+    assert report.exit_code == 2
+    assert report.finished == 5
+
+
+async def test_a_server_that_is_not_trusted(identity: Identity, stranger: Identity, factory: Factory) -> None:
+    report = await chain(FakeServer(), identity, factory, stranger.trust)
+    assert (report.provisioned, report.exit_code) == (0, 7)

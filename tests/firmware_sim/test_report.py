@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from firmware_sim.device import Provisioned
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import NoAnswer, Refused, Unauthorized
 from firmware_sim.flash import Credentials
 from firmware_sim.report import Report, percentiles
 
@@ -122,3 +122,45 @@ def test_credentials_are_not_in_the_repr() -> None:
     report.started("http")
     report.succeeded("http", provisioned("s3cret-token"), 0.1)
     assert "s3cret-token" not in repr(report)
+
+
+def connected() -> Report:
+    report = Report("run", 3, seconds=1.0)
+    for number in range(3):
+        report.started("http")
+        report.succeeded("http", provisioned(f"token-{number}"), 0.1)
+    report.let_in("mqtts", 0.25)
+    report.done("mqtts", 1, 5)
+    report.let_in("mqtts", 0.5)
+    report.let_in("mqtts", 0.75)
+    report.done("mqtts", 4, 5)
+    return report
+
+
+def test_connections_are_counted_by_device() -> None:
+    report = connected()
+    report.done("mqtts", 1, 0)
+    assert report.exit_code == 0
+    assert report.to_json()["links"] == {
+        "mqtts": {
+            "devices": 3,
+            "connections": 6,
+            "connectionsPerDevice": {"1": 2, "4": 1},
+            "messages": 10,
+            "latencyMs": {"p50": 500.0, "p90": 750.0, "p99": 750.0, "max": 750.0},
+            "failures": {},
+        }
+    }
+
+
+def test_a_device_that_was_provisioned_and_did_not_get_in_is_a_failure_of_its_own() -> None:
+    report = connected()
+    report.done("mqtts", 3, 0, Unauthorized("MQTT 0x87"))
+    assert (report.provisioned, report.finished, report.linked, report.link_failures) == (3, 3, 3, 1)
+    assert report.exit_code == 6
+    assert report.to_json()["links"]["mqtts"]["failures"] == {"credentials refused: MQTT 0x87": 1}
+    output = io.StringIO()
+    Console(file=output, width=120).print(report.to_table())
+    assert "mqtts connection: credentials refused: MQTT 0x87" in output.getvalue()
+    assert "250.0" not in output.getvalue()
+    assert "500.0" in output.getvalue()

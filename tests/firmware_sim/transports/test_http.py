@@ -1,5 +1,6 @@
 import asyncio
 import datetime
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -7,20 +8,22 @@ import pytest
 from aiohttp import web
 
 from firmware_sim.address import Address
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import NoAnswer, Refused, Unauthorized, Untrusted
+from firmware_sim.tls import ClientCertificate, Security
 from firmware_sim.transports.http import HttpTransport, parse_retry_after
+from tests.firmware_sim.conftest import Identity
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @asynccontextmanager
-async def served(handler: Handler) -> AsyncIterator[Address]:
+async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Address]:
     """An HTTP server on a free port that answers POST /api/v1/provision."""
     app = web.Application()
     app.router.add_post("/api/v1/provision", handler)
     runner = web.AppRunner(app, handler_cancellation=True)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls).start()
     host, port = runner.addresses[0]
     try:
         yield Address(host, port)
@@ -106,6 +109,59 @@ async def test_keeps_connections_and_no_more_than_it_may() -> None:
     async with served(handler) as server, HttpTransport(server, 3) as transport:
         await asyncio.gather(*(transport.provision(b"{}", 5.0) for _ in range(30)))
     assert len(peers) <= 3
+
+
+async def test_over_tls_each_device_shakes_hands_for_itself(identity: Identity) -> None:
+    peers: set[object] = set()
+
+    async def handler(request: web.Request) -> web.Response:
+        assert request.transport
+        peers.add(request.transport.get_extra_info("peername"))
+        return web.Response(body=b"verdict")
+
+    async with (
+        served(handler, identity.context()) as server,
+        HttpTransport(server, 4, Security(identity.trust)) as transport,
+    ):
+        assert (transport.name, transport.url) == ("https", f"https://{server}/api/v1/provision")
+        assert [await transport.provision(b"{}", 5.0) for _ in range(3)] == [b"verdict"] * 3
+    assert len(peers) == 3
+
+
+async def test_a_server_of_another_ca_or_name_learns_nothing(identity: Identity, stranger: Identity) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise AssertionError
+
+    for server_identity in (identity, stranger):
+        async with (
+            served(handler, server_identity.context()) as server,
+            HttpTransport(server, 1, Security(stranger.trust)) as transport,
+        ):
+            with pytest.raises(Untrusted, match="--ca"):
+                await transport.provision(b"{}", 5.0)
+
+
+async def test_a_certificate_that_the_server_does_not_accept(
+    identity: Identity, stranger: Identity, certificate: ClientCertificate
+) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise AssertionError
+
+    async with (
+        served(handler, identity.context(stranger.ca)) as server,
+        HttpTransport(server, 1, Security(identity.trust, certificate)) as transport,
+    ):
+        with pytest.raises((Unauthorized, NoAnswer)):  # asyncio's server may hang up before its alert is out
+            await transport.provision(b"{}", 5.0)
+
+
+async def test_plain_http_behind_https(identity: Identity) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        raise AssertionError
+
+    async with served(handler) as server, HttpTransport(server, 1, Security(identity.trust)) as transport:
+        with pytest.raises(NoAnswer, match="TLS: "):
+            await transport.provision(b"{}", 5.0)
 
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)

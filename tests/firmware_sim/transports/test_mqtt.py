@@ -1,83 +1,20 @@
 """Against a server that plays canned packets: MQTT 3.1.1 §3 and 5 §3."""
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
-
 import pytest
 
 from firmware_sim.address import Address
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import NoAnswer, Refused, Untrusted
+from firmware_sim.pki import Factory
+from firmware_sim.tls import ClientCertificate, Security, Trust
 from firmware_sim.transports import MqttVersion
 from firmware_sim.transports.mqtt import MqttTransport
-
-CONNACK = {MqttVersion.V311: b"\x20\x02\x00\x00", MqttVersion.V5: b"\x20\x03\x00\x00\x00"}
-PROPERTIES = {MqttVersion.V311: b"", MqttVersion.V5: b"\x00"}
-TOPIC = b"\x00\x13/provision/response"
-
-
-@dataclass(frozen=True)
-class Connection:
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    version: MqttVersion
-
-    async def receive(self) -> tuple[int, bytes]:
-        """One packet: its type, and what follows the fixed header (of up to 127 bytes)."""
-        header = await self.reader.readexactly(2)
-        return header[0] >> 4, await self.reader.readexactly(header[1])
-
-    def send(self, packet: bytes) -> None:
-        self.writer.write(packet)
-
-    async def subscribed(self) -> bytes:
-        """Let the client connect and subscribe; its CONNECT."""
-        connect_type, connect = await self.receive()
-        self.send(CONNACK[self.version])
-        subscribe_type, subscribe = await self.receive()
-        assert (connect_type, subscribe_type) == (1, 8)
-        assert TOPIC in subscribe
-        body = subscribe[:2] + PROPERTIES[self.version] + b"\x00"
-        self.send(bytes([0x90, len(body)]) + body)
-        return connect
-
-    def respond(self, payload: bytes, topic: bytes = TOPIC) -> None:
-        body = topic + PROPERTIES[self.version] + payload
-        self.send(bytes([0x30, len(body)]) + body)
-
-
-Script = Callable[[Connection], Awaitable[None]]
-
-
-@asynccontextmanager
-async def served(script: Script, version: MqttVersion) -> AsyncIterator[Address]:
-    """An MQTT server on a free port; the script's failure is the test's."""
-    outcome: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            await script(Connection(reader, writer, version))
-        except Exception as error:
-            outcome.set_exception(error)
-        else:
-            outcome.set_result(None)
-        finally:
-            writer.close()
-
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
-        yield Address(host, port)
-        await outcome
+from tests.firmware_sim.conftest import Identity
+from tests.firmware_sim.mqtt_server import PROPERTIES, Connection, Script, served, until_closed
 
 
 async def ask(script: Script, version: MqttVersion = MqttVersion.V311, timeout: float = 5.0) -> bytes:
     async with served(script, version) as server, MqttTransport(server, version) as transport:
         return await transport.provision(b'{"a":1}', timeout)
-
-
-async def until_closed(connection: Connection) -> None:
-    assert await connection.reader.read() in (b"", b"\xe0\x00")
 
 
 @pytest.mark.parametrize("version", MqttVersion)
@@ -169,4 +106,70 @@ async def test_silence_after_connect_ends_at_the_timeout_and_leaves_no_socket() 
 async def test_nobody_listens(free_port: int) -> None:
     async with MqttTransport(Address("127.0.0.1", free_port), MqttVersion.V311) as transport:
         with pytest.raises(NoAnswer, match="connection refused"):
+            await transport.provision(b"{}", 5.0)
+
+
+async def test_a_server_that_hangs_up_before_connack_is_not_waited_for() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.receive()
+
+    with pytest.raises(NoAnswer, match="closed the connection"):
+        await ask(script, timeout=60.0)
+
+
+async def answer(connection: Connection) -> None:
+    await connection.subscribed()
+    await connection.receive()
+    connection.respond(b"verdict")
+    await until_closed(connection)
+
+
+async def ask_over_tls(
+    security: Security, identity: Identity, script: Script = answer, client_ca: Factory | None = None
+) -> bytes:
+    file = client_ca.root_file if client_ca else None
+    async with (
+        served(script, MqttVersion.V311, identity.context(file)) as server,
+        MqttTransport(server, MqttVersion.V311, security) as transport,
+    ):
+        assert transport.name == "mqtts"
+        assert transport.url == f"mqtts://{server}/provision/request"
+        return await transport.provision(b'{"a":1}', 5.0)
+
+
+async def test_over_tls(identity: Identity) -> None:
+    assert await ask_over_tls(Security(identity.trust), identity) == b"verdict"
+
+
+async def test_over_tls_without_a_check(stranger: Identity) -> None:
+    assert await ask_over_tls(Security(Trust(insecure=True)), stranger) == b"verdict"
+
+
+async def test_a_server_of_another_ca_or_name_learns_nothing(identity: Identity, stranger: Identity) -> None:
+    async def script(connection: Connection) -> None:
+        assert await connection.reader.read() == b""
+
+    for server in (identity, stranger):
+        with pytest.raises(Untrusted, match="--ca"):
+            await ask_over_tls(Security(stranger.trust), server, script)
+
+
+async def test_shows_its_certificate(identity: Identity, certificate: ClientCertificate, factory: Factory) -> None:
+    async def script(connection: Connection) -> None:
+        shown = connection.writer.get_extra_info("peercert")
+        assert shown["subject"] == ((("commonName", "sensor-1"),),)
+        await answer(connection)
+
+    assert await ask_over_tls(Security(identity.trust, certificate), identity, script, factory) == b"verdict"
+
+
+async def test_nobody_shakes_hands() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.reader.read(1)
+
+    async with (
+        served(script, MqttVersion.V311) as server,
+        MqttTransport(server, MqttVersion.V311, Security(Trust(insecure=True))) as transport,
+    ):
+        with pytest.raises(NoAnswer):
             await transport.provision(b"{}", 5.0)
