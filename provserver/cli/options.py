@@ -20,6 +20,8 @@ STRATEGIES = {
     "disabled": ProvisionStrategy.DISABLED,
 }
 
+MAX_FILE_SIZE = 32 << 20
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Options as in config/provserver.toml.", show_default=False)
 ]
@@ -83,6 +85,19 @@ def _bound(text: str) -> float | None:
     if not math.isfinite(bound := float(text)):
         raise ValueError
     return bound
+
+
+def file(path: str) -> bytes:
+    """What a file holds. Raises BadParameter."""
+    try:
+        with Path(path).open("rb") as opened:
+            content = opened.read(MAX_FILE_SIZE + 1)
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "that is no path"
+        raise typer.BadParameter(f"{path!r} cannot be read: {reason}.") from None
+    if len(content) > MAX_FILE_SIZE:
+        raise typer.BadParameter(f"{path!r} is larger than {MAX_FILE_SIZE >> 20} MiB.")
+    return content
 
 
 def reference(kind: str, command: str = "") -> Callable[[str | None], str | None]:

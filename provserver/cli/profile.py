@@ -9,7 +9,15 @@ import typer
 from provserver.cli import options, output
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
-from provserver.core.model import Datastream, DeviceProfile, MetadataField, ProvisionStrategy, ReprovisionPolicy
+from provserver.core.authority import AuthorityFacts
+from provserver.core.model import (
+    Datastream,
+    DeviceProfile,
+    MetadataField,
+    NameSource,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+)
 from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
 from provserver.workspace import workspace
 
@@ -18,6 +26,7 @@ key_cli = typer.Typer(help="A profile's provision keys: several may be valid at 
 cli.add_typer(key_cli, name="key")
 
 Result = TypeVar("Result")
+CHAINS = "Certificate chains (--strategy x509-chain)"
 Reference = Annotated[
     str,
     typer.Argument(metavar="PROFILE", help="Name, template id (TMPL…) or id.", callback=options.reference("profile")),
@@ -62,6 +71,53 @@ Streams = Annotated[
         show_default=False,
     ),
 ]
+Authorities = Annotated[
+    list[bytes] | None,
+    typer.Option(
+        "--ca",
+        metavar="FILE",
+        parser=options.file,
+        help="A CA to trust, PEM or DER, root or intermediate; one in a file. May be repeated.",
+        show_default=False,
+        rich_help_panel=CHAINS,
+    ),
+]
+Crls = Annotated[
+    list[bytes] | None,
+    typer.Option(
+        "--crl",
+        metavar="FILE",
+        parser=options.file,
+        help="Revocation lists of the CAs, PEM or DER; one past its nextUpdate lets none of its devices in. "
+        "May be repeated.",
+        show_default=False,
+        rich_help_panel=CHAINS,
+    ),
+]
+NameFrom = Annotated[
+    NameSource | None,
+    typer.Option(
+        help="Where a certificate has the device's name. (at first: cn)", show_default=False, rich_help_panel=CHAINS
+    ),
+]
+NamePattern = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REGEX",
+        help="RE2 expression to find the name with: its first group, or all it matches. (at first: (.*))",
+        show_default=False,
+        rich_help_panel=CHAINS,
+    ),
+]
+AllowCreate = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-create/--no-allow-create",
+        help="Whether devices that nobody pre-provisioned are made. (at first: yes)",
+        show_default=False,
+        rich_help_panel=CHAINS,
+    ),
+]
 Key = Annotated[str | None, typer.Option("--key", help="Provision key. [default: generated]", show_default=False)]
 Secret = Annotated[
     str | None, typer.Option("--secret", help="Provision secret. [default: generated]", show_default=False)
@@ -78,13 +134,34 @@ def create(
     accept_unproven_repeats: Accept = False,
     metadata_field: Metadata = None,
     datastream: Streams = None,
+    ca: Authorities = None,
+    crl: Crls = None,
+    name_from: NameFrom = None,
+    name_pattern: NamePattern = None,
+    allow_create: AllowCreate = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Make a profile with a provision key; the secret is shown this once."""
-    change = _change(name, strategy, reprovision_policy, accept_unproven_repeats, metadata_field, datastream)
+    """Make a profile with a provision key, whose secret is shown this once; with --ca it needs none."""
+    change = ProfileChange(
+        name=name,
+        strategy=strategy,
+        reprovision_policy=reprovision_policy,
+        metadata_fields=metadata_field or None,
+        datastreams=datastream or None,
+        accept_unproven_repeats=accept_unproven_repeats,
+        authorities=ca or None,
+        crls=crl or None,
+        name_from=name_from,
+        name_pattern=name_pattern,
+        allow_create=allow_create,
+    )
+    if ca and key is None and secret is None:
+        profile = _on(config, data_dir, database_url, lambda profiles: profiles.create_keyless(change), make=True)
+        _print(_profile(profile), json)
+        return
     profile, pair = _on(
         config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret), make=True
     )
@@ -131,13 +208,34 @@ def update(
     accept_unproven_repeats: Accept = False,
     metadata_field: Metadata = None,
     datastream: Streams = None,
+    ca: Authorities = None,
+    crl: Crls = None,
+    forget_crls: Annotated[
+        bool, typer.Option("--forget-crls", help="Do without revocation lists.", rich_help_panel=CHAINS)
+    ] = False,
+    name_from: NameFrom = None,
+    name_pattern: NamePattern = None,
+    allow_create: AllowCreate = None,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
-    """Change a profile; what is not given stays. Metadata fields and datastreams are replaced as a whole."""
-    change = _change(name, strategy, reprovision_policy, accept_unproven_repeats, metadata_field, datastream)
+    """Change a profile; what is not given stays. Metadata fields, datastreams and CAs are replaced as a whole."""
+    change = ProfileChange(
+        name=name,
+        strategy=strategy,
+        reprovision_policy=reprovision_policy,
+        metadata_fields=metadata_field or None,
+        datastreams=datastream or None,
+        accept_unproven_repeats=accept_unproven_repeats,
+        authorities=ca or None,
+        crls=crl or None,
+        forget_crls=forget_crls,
+        name_from=name_from,
+        name_pattern=name_pattern,
+        allow_create=allow_create,
+    )
     changed = _on(config, data_dir, database_url, lambda profiles: profiles.update(profile, change))
     _print(_profile(changed), json)
 
@@ -207,26 +305,8 @@ def _on(
     return asyncio.run(act())
 
 
-def _change(
-    name: str | None,
-    strategy: ProvisionStrategy | None,
-    policy: ReprovisionPolicy | None,
-    accept: bool,
-    metadata_fields: list[MetadataField] | None,
-    datastreams: list[Datastream] | None,
-) -> ProfileChange:
-    return ProfileChange(
-        name=name,
-        strategy=strategy,
-        reprovision_policy=policy,
-        metadata_fields=metadata_fields or None,
-        datastreams=datastreams or None,
-        accept_unproven_repeats=accept,
-    )
-
-
 def _profile(profile: DeviceProfile) -> dict[str, object]:
-    return {
+    members: dict[str, object] = {
         "id": profile.id,
         "name": profile.name,
         "templateId": profile.template_id,
@@ -236,14 +316,39 @@ def _profile(profile: DeviceProfile) -> dict[str, object]:
         "datastreams": profile.datastreams,
         "createdAt": profile.created_at,
     }
+    if profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+        members |= {
+            "nameFrom": profile.chain.name_from,
+            "namePattern": profile.chain.name_pattern,
+            "allowCreate": profile.chain.allow_create,
+        }
+    return members
 
 
 def _details(details: ProfileDetails) -> dict[str, object]:
-    return _profile(details.profile) | {
+    members = _profile(details.profile)
+    if details.authorities:
+        members["certificateAuthorities"] = [_authority(each) for each in details.authorities]
+    return members | {
         "provisionDeviceKeys": list(details.keys),
         "deviceCount": details.device_count,
         "warnings": details.warnings,
     }
+
+
+def _authority(authority: AuthorityFacts) -> dict[str, object]:
+    members: dict[str, object] = {
+        "subject": authority.subject,
+        "fingerprint": authority.fingerprint,
+        "notAfter": authority.not_after,
+    }
+    if authority.crl_this_update is not None:
+        members["crl"] = {
+            "thisUpdate": authority.crl_this_update,
+            "nextUpdate": authority.crl_next_update,
+            "revoked": authority.revoked,
+        }
+    return members
 
 
 def _pair(pair: KeyPair) -> dict[str, object]:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-import uvloop
 
 from provserver import observability
 from provserver.cli import options, welcome
@@ -37,6 +36,10 @@ def serve(
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
     ] = None,
     log_level: Annotated[str | None, typer.Option(help="debug, info, warning or error.", show_default=False)] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes that serve devices, on the same addresses.", show_default=False),
+    ] = None,
     demo: Annotated[
         bool, typer.Option("--demo", help="Make a demo profile and print the lines that provision a device.")
     ] = False,
@@ -52,6 +55,7 @@ def serve(
         https=https,
         mqtts=mqtts,
         coaps=coaps,
+        workers=workers,
         ready_file=str(ready_file) if ready_file else None,
         log_level=log_level,
     )
@@ -63,4 +67,4 @@ def serve(
 
     from provserver import app  # here, as the other commands need none of the protocols
 
-    uvloop.run(app.serve(settings, on_ready))
+    raise typer.Exit(app.run(settings, on_ready))

@@ -46,8 +46,8 @@ def decode_request(payload: bytes) -> tuple[list[str] | None, list[str] | None]:
 
 
 def split_keys(keys: str | None) -> list[str] | None:
-    """Keys from a text with commas between; None, which asks for nothing in particular, from a blank one."""
-    return list(dict.fromkeys(key.strip() for key in keys.split(",") if key.strip())) if keys and keys.strip() else None
+    """Keys from a text with commas between; None, which asks for nothing in particular, from one that names none."""
+    return list(dict.fromkeys(key.strip() for key in (keys or "").split(",") if key.strip())) or None
 
 
 def reply(

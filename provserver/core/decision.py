@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from provserver.core import credentials as building
+from provserver.core import x509
 from provserver.core.model import (
     PROVISIONED,
     Credentials,
@@ -62,6 +63,38 @@ class Reason(Enum):
         Outcome.FAILURE,
         "the device is provisioned already, with other credentials than supplied",
     )
+
+    # Of client certificates; `core/chain.py` finds most of them.
+    CERTIFICATE_MALFORMED = Outcome.FAILURE, "a certificate cannot be read"
+    CERTIFICATE_TOO_LARGE = Outcome.FAILURE, "a certificate is too large"
+    CHAIN_TOO_LONG = Outcome.FAILURE, "too many certificates were presented"
+    SELF_SIGNED = Outcome.FAILURE, "the certificate is self-signed, and no device has it"
+    MISSING_INTERMEDIATE = (
+        Outcome.FAILURE,
+        "the chain has a gap: an issuer was not presented, and is no profile's CA",
+    )
+    UNTRUSTED = Outcome.FAILURE, "the chain leads to a CA that no profile trusts"
+    SIGNATURE_WRONG = Outcome.FAILURE, "a signature is not by the key of the issuer that the certificate names"
+    WEAK_SIGNATURE = Outcome.FAILURE, "a signature uses MD5, SHA-1 or another algorithm that is not accepted"
+    WEAK_KEY = Outcome.FAILURE, "a key is weak: RSA needs 2048 bits, elliptic curves 256"
+    KEY_UNSUPPORTED = Outcome.FAILURE, "a key is of a kind that is not supported"
+    CERTIFICATE_EXPIRED = Outcome.FAILURE, "a certificate has expired"
+    CERTIFICATE_NOT_YET_VALID = Outcome.FAILURE, "a certificate is not valid yet"
+    LEAF_IS_CA = Outcome.FAILURE, "the device's certificate is a CA's"
+    ISSUER_NOT_CA = Outcome.FAILURE, "a certificate that is no CA's has issued another"
+    PATH_LENGTH = Outcome.FAILURE, "there are more CAs below a CA than it allows"
+    KEY_USAGE = Outcome.FAILURE, "a certificate's key usage does not allow this use"
+    EXTENDED_KEY_USAGE = Outcome.FAILURE, "a certificate's extended key usage does not include clientAuth"
+    NAME_CONSTRAINT = Outcome.FAILURE, "a CA's name constraints exclude the certificate, or cannot be checked"
+    CRITICAL_EXTENSION = Outcome.FAILURE, "a certificate has a critical extension that is not understood"
+    CHAIN_INVALID = Outcome.FAILURE, "the chain is not valid"
+    CERTIFICATE_REVOKED = Outcome.FAILURE, "a certificate is revoked"
+    CRL_STALE = Outcome.FAILURE, "a revocation list is past its nextUpdate: who is revoked is not known"
+    CHAIN_DISABLED = Outcome.FAILURE, "the profile that trusts the CA does not provision by certificate chain"
+    CERTIFICATE_NAMELESS = Outcome.FAILURE, "the certificate has no name where the profile looks for one"
+    NAME_MISMATCH = Outcome.FAILURE, "no name in the certificate matches the profile's pattern"
+    CREDENTIALS_TYPE = Outcome.FAILURE, "the device has credentials of another type"
+    CERTIFICATE_SUPERSEDED = Outcome.FAILURE, "the device has a newer certificate than the one it presents"
 
     def __init__(self, outcome: Outcome, text: str) -> None:
         self.outcome = outcome
@@ -195,6 +228,8 @@ def admit(
 
 def decide(intent: Intent, situation: Situation, request_digest: bytes | None, fresh: Fresh) -> Decision:
     """Weigh an intent against what was found. request_digest: of this request; None when it has no nonce."""
+    if intent.profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+        return _by_chain(intent, situation, fresh)
     device = situation.named
     holder = situation.nonce_holder
     if holder is not None and holder.request_digest is not None and not holder.rearmed:
@@ -233,6 +268,51 @@ def decide(intent: Intent, situation: Situation, request_digest: bytes | None, f
     if new and situation.credentials_holder not in (None, device.id):
         return Refusal(Reason.CREDENTIALS_TAKEN)
     return decision
+
+
+def _by_chain(intent: Intent, situation: Situation, fresh: Fresh) -> Decision:
+    """A verified chain: the CA vouches for the name, so the certificate is the device's, on its word and no other's.
+
+    That includes taking over from a certificate that an operator imported, once the new one is used.
+    """
+    device, certificate = situation.named, intent.supplied
+    if device is None:
+        if not intent.profile.chain.allow_create:
+            return Refusal(Reason.NOT_PRE_PROVISIONED)
+        if situation.credentials_holder is not None:
+            return Refusal(Reason.CREDENTIALS_TAKEN)
+        credentials, origin = _chosen(intent, fresh)
+        return Create(intent.name or fresh.device_name, credentials, origin)
+    if device.profile_id != intent.profile.id:
+        return Refusal(Reason.NAME_ELSEWHERE)
+    if device.provision_state not in (None, PROVISIONED):
+        return Refusal(Reason.STATE_UNKNOWN)
+    for held in device.credentials:
+        if held.credentials == certificate and not device.rearmed:
+            if device.provision_state is None:
+                return Provision(device, Change.KEEP, held.credentials, held.origin)
+            return Repeat(device, held.credentials)
+    if situation.credentials_holder not in (None, device.id):
+        return Refusal(Reason.CREDENTIALS_TAKEN)
+    held_types = {held.credentials.type for held in device.credentials}
+    if held_types <= {CredentialsType.X509_CERTIFICATE}:
+        if device.rearmed or not held_types:
+            return _replace(intent, device, Change.REPLACE, fresh)
+        if certificate is not None and _superseded(certificate, device):
+            return Refusal(Reason.CERTIFICATE_SUPERSEDED)
+        return _replace(intent, device, Change.ADD_PENDING, fresh)
+    unused = all(held.origin is Origin.GENERATED and not held.used for held in device.credentials)
+    imported = any(held.origin is Origin.IMPORTED for held in device.credentials)
+    if (device.rearmed and not imported) or (device.provision_state is None and unused):
+        return _replace(intent, device, Change.REPLACE, fresh)
+    return Refusal(Reason.CREDENTIALS_TYPE)
+
+
+def _superseded(certificate: Credentials, device: KnownDevice) -> bool:
+    """Whether the device has a certificate that was issued later, lest an old one, maybe stolen, takes over again."""
+    presented = x509.issued_at(str(certificate.value))
+    held = [x509.issued_at(str(each.credentials.value)) for each in device.credentials]
+    return presented is not None and any(issued is not None and issued > presented for issued in held)
 
 
 def _supplied(request: ProvisionRequest) -> Credentials | None:

@@ -40,6 +40,15 @@ class ReprovisionPolicy(StrEnum):
     ROTATE = "rotate"
 
 
+class NameSource(StrEnum):
+    """Where a client certificate has the device's name: its subject's first CN, or its alternative names of a kind."""
+
+    CN = "cn"
+    SAN_DNS = "san-dns"
+    SAN_URI = "san-uri"
+    SAN_EMAIL = "san-email"
+
+
 class CredentialsType(StrEnum):
     """What a device authenticates with."""
 
@@ -149,6 +158,26 @@ class Datastream:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainRules:
+    """What a profile makes of certificate chains that lead to one of its CAs (spec thingsboard §6.2).
+
+    name_pattern: an RE2 expression that is searched for: its first group is the device's name, or all it matches.
+    """
+
+    name_from: NameSource = NameSource.CN
+    name_pattern: str = "(.*)"
+    allow_create: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateAuthority:
+    """A CA that a profile trusts: its certificate and, if there is one, its newest revocation list; DER."""
+
+    certificate: bytes
+    crl: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceProfile:
     """A device profile. `revision` changes with everything that a decision could depend on, keys included."""
 
@@ -162,6 +191,7 @@ class DeviceProfile:
     created_at: datetime
     metadata_fields: tuple[MetadataField, ...] = ()
     datastreams: tuple[Datastream, ...] = ()
+    chain: ChainRules = ChainRules()
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,12 +109,13 @@ class Access:
         await self._claims.drain()
 
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
-        text = base64.b64encode(peer.certificates[0]).decode()
-        found = await self._judge(authentication.with_certificate(text))
+        claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
+        found = await self._judge(claim)
         if self._certificates is None:
             return found
         if isinstance(found, Denial):
-            return await self._certificates.enroll(peer) or Denial.CERTIFICATE
+            # Judged again, as it comes back with its new credentials in the same breath: that is their first use.
+            return Denial.CERTIFICATE if await self._certificates.enroll(peer) is None else await self._judge(claim)
         return found if await self._certificates.still_good(peer, found) else Denial.CERTIFICATE
 
     async def _judge(self, claim: Claim) -> Authenticated | Denial:

@@ -8,12 +8,16 @@ from uuid import UUID
 
 from asyncpg import LockNotAvailableError, UniqueViolationError
 
-from provserver.core import ids
+from provserver.core import authority, chain, ids
+from provserver.core.authority import AuthorityFacts, InvalidAuthority
+from provserver.core.chain import InvalidPattern
 from provserver.core.credentials import has_control_characters
 from provserver.core.model import (
+    ChainRules,
     Datastream,
     DeviceProfile,
     MetadataField,
+    NameSource,
     ProvisionStrategy,
     ReprovisionPolicy,
 )
@@ -32,6 +36,9 @@ UNPROVEN = (
 )
 """What `profile show` warns of under every policy but `deny`."""
 
+NO_AUTHORITY = "The profile trusts no CA yet, so no device can be provisioned: add one with profile update --ca FILE."
+"""What `profile show` warns of under strategy x509-chain."""
+
 
 @dataclass(frozen=True, slots=True)
 class KeyPair:
@@ -46,21 +53,30 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ProfileDetails:
-    """A profile with its provision keys (oldest first, without secrets) and the number of its devices."""
+    """A profile with its provision keys (oldest first, without secrets), its CAs and the number of its devices."""
 
     profile: DeviceProfile
     keys: tuple[str, ...]
     device_count: int
+    authorities: tuple[AuthorityFacts, ...] = ()
 
     @property
     def warnings(self) -> list[str]:
         """What the operator should know about these settings."""
-        return [] if self.profile.reprovision_policy is ReprovisionPolicy.DENY else [UNPROVEN]
+        found = [] if self.profile.reprovision_policy is ReprovisionPolicy.DENY else [UNPROVEN]
+        if self.profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN and not self.authorities:
+            found.append(NO_AUTHORITY)
+        now = datetime.now(UTC)
+        return found + [warning for each in self.authorities for warning in each.warnings(now)]
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileChange:
-    """What to change; None leaves it as it is."""
+    """What to change; None leaves it as it is.
+
+    authorities: contents of files, a CA's certificate in each, PEM or DER; they replace those that were trusted.
+    crls: contents of files with their revocation lists. A CA that stays keeps the list it has, unless forget_crls.
+    """
 
     name: str | None = None
     strategy: ProvisionStrategy | None = None
@@ -68,6 +84,18 @@ class ProfileChange:
     metadata_fields: Sequence[MetadataField] | None = None
     datastreams: Sequence[Datastream] | None = None
     accept_unproven_repeats: bool = False
+    authorities: Sequence[bytes] | None = None
+    crls: Sequence[bytes] | None = None
+    forget_crls: bool = False
+    name_from: NameSource | None = None
+    name_pattern: str | None = None
+    allow_create: bool | None = None
+
+    @property
+    def of_chains(self) -> bool:
+        """Whether there is something in it that only chains are concerned with."""
+        settings = (self.authorities, self.crls, self.name_from, self.name_pattern, self.allow_create)
+        return self.forget_crls or any(setting is not None for setting in settings)
 
 
 class Profiles:
@@ -85,23 +113,12 @@ class Profiles:
         self, change: ProfileChange, key: str | None = None, secret: str | None = None
     ) -> tuple[DeviceProfile, KeyPair]:
         """Make a profile with its first key; what is not given is generated. Raises Refused."""
-        now = datetime.now(UTC)
-        blank = DeviceProfile(
-            id=ids.uuid7(now.timestamp(), self._random),
-            organization_id=self._organization_id,
-            name="",
-            template_id=ids.template_id(self._random),
-            strategy=ProvisionStrategy.DISABLED,
-            reprovision_policy=ReprovisionPolicy.DENY,
-            revision=1,
-            created_at=now,
-        )
-        profile = _changed(blank, change)
         pair = self._pair(key, secret)
-        async with self._database.transaction() as connection:
-            await self._unique(store.insert(connection, profile), _taken(profile))
-            await self._insert_key(connection, profile.id, pair)
-        return profile, pair
+        return await self._create(change, pair), pair
+
+    async def create_keyless(self, change: ProfileChange) -> DeviceProfile:
+        """Make a profile without a provision key, as chains need none. Raises Refused."""
+        return await self._create(change, None)
 
     async def all(self) -> list[DeviceProfile]:
         """All profiles by name."""
@@ -114,7 +131,8 @@ class Profiles:
             profile = await self._find(connection, reference)
             keys = await store.keys(connection, profile.id)
             count = await store.count_devices(connection, profile.id)
-        return ProfileDetails(profile, tuple(key for key, _ in keys), count)
+            trusted = await store.authorities(connection, profile.id)
+        return ProfileDetails(profile, tuple(key for key, _ in keys), count, tuple(map(authority.facts, trusted)))
 
     async def secrets(self, reference: str) -> list[KeyPair]:
         """A profile's keys with their secrets, oldest first. Raises Refused."""
@@ -128,6 +146,7 @@ class Profiles:
         async with self._database.transaction() as connection:
             profile = _changed(await self._find(connection, reference, lock="NO KEY UPDATE"), change)
             await self._unique(store.update(connection, profile), _taken(profile))
+            await self._trust(connection, profile, change)
         return profile
 
     async def add_key(self, reference: str, key: str | None = None, secret: str | None = None) -> KeyPair:
@@ -163,6 +182,26 @@ class Profiles:
             await store.delete(connection, profile.id)
         return profile
 
+    async def _create(self, change: ProfileChange, pair: KeyPair | None) -> DeviceProfile:
+        now = datetime.now(UTC)
+        blank = DeviceProfile(
+            id=ids.uuid7(now.timestamp(), self._random),
+            organization_id=self._organization_id,
+            name="",
+            template_id=ids.template_id(self._random),
+            strategy=ProvisionStrategy.DISABLED,
+            reprovision_policy=ReprovisionPolicy.DENY,
+            revision=1,
+            created_at=now,
+        )
+        profile = _changed(blank, change)
+        async with self._database.transaction() as connection:
+            await self._unique(store.insert(connection, profile), _taken(profile))
+            await self._trust(connection, profile, change)
+            if pair is not None:
+                await self._insert_key(connection, profile.id, pair)
+        return profile
+
     async def _find(
         self, connection: Connection, reference: str, *, lock: store.RowLock | None = None
     ) -> DeviceProfile:
@@ -170,6 +209,30 @@ class Profiles:
         if profile is None:
             raise Refused(f"There is no profile {reference!r}. `provserver profile list` names them.")
         return profile
+
+    async def _trust(self, connection: Connection, profile: DeviceProfile, change: ProfileChange) -> None:
+        """Have the profile trust the CAs that the change names, with its revocation lists."""
+        if change.authorities is None and change.crls is None and not change.forget_crls:
+            return
+        now = datetime.now(UTC)
+        trusted = await store.authorities(connection, profile.id)
+        if change.forget_crls:
+            trusted = tuple(replace(each, crl=None) for each in trusted)
+        try:
+            if change.authorities is not None:
+                held = {authority.identity(each): each.crl for each in trusted}
+                named = authority.read_authorities(change.authorities, now)
+                trusted = tuple(replace(each, crl=held.get(authority.identity(each))) for each in named)
+            trusted = authority.with_crls(trusted, change.crls or (), now)
+        except InvalidAuthority as fault:
+            raise Refused(str(fault)) from None
+        rows = [store.AuthorityRow(authority.identity(each), authority.subject_digest(each), each) for each in trusted]
+        if holder := await store.authority_holder(connection, [row.identity for row in rows], profile.id):
+            raise Refused(f"The profile {holder!r} trusts this CA already; a CA belongs to one profile. {_NARROWER}")
+        await self._unique(
+            store.replace_authorities(connection, profile.id, rows),
+            f"Another profile trusts this CA already; a CA belongs to one profile. {_NARROWER}",
+        )
 
     async def _insert_key(self, connection: Connection, profile_id: UUID, pair: KeyPair) -> None:
         digest = self._keys.digest("provision-secret", pair.secret)
@@ -205,6 +268,9 @@ def _context(key: str) -> bytes:
     return b"provision-secret:" + key.encode()
 
 
+_NARROWER = "Take it away there, or trust an intermediate of it here."
+
+
 def _taken(profile: DeviceProfile) -> str:
     return f"A profile {profile.name!r} exists already. Choose another name, or change that profile."
 
@@ -221,11 +287,31 @@ def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
         names = [each.name for each in named or ()]
         if twice := next((each for each in names if names.count(each) > 1), None):
             raise Refused(f"The {noun} {twice!r} is there twice. Leave one out.")
+    strategy = change.strategy or profile.strategy
+    if change.of_chains and strategy not in (ProvisionStrategy.X509_CERTIFICATE_CHAIN, ProvisionStrategy.DISABLED):
+        raise Refused("CAs, revocation lists and names from certificates go with --strategy x509-chain.")
     return replace(
         profile,
         name=name,
-        strategy=change.strategy or profile.strategy,
+        strategy=strategy,
         reprovision_policy=policy,
         metadata_fields=(profile.metadata_fields if change.metadata_fields is None else tuple(change.metadata_fields)),
         datastreams=profile.datastreams if change.datastreams is None else tuple(change.datastreams),
+        chain=_rules(profile.chain, change),
+    )
+
+
+def _rules(rules: ChainRules, change: ProfileChange) -> ChainRules:
+    if change.name_pattern is not None:
+        try:
+            chain.compile_pattern(change.name_pattern)
+        except InvalidPattern as fault:
+            raise Refused(
+                f"The name pattern is not valid: {fault}. It is an RE2 expression: "
+                "https://github.com/google/re2/wiki/Syntax (no look-around, no back-references)."
+            ) from None
+    return ChainRules(
+        change.name_from or rules.name_from,
+        rules.name_pattern if change.name_pattern is None else change.name_pattern,
+        rules.allow_create if change.allow_create is None else change.allow_create,
     )

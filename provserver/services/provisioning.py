@@ -4,14 +4,10 @@ Decode and admit here; what is admitted is settled in groups (`settlement.py`); 
 """
 
 import asyncio
-import logging
 import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from uuid import UUID
-
-from asyncpg import PostgresError
 
 from provserver.core import ids, wire
 from provserver.core.decision import Fresh, Intent, Reason, Refusal, admit
@@ -19,13 +15,11 @@ from provserver.core.model import Peer, ProvisionKey, ProvisionStrategy
 from provserver.core.secrets import ServerKeys
 from provserver.core.wire import Granted, ProvisionRequest
 from provserver.errors import Outcome, Unavailable
+from provserver.services.attempts import Attempts
 from provserver.services.grouping import Grouper
 from provserver.services.settlement import Settlement, StaleProfile, Ticket
-from provserver.store import profiles, provisions
+from provserver.store import profiles
 from provserver.store.database import Database
-from provserver.store.provisions import AttemptRow
-
-log = logging.getLogger("provserver.provisioning")
 
 _UNPROVEN = {Reason.NAME_BLANK, Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.SECRET_WRONG}
 
@@ -73,17 +67,17 @@ class Provisioning:
             "provision", Settlement(database, keys, random, clock).settle
         )
         self._lookups = Grouper("provision-key", self._recognise)
-        self._attempts = Grouper("attempt", self._record)
+        self._attempts = Attempts(database, random, clock)
 
     async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:
         """Decode, decide, commit, encode. Never raises for what a device sent or for an absent Postgres."""
         try:
             request = wire.decode(payload, accept_protobuf=accept_protobuf, proved=_proved(peer))
         except wire.Undecodable:
-            self._note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
+            self._attempts.note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
             return Answer(Outcome.UNDECODABLE, b"")
         except wire.InvalidRequest as fault:
-            self._note(peer, Outcome.INVALID, "INVALID", str(fault))
+            self._attempts.note(peer, Outcome.INVALID, "INVALID", str(fault))
             body = wire.encode_refusal(Outcome.INVALID, protobuf=fault.protobuf, message=str(fault))
             return Answer(Outcome.INVALID, body, fault.protobuf)
         try:
@@ -120,13 +114,15 @@ class Provisioning:
         profile_id = key.profile.id if key is not None else None
         # Before the secret is known to be right, what stands as a name may be a secret in the wrong member.
         name = request.device_name if verdict.reason not in _UNPROVEN else None
-        self._note(peer, verdict.outcome, verdict.reason.name, verdict.detail, profile_id, name)
+        self._attempts.note(
+            peer, verdict.outcome, verdict.reason.name, verdict.detail, profile_id=profile_id, name=name
+        )
         return verdict
 
     async def drain(self) -> None:
         """Wait until everything that was asked is settled and recorded."""
-        for grouper in (self._lookups, self._tickets, self._attempts):
-            await grouper.drain()
+        for part in (self._lookups, self._tickets, self._attempts):
+            await part.drain()
 
     def _ticket(self, intent: Intent, request: ProvisionRequest, peer: Peer) -> Ticket:
         now = self._clock()
@@ -159,34 +155,6 @@ class Provisioning:
             self._recognised.pop(key, None)
         self._recognised.update(found)  # holds keys that exist only, so guesses cannot fill it
         return [found.get(key) for key in wanted]
-
-    def _note(
-        self,
-        peer: Peer,
-        outcome: Outcome,
-        reason: str,
-        detail: str = "",
-        profile_id: UUID | None = None,
-        name: str | None = None,
-    ) -> None:
-        """Have a refusal recorded; the answer does not wait for it."""
-        id_ = ids.uuid7(self._clock(), self._random)
-        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name[:255]) if name else None
-        row = AttemptRow(
-            id_, peer.transport, peer.address, outcome.value, reason, detail or None, profile_id, None, shown
-        )
-        if not self._attempts.post(row):
-            log.warning("an attempt was not recorded: too many wait")
-
-    async def _record(self, rows: Sequence[AttemptRow]) -> list[None]:
-        try:
-            async with self._database.connection() as connection:
-                await provisions.record(connection, rows)
-        except Unavailable as fault:
-            log.warning("%d attempts were not recorded: %s", len(rows), fault)
-        except PostgresError as fault:
-            log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
-        return [None] * len(rows)
 
 
 def _proved(peer: Peer) -> tuple[str, str] | None:

@@ -1,6 +1,7 @@
-"""The SQL of organizations, device profiles and provision keys."""
+"""The SQL of organizations, device profiles, provision keys and trusted CAs."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
@@ -8,9 +9,12 @@ import asyncpg
 import msgspec
 
 from provserver.core.model import (
+    CertificateAuthority,
+    ChainRules,
     Datastream,
     DeviceProfile,
     MetadataField,
+    NameSource,
     ProvisionKey,
     ProvisionStrategy,
     ReprovisionPolicy,
@@ -18,7 +22,7 @@ from provserver.core.model import (
 from provserver.store.database import Connection
 
 _PROFILE = """p.id, p.organization_id, p.name, p.template_id, p.strategy, p.reprovision_policy, p.revision,
-    p.created_at, p.metadata_fields, p.datastreams"""
+    p.created_at, p.metadata_fields, p.datastreams, p.name_from, p.name_pattern, p.allow_create"""
 
 
 RowLock = Literal["KEY SHARE", "NO KEY UPDATE", "UPDATE"]
@@ -43,7 +47,8 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
     """Add a profile. Raises asyncpg.UniqueViolationError when its name is taken."""
     await connection.execute(
         "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy,"
-        " metadata_fields, datastreams) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        " metadata_fields, datastreams, name_from, name_pattern, allow_create)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
         profile.id,
         profile.organization_id,
         profile.name,
@@ -52,6 +57,9 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
         profile.reprovision_policy,
         profile.metadata_fields,
         profile.datastreams,
+        profile.chain.name_from,
+        profile.chain.name_pattern,
+        profile.chain.allow_create,
     )
 
 
@@ -59,13 +67,17 @@ async def update(connection: Connection, profile: DeviceProfile) -> None:
     """Write a profile's changeable columns. Raises asyncpg.UniqueViolationError when its name is taken."""
     await connection.execute(
         "UPDATE device_profile SET name = $2, strategy = $3, reprovision_policy = $4, metadata_fields = $5,"
-        " datastreams = $6, revision = revision + 1 WHERE id = $1",
+        " datastreams = $6, name_from = $7, name_pattern = $8, allow_create = $9, revision = revision + 1"
+        " WHERE id = $1",
         profile.id,
         profile.name,
         profile.strategy,
         profile.reprovision_policy,
         profile.metadata_fields,
         profile.datastreams,
+        profile.chain.name_from,
+        profile.chain.name_pattern,
+        profile.chain.allow_create,
     )
 
 
@@ -94,6 +106,12 @@ async def find(
         organization_id,
         reference,
     )
+    return None if row is None else _profile(row)
+
+
+async def get(connection: Connection, id_: UUID) -> DeviceProfile | None:
+    """A profile by its id."""
+    row = await connection.fetchrow(f"SELECT {_PROFILE} FROM device_profile p WHERE p.id = $1", id_)
     return None if row is None else _profile(row)
 
 
@@ -155,6 +173,60 @@ async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, 
     return {row["key"]: ProvisionKey(row["key"], row["secret_digest"], _profile(row)) for row in rows}
 
 
+@dataclass(frozen=True, slots=True)
+class AuthorityRow:
+    """A CA of a profile, with what it is looked up by."""
+
+    identity: bytes
+    subject_digest: bytes
+    authority: CertificateAuthority
+
+
+async def replace_authorities(connection: Connection, profile_id: UUID, rows: Sequence[AuthorityRow]) -> None:
+    """Have a profile trust these CAs and no others, inside a transaction.
+
+    Raises asyncpg.UniqueViolationError when another profile trusts one.
+    """
+    await connection.execute("DELETE FROM certificate_authority WHERE profile_id = $1", profile_id)
+    await connection.executemany(
+        "INSERT INTO certificate_authority (profile_id, identity, subject_digest, certificate, crl)"
+        " VALUES ($1, $2, $3, $4, $5)",
+        [(profile_id, row.identity, row.subject_digest, row.authority.certificate, row.authority.crl) for row in rows],
+    )
+
+
+async def authorities(connection: Connection, profile_id: UUID) -> tuple[CertificateAuthority, ...]:
+    """The CAs that a profile trusts."""
+    rows = await connection.fetch(
+        "SELECT certificate, crl FROM certificate_authority WHERE profile_id = $1 ORDER BY identity", profile_id
+    )
+    return tuple(CertificateAuthority(*row) for row in rows)
+
+
+async def authority_holder(connection: Connection, identities: Sequence[bytes], other_than: UUID) -> str | None:
+    """The name of another profile that trusts one of these CAs."""
+    holder: str | None = await connection.fetchval(
+        "SELECT p.name FROM certificate_authority a JOIN device_profile p ON p.id = a.profile_id"
+        " WHERE a.identity = ANY($1::bytea[]) AND p.id <> $2 LIMIT 1",
+        identities,
+        other_than,
+    )
+    return holder
+
+
+async def trusting(connection: Connection, subject_digests: Iterable[bytes]) -> dict[bytes, dict[UUID, int]]:
+    """Which profiles, in which revision, trust CAs of these subjects."""
+    found: dict[bytes, dict[UUID, int]] = {digest: {} for digest in subject_digests}
+    rows = await connection.fetch(
+        "SELECT a.subject_digest, p.id, p.revision FROM certificate_authority a"
+        " JOIN device_profile p ON p.id = a.profile_id WHERE a.subject_digest = ANY($1::bytea[])",
+        list(found),
+    )
+    for digest, profile_id, revision in rows:
+        found[digest][profile_id] = revision
+    return found
+
+
 def _profile(row: asyncpg.Record) -> DeviceProfile:
     return DeviceProfile(
         id=row["id"],
@@ -167,4 +239,5 @@ def _profile(row: asyncpg.Record) -> DeviceProfile:
         created_at=row["created_at"],
         metadata_fields=msgspec.convert(row["metadata_fields"], tuple[MetadataField, ...]),
         datastreams=msgspec.convert(row["datastreams"], tuple[Datastream, ...]),
+        chain=ChainRules(NameSource(row["name_from"]), row["name_pattern"], row["allow_create"]),
     )

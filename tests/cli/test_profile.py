@@ -1,10 +1,13 @@
 import re
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from provserver.services.profiles import UNPROVEN
+from tests import pki
 from tests.cli.conftest import Cli
+from tests.pki import Authority
 
 PLAIN = {"reprovisionPolicy": "deny", "metadataFields": [], "datastreams": []}
 
@@ -195,3 +198,92 @@ def test_what_cannot_be_a_provision_key_is_none(cli: Cli, name: str) -> None:
 )
 def test_a_wrong_command_line_is_told(cli: Cli, arguments: tuple[str, ...]) -> None:
     assert "Usage:" in cli.refused("profile", *arguments, code=2)
+
+
+# Certificate chains
+
+
+@pytest.fixture
+def root() -> Authority:
+    """A CA that no other profile has."""
+    return Authority.root("Root", organization="Acme")
+
+
+def test_a_chain_profile_is_made_from_files(cli: Cli, name: str, root: Authority, tmp_path: Path) -> None:
+    ca, crl = tmp_path / "ca.pem", tmp_path / "ca.crl"
+    ca.write_text(root.pem)
+    crl.write_bytes(root.crl(root.leaf()))
+
+    made = cli.json(
+        *("profile", "create", name, "--strategy", "x509-chain", "--ca", str(ca), "--crl", str(crl)),
+        *("--name-from", "san-dns", "--name-pattern", r"^([^.]+)\.", "--no-allow-create"),
+    )
+
+    assert (made["nameFrom"], made["namePattern"], made["allowCreate"]) == ("san-dns", r"^([^.]+)\.", False)
+    assert "provisionDeviceSecret" not in made
+    shown = cli.json("profile", "show", name)
+    assert shown["provisionDeviceKeys"] == []
+    assert shown["warnings"] == []
+    (authority,) = shown["certificateAuthorities"]
+    assert authority["subject"] == "CN=Root,O=Acme"
+    assert authority["fingerprint"] == root.certificate.fingerprint(pki.SHA256).hex()
+    assert authority["notAfter"] == f"{root.certificate.not_valid_after_utc:%Y-%m-%dT%H:%M:%SZ}"
+    assert (authority["crl"]["revoked"], set(authority["crl"])) == (1, {"thisUpdate", "nextUpdate", "revoked"})
+    text = cli.run("profile", "show", name).out
+    assert "CN=Root,O=Acme" in text
+    assert authority["fingerprint"] in text
+
+
+def test_a_chain_profile_has_the_usual_rules_and_a_key_on_request(
+    cli: Cli, name: str, root: Authority, tmp_path: Path
+) -> None:
+    ca = tmp_path / "ca.der"
+    ca.write_bytes(root.der)
+
+    made = cli.json("profile", "create", name, "--strategy", "x509-chain", "--ca", str(ca), "--key", f"key {name}")
+
+    assert (made["nameFrom"], made["namePattern"], made["allowCreate"]) == ("cn", "(.*)", True)
+    assert made["provisionDeviceKey"] == f"key {name}"
+
+
+def test_a_chain_profile_is_changed(cli: Cli, name: str, root: Authority, tmp_path: Path) -> None:
+    files = [tmp_path / "old.pem", tmp_path / "new.pem", tmp_path / "new.crl"]
+    new = Authority.root("New", not_after=pki.days(9))
+    for file, content in zip(files, (root.der, new.der, new.crl()), strict=True):
+        file.write_bytes(content)
+    old_pem, new_pem, new_crl = map(str, files)
+    cli.json("profile", "create", name, "--strategy", "x509-chain")  # the CA comes later
+    assert "trusts no CA yet" in cli.run("profile", "show", name).err
+
+    def authorities() -> list[tuple[str, bool]]:
+        shown = cli.json("profile", "show", name)["certificateAuthorities"]
+        return sorted((each["subject"], "crl" in each) for each in shown)
+
+    cli.json("profile", "update", name, "--ca", old_pem)
+    assert authorities() == [("CN=Root,O=Acme", False)]
+    cli.json("profile", "update", name, "--ca", old_pem, "--ca", new_pem, "--crl", new_crl)
+    assert authorities() == [("CN=New", True), ("CN=Root,O=Acme", False)]
+    changed = cli.json("profile", "update", name, "--name-pattern", "^(x)", "--name-from", "san-uri")
+    assert (changed["namePattern"], changed["nameFrom"], changed["allowCreate"]) == ("^(x)", "san-uri", True)
+    cli.json("profile", "update", name, "--forget-crls", "--no-allow-create")
+    assert authorities() == [("CN=New", False), ("CN=Root,O=Acme", False)]
+    assert "CN=New expires on" in cli.run("profile", "show", name).err
+
+
+def test_a_ca_that_is_not_accepted_is_told_with_the_fix(cli: Cli, name: str, tmp_path: Path) -> None:
+    create = ("profile", "create", name, "--strategy", "x509-chain")
+    for content, fix in (
+        (pki.self_signed().pem, "no CA's"),
+        (Authority.root(key="ed25519").pem, "Ed25519"),
+        ("garbage", "neither as PEM nor as DER"),
+    ):
+        file = tmp_path / "ca.pem"
+        file.write_text(content)
+        assert fix in cli.refused(*create, "--ca", str(file))
+    assert "is not valid: missing ]" in cli.refused(*create, "--name-pattern", "[")
+    assert "--strategy x509-chain" in cli.refused("profile", "create", name, "--name-from", "cn")
+    assert "cannot be read: No such file" in cli.refused(*create, "--ca", str(tmp_path / "none"), code=2)
+    assert "cannot be read: Is a directory" in cli.refused(*create, "--crl", str(tmp_path), code=2)
+    assert "cannot be read" in cli.refused(*create, "--ca", "a\0b", code=2)
+    assert "san-email" in cli.refused(*create, "--name-from", "nonsense", code=2)
+    assert "There is no profile" in cli.refused("profile", "show", name)

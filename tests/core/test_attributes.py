@@ -57,3 +57,11 @@ def test_a_reply_has_what_there_is() -> None:
 )  # fmt: skip
 def test_what_a_person_writes_is_json_or_else_text(text: str, value: object) -> None:
     assert attributes.from_text(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "keys"),
+    [(None, None), ("", None), (" ", None), (",,", None), ("a", ["a"]), ("a,b,,a", ["a", "b"]), (" a , b", ["a", "b"])],
+)
+def test_keys_between_commas(text: str | None, keys: list[str] | None) -> None:
+    assert attributes.split_keys(text) == keys

@@ -27,6 +27,7 @@ from provserver.core.decision import (
 from provserver.core.model import (
     PROVISIONED,
     VACANT,
+    ChainRules,
     Credentials,
     CredentialsType,
     DeviceProfile,
@@ -41,6 +42,8 @@ from provserver.core.model import (
 )
 from provserver.core.wire import ProvisionRequest
 from provserver.errors import RENDERINGS, Outcome
+from tests.chains import CASES, FACTORY, NAMES
+from tests.pki import days
 
 ALLOW = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
@@ -668,6 +671,88 @@ def test_a_new_nonce_makes_a_device() -> None:
     assert with_nonce(VACANT, strategy=CHECK) == "NOT_PRE_PROVISIONED"
 
 
+# By certificate chain
+
+ISSUED = FACTORY.leaf("d", not_before=days(-5))
+CERTIFICATE = building.certificate(ISSUED.pem)
+OLDER = building.certificate(FACTORY.leaf("d", not_before=days(-6)).pem)
+SAME_DAY = building.certificate(FACTORY.leaf("d", not_before=days(-5)).pem)
+NEWER = building.certificate(FACTORY.leaf("d", not_before=days(-4)).pem)
+NO_CERTIFICATE = building.certificate("testHash")
+
+
+def by_chain(named: KnownDevice | None, holder: UUID | None = None, *, allow_create: bool = True) -> Decision:
+    of = replace(profile(CHAIN), chain=ChainRules(allow_create=allow_create))
+    return decide(Intent(of, "d", CERTIFICATE, False, None), Situation(named, None, holder), None, FRESH)
+
+
+def changed(decision: Decision) -> str:
+    """As `described`, without the certificate's text."""
+    text = described(decision)
+    known = {"certificate": CERTIFICATE, "older": OLDER, "same day": SAME_DAY, "newer": NEWER}
+    for short, credentials in known.items():
+        text = text.replace(str(credentials.value), short)
+    return text
+
+
+IMPORTED_OLDER = held(OLDER, Origin.IMPORTED, used=True)
+USED_OLDER, USED_NEWER = held(OLDER, Origin.SUPPLIED, used=True), held(NEWER, Origin.SUPPLIED, used=True)
+GENERATED, USED_TOKEN = held(), held(used=True)
+PENDING_NEWER = held(NEWER, Origin.SUPPLIED, pending=True)
+HAS_IT = held(CERTIFICATE, Origin.SUPPLIED)
+
+
+@pytest.mark.parametrize(
+    ("named", "outcome"),
+    [
+        (None, "create d: supplied certificate"),
+        (device(HAS_IT), "repeat certificate"),
+        (device(held(CERTIFICATE, Origin.SUPPLIED, pending=True), USED_OLDER), "repeat certificate"),
+        (device(PENDING_NEWER, HAS_IT), "repeat certificate"),  # the old one, which is good still
+        (device(held(CERTIFICATE, Origin.IMPORTED), state=None), "keep imported certificate"),
+        (device(HAS_IT, rearmed=True), "replace supplied certificate"),
+        # A certificate that is known, and this one
+        (device(USED_OLDER), "add_pending supplied certificate"),
+        (device(held(SAME_DAY, Origin.SUPPLIED, used=True)), "add_pending supplied certificate"),
+        (device(IMPORTED_OLDER), "add_pending supplied certificate"),
+        (device(IMPORTED_OLDER, state=None), "add_pending supplied certificate"),
+        (device(held(NO_CERTIFICATE, Origin.IMPORTED)), "add_pending supplied certificate"),
+        (device(USED_NEWER), "CERTIFICATE_SUPERSEDED"),
+        (device(held(NEWER, Origin.IMPORTED), state=None), "CERTIFICATE_SUPERSEDED"),
+        (device(PENDING_NEWER, USED_OLDER), "CERTIFICATE_SUPERSEDED"),
+        (device(USED_NEWER, rearmed=True), "replace supplied certificate"),
+        # Credentials of another type
+        (device(GENERATED, state=None), "replace supplied certificate"),
+        (device(state=None), "replace supplied certificate"),
+        (device(), "replace supplied certificate"),
+        (device(USED_TOKEN, state=None), "CREDENTIALS_TYPE"),
+        (device(IMPORTED, state=None), "CREDENTIALS_TYPE"),
+        (device(GENERATED), "CREDENTIALS_TYPE"),
+        (device(held(BASIC, Origin.SUPPLIED)), "CREDENTIALS_TYPE"),
+        (device(USED_TOKEN, rearmed=True), "replace supplied certificate"),
+        (device(IMPORTED, rearmed=True), "CREDENTIALS_TYPE"),
+        # Not for it
+        (device(USED_OLDER, state="claimed"), "STATE_UNKNOWN"),
+        (device(HAS_IT, state="claimed"), "STATE_UNKNOWN"),
+        (device(USED_OLDER, profile_id=OTHER_PROFILE_ID), "NAME_ELSEWHERE"),
+        (device(HAS_IT, profile_id=OTHER_PROFILE_ID), "NAME_ELSEWHERE"),
+    ],
+)
+def test_a_certificate_is_the_devices_on_its_cas_word(named: KnownDevice | None, outcome: str) -> None:
+    assert changed(by_chain(named)) == outcome
+    if named is not None:
+        assert changed(by_chain(named, allow_create=False)) == outcome
+
+
+def test_without_allow_create_only_known_devices_come() -> None:
+    assert by_chain(None, allow_create=False) == Refusal(Reason.NOT_PRE_PROVISIONED)
+
+
+@pytest.mark.parametrize("named", [None, device(USED_OLDER), device(GENERATED, state=None)], ids=["none", "old", "new"])
+def test_a_certificate_of_another_device_is_not_given_away(named: KnownDevice | None) -> None:
+    assert by_chain(named, STRANGER_ID) == Refusal(Reason.CREDENTIALS_TAKEN)
+
+
 # Every reason
 
 
@@ -682,6 +767,15 @@ def decided(
     intent = Intent(profile(strategy, policy), "d", supplied, False, NONCE if nonce else None)
     return decide(intent, situation, DIGEST if nonce else None, FRESH)
 
+
+FOUND_ELSEWHERE = {case.reason for case in (CASES | NAMES).values()} | {
+    Reason.CERTIFICATE_MALFORMED,
+    Reason.CERTIFICATE_REVOKED,
+    Reason.CRL_STALE,
+    Reason.NAME_MISMATCH,
+    Reason.CHAIN_DISABLED,
+}
+"""By the verifier: see tests/core/test_chain.py and tests/services/test_enrollment.py."""
 
 REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
     Reason.NAME_BLANK: lambda: admitted(device_name=" "),
@@ -703,12 +797,18 @@ REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
     Reason.STATE_UNKNOWN: lambda: decided(Situation(device(held(), state="claimed"))),
     Reason.ALREADY_PROVISIONED: lambda: decided(Situation(device(held()))),
     Reason.ALREADY_USED: lambda: decided(Situation(device(held(used=True))), policy=UNTIL_FIRST_USE),
+    Reason.CREDENTIALS_TYPE: lambda: by_chain(device(USED_TOKEN)),
+    Reason.CERTIFICATE_SUPERSEDED: lambda: by_chain(device(USED_NEWER)),
     Reason.OTHER_CREDENTIALS: lambda: decided(Situation(device(held())), policy=RETURN_SAME, supplied=OWN),
 }
 
 
-@pytest.mark.parametrize("reason_", Reason, ids=lambda r: r.name)
-def test_every_reason_is_reached_and_told(reason_: Reason) -> None:
+def test_every_reason_is_reached() -> None:
+    assert set(REACHED) | FOUND_ELSEWHERE == set(Reason)
+
+
+@pytest.mark.parametrize("reason_", REACHED, ids=lambda r: r.name)
+def test_a_reason_is_told(reason_: Reason) -> None:
     refusal = REACHED[reason_]()
     assert reason(refusal) is reason_
     assert isinstance(refusal, Refusal)
@@ -719,6 +819,10 @@ def test_every_reason_is_reached_and_told(reason_: Reason) -> None:
 
 def test_reasons_are_told_apart() -> None:
     assert len({reason_.text for reason_ in Reason}) == len(Reason.__members__) == len(Reason)
+
+
+def test_what_is_wrong_with_certificates_is_a_failure() -> None:
+    assert {reason_.outcome for reason_ in FOUND_ELSEWHERE} == {Outcome.FAILURE}
 
 
 def test_not_found_says_nothing_of_devices() -> None:

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provserver.core import x509
+from tests.chains import DEVICE
 
 HEADER, FOOTER = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
 
@@ -62,3 +63,22 @@ def test_fingerprint_vectors(text: str, digest: str) -> None:
 
 def test_the_fingerprint_is_of_the_utf_8_text() -> None:
     assert x509.fingerprint("é ") == hashlib.sha3_256("é ".encode()).hexdigest()
+
+
+def test_what_tls_presents_and_a_canonical_pem_are_the_same_text() -> None:
+    assert x509.text_of(DEVICE.der) == x509.normalise(DEVICE.pem)
+    assert x509.fingerprint(x509.text_of(DEVICE.der)) == x509.fingerprint(DEVICE.pem)
+
+
+def test_a_certificate_says_when_it_was_issued() -> None:
+    assert (
+        x509.issued_at(DEVICE.pem)
+        == x509.issued_at(x509.text_of(DEVICE.der))
+        == DEVICE.certificate.not_valid_before_utc
+    )
+
+
+@settings(deadline=None)
+@given(st.text() | st.binary(max_size=200).map(x509.text_of))
+def test_what_is_no_certificate_was_never_issued(text: str) -> None:
+    assert x509.issued_at(text) is None

@@ -1,14 +1,25 @@
 import asyncio
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from provserver.core.ids import ALPHANUMERIC
-from provserver.core.model import Datastream, MetadataField, ProvisionStrategy, ReprovisionPolicy
+from provserver.core.model import (
+    ChainRules,
+    Datastream,
+    MetadataField,
+    NameSource,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+)
 from provserver.errors import Refused
-from provserver.services.profiles import UNPROVEN, KeyPair, ProfileChange
+from provserver.services.profiles import NO_AUTHORITY, UNPROVEN, KeyPair, ProfileChange
+from tests import pki
+from tests.chains import DEVICE, FACTORY, OTHER, ROOT
 from tests.conftest import Space
+from tests.pki import Authority, days
 from tests.services.conftest import Fleet, Locking, contents
 
 ALLOW = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
@@ -254,3 +265,134 @@ async def test_of_a_name_made_twice_at_once_one_is_made(space: Space) -> None:
     assert sum(isinstance(each, tuple) for each in made) == 1
     assert sum(isinstance(each, Refused) for each in made) == 7
     assert await space.value("SELECT count(*) FROM provision_key") == 1
+
+
+# Certificate chains
+
+
+CHAIN = ProfileChange(name="chain", strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN, authorities=[ROOT.der])
+
+
+async def trusted(space: Space, name: str = "chain") -> list[tuple[str, int | None]]:
+    """Each CA's subject, and how many it has revoked."""
+    return sorted((each.subject, each.revoked) for each in (await space.profiles.show(name)).authorities)
+
+
+async def test_a_chain_profile_has_its_rules_and_needs_no_key(space: Space) -> None:
+    plain = await space.profiles.create_keyless(CHAIN)
+    assert plain.chain == ChainRules(NameSource.CN, "(.*)", allow_create=True)
+    assert (await space.profiles.show("chain")).keys == ()
+
+    given = replace(
+        CHAIN,
+        name="other",
+        authorities=[OTHER.pem.encode(), FACTORY.der],
+        crls=[FACTORY.crl(DEVICE)],
+        name_from=NameSource.SAN_DNS,
+        name_pattern="^([^.]+)",
+        allow_create=False,
+    )
+    made, pair = await space.profiles.create(given)
+
+    shown = await space.profiles.show("other")
+    assert made.chain == shown.profile.chain == ChainRules(NameSource.SAN_DNS, "^([^.]+)", allow_create=False)
+    assert shown.keys == (pair.key,)
+    assert await trusted(space, "other") == [("CN=Factory", 1), ("CN=Other", None)]
+    assert shown.warnings == []
+
+
+async def test_a_chain_profile_without_a_ca_is_warned_of(space: Space) -> None:
+    await space.profiles.create(replace(CHAIN, authorities=None))
+    assert (await space.profiles.show("chain")).warnings == [NO_AUTHORITY]
+
+    await space.profiles.update("chain", ProfileChange(authorities=[ROOT.der]))
+    assert (await space.profiles.show("chain")).warnings == []
+    near = Authority.root("Near", not_after=days(20))
+    await space.profiles.update("chain", ProfileChange(authorities=[near.der]))
+    assert "CN=Near expires on" in (await space.profiles.show("chain")).warnings[0]
+
+
+async def test_the_rules_are_changed_one_by_one(space: Space) -> None:
+    await space.profiles.create_keyless(replace(CHAIN, crls=[ROOT.crl()]))
+
+    for change, rules in (
+        (ProfileChange(name_pattern="^(x.*)"), ChainRules(name_pattern="^(x.*)")),
+        (ProfileChange(name_from=NameSource.SAN_URI), ChainRules(NameSource.SAN_URI, "^(x.*)")),
+        (ProfileChange(allow_create=False), ChainRules(NameSource.SAN_URI, "^(x.*)", allow_create=False)),
+    ):
+        before = (await space.profiles.show("chain")).profile.revision
+        await space.profiles.update("chain", change)
+        shown = (await space.profiles.show("chain")).profile
+        assert shown.chain == rules
+        assert shown.revision > before
+    assert await trusted(space) == [("CN=Root", 0)]
+
+
+async def test_cas_are_replaced_as_a_whole_and_keep_their_lists(space: Space) -> None:
+    await space.profiles.create_keyless(replace(CHAIN, crls=[ROOT.crl(DEVICE)]))
+    renewed = pki.renewed(ROOT)
+
+    await space.profiles.update("chain", ProfileChange(authorities=[renewed.der, OTHER.der]))
+    assert await trusted(space) == [("CN=Other", None), ("CN=Root", 1)]
+    (fingerprint,) = {each.fingerprint for each in (await space.profiles.show("chain")).authorities} - {
+        OTHER.certificate.fingerprint(pki.SHA256).hex()
+    }
+    assert fingerprint == renewed.certificate.fingerprint(pki.SHA256).hex()
+
+    await space.profiles.update("chain", ProfileChange(crls=[OTHER.crl(DEVICE, FACTORY)]))
+    assert await trusted(space) == [("CN=Other", 2), ("CN=Root", 1)]
+    await space.profiles.update("chain", ProfileChange(forget_crls=True, crls=[OTHER.crl()]))
+    assert await trusted(space) == [("CN=Other", 0), ("CN=Root", None)]
+    await space.profiles.update("chain", ProfileChange(authorities=[ROOT.der]))
+    assert await trusted(space) == [("CN=Root", None)]
+    await space.profiles.update("chain", ProfileChange(strategy=ProvisionStrategy.DISABLED))
+    assert await trusted(space) == [("CN=Root", None)]
+
+
+@pytest.mark.parametrize(
+    ("change", "fix"),
+    [
+        (ProfileChange(authorities=[DEVICE.der]), "CN=sensor-1 cannot be a profile's CA"),
+        (ProfileChange(authorities=[b"garbage"]), "no certificate"),
+        (ProfileChange(authorities=[OTHER.der]), "The profile 'other' trusts this CA already"),
+        (ProfileChange(authorities=[pki.renewed(OTHER).der]), "The profile 'other' trusts this CA already"),
+        (ProfileChange(crls=[OTHER.crl()]), "not signed by a CA of the profile"),
+        (ProfileChange(authorities=[FACTORY.der], crls=[ROOT.crl()]), "not signed by a CA of the profile"),
+        (ProfileChange(name_pattern="("), "The name pattern is not valid: missing \\).*RE2"),
+        (ProfileChange(name_pattern="(?=x)"), "no look-around"),
+        (ProfileChange(name_pattern="a\0b"), "control characters"),
+        (ProfileChange(strategy=ALLOW, allow_create=True), "go with --strategy x509-chain"),
+        (ProfileChange(strategy=ALLOW, authorities=[ROOT.der]), "go with --strategy x509-chain"),
+    ],
+    ids=range(11),
+)
+async def test_what_cannot_be_trusted_is_refused_with_the_fix_and_changes_nothing(
+    space: Space, change: ProfileChange, fix: str
+) -> None:
+    await space.profiles.create_keyless(CHAIN)
+    await space.profiles.create_keyless(replace(CHAIN, name="other", authorities=[OTHER.der]))
+    before = await contents(space)
+
+    with pytest.raises(Refused, match=fix):
+        await space.profiles.update("chain", change)
+    with pytest.raises(Refused):
+        await space.profiles.create(replace(change, name="new", strategy=change.strategy or CHAIN.strategy))
+
+    assert await contents(space) == before
+
+
+async def test_of_profiles_that_claim_one_ca_at_once_one_has_it(space: Space) -> None:
+    made = await asyncio.gather(
+        *(space.profiles.create_keyless(replace(CHAIN, name=f"p{n}")) for n in range(6)), return_exceptions=True
+    )
+
+    assert sum(isinstance(each, Refused) for each in made) == 5
+    assert len(await space.profiles.all()) == 1
+
+
+async def test_a_deleted_profile_trusts_nobody(space: Space) -> None:
+    await space.profiles.create_keyless(CHAIN)
+    await space.profiles.delete("chain")
+
+    assert await space.value("SELECT count(*) FROM certificate_authority") == 0
+    await space.profiles.create_keyless(CHAIN)

@@ -8,6 +8,7 @@ import pytest
 
 from provserver.core import ids
 from provserver.core.model import (
+    CertificateAuthority,
     Datastream,
     DeviceProfile,
     MetadataField,
@@ -17,6 +18,7 @@ from provserver.core.model import (
 )
 from provserver.store import profiles
 from provserver.store.database import Database
+from provserver.store.profiles import AuthorityRow
 from tests.conftest import Space
 
 
@@ -123,3 +125,47 @@ async def test_devices_that_are_being_made_for_long_are_not_waited_for(space: Sp
             await profiles.bar_devices(connection)
 
     await other.close()
+
+
+async def test_profiles_are_found_by_the_subjects_of_their_cas(space: Space) -> None:
+    sensors, meters = await make_profile(space), await make_profile(space, "meters")
+    rows = {
+        sensors.id: [
+            AuthorityRow(b"i1", b"root", CertificateAuthority(b"c1", b"crl")),
+            AuthorityRow(b"i2", b"factory", CertificateAuthority(b"c2")),
+        ],
+        meters.id: [AuthorityRow(b"i3", b"root", CertificateAuthority(b"c3"))],
+    }
+    async with space.database.connection() as connection:
+        for profile_id, authorities in rows.items():
+            await profiles.replace_authorities(connection, profile_id, authorities)
+
+        found = await profiles.trusting(connection, [b"root", b"factory", b"unknown"])
+        assert found == {
+            b"root": {sensors.id: 1, meters.id: 1},
+            b"factory": {sensors.id: 1},
+            b"unknown": {},
+        }
+        assert await profiles.authorities(connection, sensors.id) == tuple(row.authority for row in rows[sensors.id])
+        assert await profiles.authority_holder(connection, [b"i3"], sensors.id) == "meters"
+        assert await profiles.authority_holder(connection, [b"i3"], meters.id) is None
+        with pytest.raises(asyncpg.UniqueViolationError):
+            async with connection.transaction():
+                await profiles.replace_authorities(connection, meters.id, rows[sensors.id])
+        await profiles.replace_authorities(connection, sensors.id, [])
+        assert await profiles.trusting(connection, [b"root"]) == {b"root": {meters.id: 1}}
+
+
+async def test_cas_are_found_by_their_keys(space: Space) -> None:
+    """However many profiles there are: no table is read as a whole."""
+    serving = Database(space.database._dsn, size=1, serving=True)
+    await serving.open()
+    statement = (
+        "EXPLAIN SELECT a.subject_digest, p.id, p.revision FROM certificate_authority a"
+        " JOIN device_profile p ON p.id = a.profile_id WHERE a.subject_digest = ANY($1::bytea[])"
+    )
+    async with serving.connection() as connection:
+        plan = " ".join(row[0] for row in await connection.fetch(statement, [b"x"]))
+    await serving.close()
+    assert "Seq Scan" not in plan
+    assert "certificate_authority_subject_digest_idx" in plan

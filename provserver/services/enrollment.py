@@ -1,0 +1,269 @@
+"""Devices that a CA vouches for: from unknown to provisioned in the connection that presents the chain.
+
+The CAs are looked up by the issuers that the certificates name; the chain is verified against each profile that trusts
+one (`core/chain.py`); what it deserves is settled as every request is (`settlement.py`), with the name that the
+certificate gives and the certificate as supplied credentials.
+"""
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from uuid import UUID
+
+from provserver.core import chain, ids, x509
+from provserver.core import credentials as building
+from provserver.core.chain import Chain, Trust
+from provserver.core.decision import Fresh, Intent, Reason, Refusal
+from provserver.core.model import Authenticated, DeviceProfile, Peer, ProvisionStrategy
+from provserver.core.secrets import ServerKeys
+from provserver.core.wire import Granted
+from provserver.errors import Unavailable
+from provserver.services.attempts import Attempts
+from provserver.services.grouping import Grouper
+from provserver.services.settlement import Settlement, StaleProfile, Ticket
+from provserver.store import access, profiles
+from provserver.store.database import Connection, Database
+
+log = logging.getLogger("provserver.enrollment")
+
+_ROUNDS = 8
+"""How often a device is decided again whose profile changes under it."""
+
+_UNRELATED = frozenset({Reason.MISSING_INTERMEDIATE, Reason.SIGNATURE_WRONG, Reason.UNTRUSTED, Reason.SELF_SIGNED})
+"""What a profile says whose CA has the right name, but nothing to do with the chain."""
+
+_VETOES = frozenset({Reason.CERTIFICATE_REVOKED, Reason.CRL_STALE})
+"""What one profile says and no other overrules, though it trust the root of what is revoked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """A profile with its CAs, read once for its revision."""
+
+    profile: DeviceProfile
+    trust: Trust
+
+
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """A refusal, and the profile whose word it is."""
+
+    refusal: Refusal
+    profile_id: UUID | None = None
+
+
+class Enrollment:
+    """Lets devices in by their certificate chains, and says whether those that are known are still good.
+
+    wait_limit: seconds that a device may wait for Postgres.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        keys: ServerKeys,
+        *,
+        wait_limit: float = 10.0,
+        random: ids.Randomness = os.urandom,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._wait_limit = wait_limit
+        self._random = random
+        self._clock = clock
+        self._trusted: dict[UUID, Trusted] = {}
+        self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
+            "enroll", Settlement(database, keys, random, clock).settle
+        )
+        self._lookups = Grouper("authority", self._look_up)
+        self._profiles = Grouper("trust", self._get)
+        self._enrolled = Grouper("enrolled", self._known)
+        self._attempts = Attempts(database, random, clock)
+
+    async def enroll(self, peer: Peer) -> Authenticated | None:
+        """Let a device in by a chain that is not known yet; None when it is refused. Raises Unavailable."""
+        verdict = await self.admit(peer)
+        return None if isinstance(verdict, Refusal) else verdict
+
+    async def still_good(self, peer: Peer, device: Authenticated) -> bool:
+        """Whether a known certificate is valid still, and not revoked. Raises Unavailable."""
+        return await self.check(peer, device) is None
+
+    async def admit(self, peer: Peer) -> Authenticated | Refusal:
+        """Verify, decide, commit, record the attempt. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                return await self._admit(peer)
+        except TimeoutError:
+            raise Unavailable("Postgres did not answer in time.") from None
+
+    async def check(self, peer: Peer, device: Authenticated) -> Refusal | None:
+        """What speaks against a device that is known by its certificate; recorded as an attempt. Raises Unavailable.
+
+        The dates and the key of its certificate, always. A profile that has revocation lists verifies the whole chain:
+        who does not present it, or whose CA is trusted no more, may be revoked.
+        """
+        now = self._now()
+        refusal = None
+        if (reason := chain.check_leaf(peer.certificates[0], now)) is not None:
+            refusal = Refusal(reason)
+        else:
+            trusted = await self._current(device.profile_id, device.profile_revision)
+            if trusted is not None and trusted.trust.revokes:
+                presented = chain.read(peer.certificates)
+                verdict = presented if isinstance(presented, Refusal) else trusted.trust.verify(presented, now)
+                refusal = verdict if isinstance(verdict, Refusal) else None
+        if refusal is not None:
+            self._note(peer, refusal, device.profile_id, device.name, device.device_id)
+        return refusal
+
+    async def drain(self) -> None:
+        """Wait until everything that was asked is settled and recorded."""
+        for part in (self._lookups, self._profiles, self._tickets, self._enrolled, self._attempts):
+            await part.drain()
+
+    async def _admit(self, peer: Peer) -> Authenticated | Refusal:
+        presented = chain.read(peer.certificates)
+        if isinstance(presented, Refusal):
+            self._note(peer, presented)
+            return presented
+        for _ in range(_ROUNDS):
+            verdict = await self._judge(presented, peer.certificates[0])
+            if isinstance(verdict, _Refused):
+                self._note(peer, verdict.refusal, verdict.profile_id)
+                return verdict.refusal
+            try:
+                settled = await self._tickets.submit(self._ticket(verdict, peer))
+            except StaleProfile:
+                continue
+            if isinstance(settled, Refusal):
+                self._note(peer, settled, verdict.profile.id, verdict.name)
+                return settled
+            if (device := await self._enrolled.submit(self._id_digest(settled.credentials.id))) is not None:
+                return device  # else it was deleted in this very moment
+        raise Unavailable("The device or its profile changes all the time.")
+
+    async def _judge(self, presented: Chain, der: bytes) -> Intent | _Refused:
+        """What the chain asks for, of the profile whose CA is nearest to the device."""
+        now = self._now()
+        nearest: tuple[int, DeviceProfile] | None = None
+        refused: _Refused | None = None
+        for trusted in await self._lookups.submit(presented.issuers):
+            path = trusted.trust.verify(presented, now)
+            if not isinstance(path, Refusal):
+                if nearest is None or len(path) < nearest[0]:
+                    nearest = len(path), trusted.profile
+            elif path.reason in _VETOES:
+                return _Refused(path, trusted.profile.id)
+            elif path.reason not in _UNRELATED:
+                refused = _Refused(path, trusted.profile.id)
+            elif refused is None:
+                refused = _Refused(path)
+        if nearest is None:
+            return refused or _Refused(_untrusted(presented, now))
+        _, profile = nearest
+        if profile.strategy is not ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+            return _Refused(Refusal(Reason.CHAIN_DISABLED), profile.id)
+        name = chain.device_name(presented, profile.chain)
+        if isinstance(name, Refusal):
+            return _Refused(name, profile.id)
+        return Intent(profile, name, building.certificate(x509.text_of(der)), gateway=False, nonce=None)
+
+    def _ticket(self, intent: Intent, peer: Peer) -> Ticket:
+        now = self._clock()
+        return Ticket(
+            intent,
+            peer,
+            asyncio.get_running_loop().time() + self._wait_limit,
+            ids.uuid7(now, self._random),
+            ids.uuid7(now, self._random),
+            Fresh("", ""),  # nothing is generated: the certificate is there, and has the name
+            nonce_digest=None,
+            request_digest=None,
+            id_digest=self._id_digest(intent.supplied.id) if intent.supplied else None,
+            look=not intent.profile.chain.allow_create,
+        )
+
+    async def _look_up(self, wanted: Sequence[frozenset[bytes]]) -> list[list[Trusted] | Exception]:
+        """For each set of issuers the profiles that trust one of them."""
+        async with self._database.connection() as connection:
+            found = await profiles.trusting(connection, frozenset().union(*wanted))
+            revisions = {id_: revision for each in found.values() for id_, revision in each.items()}
+            trusted = {id_: await self._tried(connection, id_, revision) for id_, revision in revisions.items()}
+        answers: list[list[Trusted] | Exception] = []
+        for issuers in wanted:
+            candidates = [trusted[id_] for id_ in sorted({id_ for issuer in issuers for id_ in found[issuer]})]
+            fault = next((each for each in candidates if isinstance(each, Exception)), None)
+            answers.append(fault or [each for each in candidates if isinstance(each, Trusted)])
+        return answers
+
+    async def _current(self, profile_id: UUID, revision: int) -> Trusted | None:
+        """The profile as it was in this revision, or is now; None when it is gone."""
+        held = self._trusted.get(profile_id)
+        if held is not None and held.profile.revision >= revision:
+            return held
+        return await self._profiles.submit((profile_id, revision))
+
+    async def _get(self, wanted: Sequence[tuple[UUID, int]]) -> list[Trusted | Exception | None]:
+        async with self._database.connection() as connection:
+            return [await self._tried(connection, id_, revision) for id_, revision in wanted]
+
+    async def _tried(self, connection: Connection, id_: UUID, revision: int) -> Trusted | Exception | None:
+        """As `_load`, for a group: those who want another profile go on without this one."""
+        try:
+            return await self._load(connection, id_, revision)
+        except ValueError as fault:
+            log.error("the CAs of profile %s cannot be read: %s", id_, type(fault).__name__)  # noqa: TRY400
+            return Unavailable("The CAs of a profile cannot be read.")
+
+    async def _load(self, connection: Connection, id_: UUID, revision: int) -> Trusted | None:
+        """A profile with its CAs, read anew when the copy is older than this revision. Raises ValueError."""
+        held = self._trusted.get(id_)
+        if held is not None and held.profile.revision >= revision:
+            return held
+        profile = await profiles.get(connection, id_)
+        if profile is None:
+            self._trusted.pop(id_, None)
+            return None
+        self._trusted[id_] = Trusted(profile, Trust(await profiles.authorities(connection, id_)))
+        return self._trusted[id_]
+
+    async def _known(self, id_digests: Sequence[bytes]) -> list[Authenticated | Exception | None]:
+        async with self._database.connection() as connection:
+            rows = await access.held(connection, id_digests)
+        return [rows[digest].device if digest in rows else None for digest in id_digests]
+
+    def _id_digest(self, credentials_id: str) -> bytes:
+        return self._keys.digest("credentials", credentials_id)
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _note(
+        self,
+        peer: Peer,
+        refusal: Refusal,
+        profile_id: UUID | None = None,
+        name: str | None = None,
+        device_id: UUID | None = None,
+    ) -> None:
+        self._attempts.note(
+            peer,
+            refusal.outcome,
+            refusal.reason.name,
+            refusal.detail,
+            profile_id=profile_id,
+            device_id=device_id,
+            name=name,
+        )
+
+
+def _untrusted(presented: Chain, now: datetime) -> Refusal:
+    """Why a chain leads nowhere, as somebody says who trusts nobody."""
+    verdict = Trust(()).verify(presented, now)
+    return verdict if isinstance(verdict, Refusal) else Refusal(Reason.UNTRUSTED)
