@@ -1,4 +1,4 @@
-"""MQTT on TCP: drives one `Session` per connection with asyncio.
+"""MQTT on TCP or TLS: drives one `Session` per connection with asyncio.
 
 Cheap on purpose: no stream, no task and no timer per connection, one read buffer for all of them. Nothing
 that a client sends is logged or makes a stack trace; how a connection ended is logged for debugging.
@@ -8,20 +8,44 @@ import asyncio
 import itertools
 import logging
 import secrets
+import socket
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, cast
 
-from provserver.core.model import Peer, Transport
+from provserver.core import attributes
+from provserver.core.authentication import Denial
+from provserver.core.model import Authenticated, Peer, Transport
+from provserver.core.telemetry import InvalidData
+from provserver.errors import Unavailable
+from provserver.services.access import Access
+from provserver.services.data import Data
+from provserver.services.datastreams import Datastreams
 from provserver.services.provisioning import Provisioning
+from provserver.services.sessions import Cause, LiveSession, Sessions
+from provserver.transports.mqtt import device, topics
+from provserver.transports.mqtt.device import DeviceAnswer, DeviceBehaviour, DeviceRequested
 from provserver.transports.mqtt.packets import Connect, ReasonCode
 from provserver.transports.mqtt.session import AuthenticationRequested, Limits, ProvisionRequested, Session
+from provserver.transports.mqtt.topics import Feature
 
 logger = logging.getLogger("provserver.mqtt")
 
-Authenticate = Callable[[Connect, Peer], Awaitable[ReasonCode]]
-"""Decides on a CONNECT that is not for provisioning: the reason code to refuse it with (§3.2.2.2)."""
+MakeProtocol = Callable[[], asyncio.BaseProtocol]
+
+
+@dataclass(frozen=True, slots=True)
+class _Services:
+    """What devices with credentials of their own are served by."""
+
+    access: Access
+    sessions: Sessions
+    data: Data
+    datastreams: Datastreams | None
+
 
 _READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
 _WRITE_HIGH_WATER: Final = 65_536
@@ -29,14 +53,17 @@ _BACKLOG: Final = 4096  # a fleet wakes up at once; the kernel caps it at somaxc
 _DEFAULT_LIMITS: Final = Limits()
 
 
-async def unavailable(_connect: Connect, _peer: Peer) -> ReasonCode:
-    """The `Authenticate` that never says whether credentials are good."""
-    return ReasonCode.SERVER_UNAVAILABLE
+_END_CODES: Final = {
+    Cause.TAKEN_OVER: ReasonCode.SESSION_TAKEN_OVER,
+    Cause.REVOKED: ReasonCode.ADMINISTRATIVE_ACTION,
+}
 
 
 class MqttListener:
-    """Accepts MQTT connections and answers their provision requests.
+    """Accepts MQTT connections, answers their provision requests, and takes what devices send.
 
+    access, sessions, data: what devices come back with needs all three; without, they are told that the server is
+        unavailable. datastreams: Blynk's topics, if they are to be had.
     max_connections: one more is closed as soon as it is accepted, and counted in `refused`.
     write_timeout: seconds in which a client must read some of what it was sent, once much is waiting; while
         much is, nothing is read from it.
@@ -48,15 +75,20 @@ class MqttListener:
         self,
         provisioning: Provisioning,
         *,
+        access: Access | None = None,
+        sessions: Sessions | None = None,
+        data: Data | None = None,
+        datastreams: Datastreams | None = None,
         limits: Limits = _DEFAULT_LIMITS,
         max_connections: int = 10_000,
         write_timeout: float = 10,
         close_timeout: float = 2,
         sweep_interval: float = 1,
-        authenticate: Authenticate = unavailable,
     ) -> None:
         self.provisioning = provisioning
-        self.authenticate = authenticate
+        self.services: _Services | None = None
+        if access is not None and sessions is not None and data is not None:
+            self.services = _Services(access, sessions, data, datastreams)
         self.limits = limits
         self.write_timeout = write_timeout
         self.close_timeout = close_timeout
@@ -65,13 +97,14 @@ class MqttListener:
         self._max_connections = max_connections
         self._sweep_interval = sweep_interval
         self._servers: list[asyncio.Server] = []
+        self._abort_handshakes: list[Callable[[], None]] = []
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unused = asyncio.Event()
         self._unused.set()
         self._sweeping: asyncio.TimerHandle | None = None
         self._stopping = False
-        client_ids = (f"provision-{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
+        client_ids = (f"auto-{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
         self.assign_client_id = client_ids.__next__
 
     @property
@@ -79,16 +112,35 @@ class MqttListener:
         """How many are open."""
         return len(self._connections)
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> tuple[str, int]:
+    async def start(
+        self,
+        host: str,
+        port: int,
+        *,
+        wrap: Callable[[MakeProtocol], MakeProtocol] | None = None,
+        sock: socket.socket | None = None,
+    ) -> tuple[str, int]:
         """Accept on an address (port 0: any free one) and return it; OSError if that cannot be had.
 
-        May be called for several addresses.
+        sock: bound to it already, by a supervisor that shares the address between processes.
+
+        May be called for several addresses. wrap: puts TLS around a connection's protocol; the transport it gives
+        that knows `certificates` and `psk`, as `Peer` has them. What it returns may have `abort()`, which is called
+        at the end for the handshakes under way.
         """
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: _Connection(self, loop), host, port, reuse_port=reuse_port, backlog=_BACKLOG
-        )
+
+        def connection() -> asyncio.BaseProtocol:
+            return _Connection(self, loop)
+
+        factory = wrap(connection) if wrap is not None else connection
+        if sock is not None:
+            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
+        else:
+            server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
         self._servers.append(server)
+        if (abort := getattr(factory, "abort", None)) is not None:
+            self._abort_handshakes.append(abort)
         bound_host, bound_port, *_ = server.sockets[0].getsockname()
         return bound_host, bound_port
 
@@ -97,6 +149,8 @@ class MqttListener:
         self._stopping = True
         for server in self._servers:
             server.close()
+        for abort in self._abort_handshakes:
+            abort()
         for connection in tuple(self._connections):
             connection.drain()
         try:
@@ -161,17 +215,24 @@ class _Connection(asyncio.BufferedProtocol):
 
     A closing connection is first closed for writing only, and read until the client closes too: bytes that are
     unread when a socket is closed make the kernel reset it, and our last words are lost with it.
+
+    _waiting: what a device has published and is worked on, one after the other, so that nothing of one device
+    overtakes; None when there is nothing. _changed: shared attributes it is about to be told of, likewise.
     """
 
     __slots__ = (
         "_abort_at",
         "_address",
+        "_changed",
         "_closing",
+        "_device",
         "_listener",
+        "_live",
         "_loop",
         "_reading",
         "_session",
         "_transport",
+        "_waiting",
         "_writable",
     )
 
@@ -185,6 +246,10 @@ class _Connection(asyncio.BufferedProtocol):
         self._abort_at = inf
         self._reading = self._writable = True
         self._closing = False
+        self._device: DeviceBehaviour | None = None
+        self._live: LiveSession | None = None
+        self._waiting: deque[DeviceRequested] | None = None
+        self._changed: list[tuple[str, ...]] | None = None
 
     @property
     def deadline(self) -> float:
@@ -205,6 +270,7 @@ class _Connection(asyncio.BufferedProtocol):
     def connection_lost(self, _exc: Exception | None) -> None:
         self._closing = True
         self._session.receive_eof()
+        self._leave()
         logger.debug("%s: %s", self._address, self._session.close_reason)
         self._listener.dismiss(self)
 
@@ -219,6 +285,7 @@ class _Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> None:
         self._session.receive_eof()
+        self._leave()
         self._closing = True
         self._abort_at = self._loop.time() + self._listener.close_timeout
 
@@ -254,15 +321,40 @@ class _Connection(asyncio.BufferedProtocol):
         self._advance()
         self._transport.abort()
 
+    # What follows is for the device's live session.
+
+    def end(self, cause: Cause) -> None:
+        """Close, and forget what was not yet begun."""
+        if self._waiting is not None:
+            self._waiting.clear()
+        self._session.disconnect(_END_CODES[cause], cause.value)
+        self._advance()
+
+    def attributes_changed(self, keys: tuple[str, ...]) -> None:
+        """Tell the device, if it wants to know."""
+        if self._changed is not None:
+            self._changed.append(keys)
+        elif self._device is not None and self._device.awaits_updates and self._listener.services is not None:
+            self._changed = [keys]
+            self._listener.run(self._update(self._device, self._listener.services.data))
+
+    def _peer(self) -> Peer:
+        certificates = self._transport.get_extra_info("certificates") or ()
+        return Peer(Transport.MQTT, self._address, certificates, self._transport.get_extra_info("psk"))
+
     def _advance(self) -> None:
         """Do what the session wants done."""
         session = self._session
         for event in session.events():
             match event:
                 case ProvisionRequested():
-                    self._listener.run(self._provision(event))
+                    self._listener.run(self._provision(event, self._peer()))
                 case AuthenticationRequested():
-                    self._listener.run(self._authenticate(event))
+                    self._listener.run(self._authenticate(event.connect, self._peer()))
+                case DeviceRequested():
+                    self._enqueue(event)
+        if session.closing:
+            self._leave()
         if self._closing:
             return
         data = session.data_to_send()
@@ -273,16 +365,25 @@ class _Connection(asyncio.BufferedProtocol):
         else:
             self._pause_or_resume_reading()
 
+    def _leave(self) -> None:
+        """Be the device's live session no more."""
+        if self._live is not None:
+            live, self._live, self._device = self._live, None, None
+            live.close()
+
     def _close(self) -> None:
         self._closing = True
         self._abort_at = self._loop.time() + self._listener.close_timeout
         if not self._reading:
             self._reading = True
             self._transport.resume_reading()
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
+        if not self._transport.can_write_eof():
             self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client is gone, which nobody has noticed yet
+            self._transport.abort()
 
     def _pause_or_resume_reading(self) -> None:
         reading = self._writable and self._session.reading
@@ -293,9 +394,8 @@ class _Connection(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
 
-    async def _provision(self, request: ProvisionRequested) -> None:
+    async def _provision(self, request: ProvisionRequested, peer: Peer) -> None:
         try:
-            peer = Peer(Transport.MQTT, self._address)
             answer = await self._listener.provisioning.answer(request.payload, peer)
         except Exception as error:
             self._log_failure("a provision request", error)
@@ -303,14 +403,89 @@ class _Connection(asyncio.BufferedProtocol):
         self._session.answer(request, answer, self._loop.time())
         self._advance()
 
-    async def _authenticate(self, event: AuthenticationRequested) -> None:
+    async def _authenticate(self, connect: Connect, peer: Peer) -> None:
+        session, services = self._session, self._listener.services
         try:
-            reason_code = await self._listener.authenticate(event.connect, Peer(Transport.MQTT, self._address))
+            if services is None:
+                raise Unavailable("Devices are not served here.")
+            found = await services.access.with_mqtt(connect.client_id, connect.username, connect.password, peer)
+            if isinstance(found, Denial):
+                session.refuse(found.reason_code, found.text, found.return_code)
+            elif not session.closing:
+                # The live session comes first: a client that hears that it is let in has taken over from any other.
+                live = await services.sessions.open(found, self)
+                if session.closing:
+                    live.close()
+                else:
+                    self._live = live
+                    self._device = DeviceBehaviour(session, connect, found, services.datastreams)
+                    session.accept(connect, self._device, self._loop.time())
         except Exception as error:
-            self._log_failure("an authentication", error)
-            reason_code = ReasonCode.SERVER_UNAVAILABLE
-        self._session.refuse(reason_code, "the server is unavailable")
+            if not isinstance(error, Unavailable):
+                self._log_failure("an authentication", error)
+            session.refuse(ReasonCode.SERVER_UNAVAILABLE, "the server is unavailable")
         self._advance()
+
+    def _enqueue(self, request: DeviceRequested) -> None:
+        if self._waiting is not None:
+            self._waiting.append(request)
+        elif self._device is not None and self._listener.services is not None:
+            self._waiting = deque((request,))
+            self._listener.run(self._work(self._device.device, self._waiting, self._listener.services))
+
+    async def _work(self, who: Authenticated, waiting: deque[DeviceRequested], services: _Services) -> None:
+        """Do what the device asks for, also when it has left behind its last message."""
+        while waiting:
+            request = waiting.popleft()
+            answer = await self._perform(who, request, services.data, services.datastreams)
+            if answer is device.UNAVAILABLE and request.qos:
+                waiting.clear()  # it is disconnected, and sends again what follows
+            self._session.answer(request, answer, self._loop.time())
+            self._advance()
+        self._waiting = None
+
+    async def _perform(
+        self, who: Authenticated, request: DeviceRequested, data: Data, datastreams: Datastreams | None
+    ) -> DeviceAnswer | None:
+        try:
+            match request.feature:
+                case Feature.TELEMETRY:
+                    await data.telemetry(who, request.payload)
+                case Feature.ATTRIBUTES:
+                    await data.publish_attributes(who, request.payload)
+                case Feature.ATTRIBUTE_REQUEST:
+                    found = await data.attributes(who, *attributes.decode_request(request.payload))
+                    return DeviceAnswer(messages=[(topics.reply_topic(request.topic), device.encoded(found))])
+                case Feature.CLAIM:
+                    await data.claim(who, request.payload)
+                case Feature.DATASTREAM if datastreams is not None:
+                    return DeviceAnswer(messages=await datastreams.publish(who, request.topic, request.payload))
+        except InvalidData as error:
+            return device.invalid(str(error))
+        except Unavailable:
+            return device.UNAVAILABLE
+        except Exception as error:
+            self._log_failure("a device's message", error)
+            return None
+        return device.DONE
+
+    async def _update(self, behaviour: DeviceBehaviour, data: Data) -> None:
+        """Tell the device of the shared attributes that have changed, as they are now."""
+        while self._changed and not self._session.closing:
+            changed, self._changed = self._changed, []
+            keys = () if () in changed else tuple(dict.fromkeys(key for each in changed for key in each))
+            try:
+                found = await data.changed_attributes(behaviour.device.device_id, keys)
+            except Exception as error:
+                if not isinstance(error, Unavailable):
+                    self._log_failure("an update of attributes", error)
+                # What it has is out of date: it asks for all of them when it comes back.
+                self._session.disconnect(ReasonCode.SERVER_BUSY, "attributes could not be read")
+            else:
+                if found:
+                    behaviour.update_attributes(found)
+            self._advance()
+        self._changed = None
 
     def _log_failure(self, what: str, error: Exception) -> None:
         """Where and what it was; not its message, which may quote the request."""

@@ -1,13 +1,16 @@
 """One connection without I/O: bytes and the time go in; bytes, events and a deadline come out.
 
 `Session` is what every connection has: CONNECT, keep alive, errors, the end. What the client may do once it
-is connected is a behaviour; `ProvisionBehaviour` is that of a client that came to be provisioned.
+is connected is a `Behaviour`: `ProvisionBehaviour` is that of a client that came to be provisioned,
+`device.DeviceBehaviour` that of a device with credentials of its own.
 """
 
+import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
-from typing import Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from provserver.errors import RENDERINGS
 from provserver.services.provisioning import Answer
@@ -43,6 +46,9 @@ RESPONSE_TOPIC: Final = "/provision/response"
 
 MAXIMUM_QOS: Final = 1
 
+MAX_SUBSCRIPTIONS: Final = 32
+MAX_TOPIC_FILTER: Final = 256
+
 _RETURN_CODES: Final[dict[int, int]] = {
     ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
     ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
@@ -59,10 +65,11 @@ class Limits:
     connect_timeout: from the connection to the answered CONNECT.
     keep_alive_floor: the least time a client may be silent, however short its Keep Alive: some ask for 10 s
         and never ping.
-    idle_limit: the most time a client may be silent, whatever its Keep Alive, 0 (for ever) included.
+    idle_limit: the most time a client may be silent: in a provision session whatever its Keep Alive, in a device's
+        if it asked for none.
     first_verdict: a provision session ends so long after its CONNECT if it had no verdict, ping as it may.
     after_verdict: a provision session ends so long after its last verdict.
-    in_flight: provision requests of one session; while so many are being decided, no more is read.
+    in_flight: requests of one session; while so many are being decided, no more is read.
     """
 
     max_packet_size: int = 65_536
@@ -74,26 +81,35 @@ class Limits:
     in_flight: int = 8
 
 
+AnswerT = TypeVar("AnswerT")
+
+
 @dataclass(slots=True, eq=False)
-class ProvisionRequested:
-    """A provision request wants an answer: give it to `Session.answer`."""
+class Request(Generic[AnswerT]):
+    """A PUBLISH that wants an answer: give it to `Session.answer`. answer: None if it could not be decided."""
 
     payload: bytes = field(repr=False)
     qos: int
     packet_id: int
     correlation_data: bytes | None = field(default=None, repr=False)
     answered: bool = False
-    answer: Answer | None = None
+    answer: AnswerT | None = field(default=None, repr=False)
+
+
+class ProvisionRequested(Request[Answer]):
+    """A provision request."""
+
+    __slots__ = ()
 
 
 @dataclass(slots=True, eq=False)
 class AuthenticationRequested:
-    """A CONNECT that is not for provisioning wants a decision: nothing is read until `Session.refuse`."""
+    """A CONNECT that is not for provisioning wants a decision: nothing is read until `Session.accept` or `refuse`."""
 
     connect: Connect
 
 
-Event = ProvisionRequested | AuthenticationRequested
+Event = Request[Any] | AuthenticationRequested
 
 
 class Session:
@@ -134,7 +150,7 @@ class Session:
         self.deadline = now + limits.connect_timeout
         self._assign_client_id = assign_client_id
         self._decoder = Decoder(limits.max_packet_size)
-        self._behaviour: ProvisionBehaviour | None = None
+        self._behaviour: Behaviour[Any] | None = None
         self._authenticating = False
         self._draining = False
         self._idle = self._idle_at = self._end_at = inf
@@ -191,7 +207,7 @@ class Session:
         else:
             self.disconnect(ReasonCode.ADMINISTRATIVE_ACTION, "the provision session is over")
 
-    def answer(self, request: ProvisionRequested, answer: Answer | None, now: float) -> None:
+    def answer(self, request: Request[AnswerT], answer: AnswerT | None, now: float) -> None:
         """Answer a request; None if it could not be decided. What is sent keeps the order of the requests."""
         request.answered, request.answer = True, answer
         if self._behaviour is None:
@@ -203,14 +219,22 @@ class Session:
             self.shut_down()
         self._proceed(now)
 
-    def refuse(self, reason_code: ReasonCode, reason: str) -> None:
-        """Refuse the CONNECT (§3.2.2.2)."""
+    def accept(self, connect: Connect, behaviour: "Behaviour[Any]", now: float) -> None:
+        """Accept the CONNECT (§3.2), and go on with what came behind it."""
+        if self.closing:
+            return
+        self._authenticating = False
+        self._begin(connect, behaviour, now)
+        self._proceed(now)
+
+    def refuse(self, reason_code: int, reason: str, return_code: int | None = None) -> None:
+        """Refuse the CONNECT (§3.2.2.2). return_code: how to say it before MQTT 5."""
         if self.closing:
             return
         if self.version is Version.V5:
             self.send(Connack(reason_code, self.reason(reason)))
-        elif reason_code in _RETURN_CODES:
-            self.send(Connack(_RETURN_CODES[reason_code]))
+        elif (code := return_code or _RETURN_CODES.get(reason_code)) is not None:
+            self.send(Connack(code))
         self.close(reason)
 
     def drain(self) -> None:
@@ -225,11 +249,13 @@ class Session:
 
     # What follows is for behaviours.
 
-    def send(self, packet: ServerPacket) -> None:
-        """Queue a packet, unless it is larger than the client takes (§3.1.2.11.4)."""
+    def send(self, packet: ServerPacket) -> bool:
+        """Queue a packet, unless it is larger than the client takes (§3.1.2.11.4); whether it was queued."""
         data = encode(packet, self.version)
-        if len(data) <= self._client_maximum_packet_size:
-            self._output.append(data)
+        if len(data) > self._client_maximum_packet_size:
+            return False
+        self._output.append(data)
+        return True
 
     def emit(self, event: Event) -> None:
         """Tell the driver."""
@@ -305,29 +331,29 @@ class Session:
         ):
             self.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client id is empty")
         elif PROVISION in (connect.username, connect.client_id):
-            self._accept(connect, now)
+            self._begin(connect, ProvisionBehaviour(self, connect), now)
+            self._end_at = now + self.limits.first_verdict
         else:
             self._authenticating = True
             self.emit(AuthenticationRequested(connect))
 
-    def _accept(self, connect: Connect, now: float) -> None:
-        self._behaviour = ProvisionBehaviour(self, connect)
+    def _begin(self, connect: Connect, behaviour: "Behaviour[Any]", now: float) -> None:
+        self._behaviour = behaviour
         silence = 1.5 * connect.keep_alive or inf
-        self._idle = min(max(silence, self.limits.keep_alive_floor), self.limits.idle_limit)
+        self._idle = behaviour.patience(silence)
         self._idle_at = now + self._idle
-        self._end_at = now + self.limits.first_verdict
-        granted = self._granted(connect, silence) if connect.version is Version.V5 else Properties()
+        granted = self._granted(connect, behaviour, silence) if connect.version is Version.V5 else Properties()
         self.send(Connack(ReasonCode.SUCCESS, granted))
 
-    def _granted(self, connect: Connect, silence: float) -> Properties:
+    def _granted(self, connect: Connect, behaviour: "Behaviour[Any]", silence: float) -> Properties:
         """What a client of MQTT 5 is told of this server (§3.2.2.3)."""
         limits = self.limits
         granted: Properties = {
             "receive_maximum": limits.in_flight,
             "maximum_qos": MAXIMUM_QOS,
-            "retain_available": 0,
+            "retain_available": behaviour.RETAIN_AVAILABLE,
             "maximum_packet_size": limits.max_packet_size,
-            "wildcard_subscription_available": 0,
+            "wildcard_subscription_available": behaviour.WILDCARDS_AVAILABLE,
             "subscription_identifier_available": 0,
             "shared_subscription_available": 0,
         }
@@ -335,34 +361,55 @@ class Session:
             granted["session_expiry_interval"] = 0
         if not connect.client_id:
             granted["assigned_client_identifier"] = self._assign_client_id()
-        if silence > limits.idle_limit:
-            granted["server_keep_alive"] = min(max(int(limits.idle_limit / 1.5), 1), 0xFFFF)
+        if silence > self._idle:
+            granted["server_keep_alive"] = min(max(int(self._idle / 1.5), 1), 0xFFFF)
         return granted
 
 
-class ProvisionBehaviour:
-    """Provision requests, answered on their own connection alone; there is no other topic.
+RequestT = TypeVar("RequestT", bound=Request[Any])
 
-    requests: those in flight, in their order.
+
+class Behaviour(ABC, Generic[RequestT]):
+    """What a connected client may do: publish to some topics, subscribe to some, and get answers.
+
+    requests: those in flight, in their order; so are their answers (§4.6).
     """
 
-    __slots__ = ("_granted_qos", "_last_packet_id", "_quota", "_session", "requests")
+    RETAIN_AVAILABLE: ClassVar[int]
+    WILDCARDS_AVAILABLE: ClassVar[int]
+
+    __slots__ = ("_last_packet_id", "_quota", "_session", "_subscriptions", "requests")
 
     def __init__(self, session: Session, connect: Connect) -> None:
-        self.requests: list[ProvisionRequested] = []
+        self.requests: list[RequestT] = []
         self._session = session
-        self._granted_qos: int | None = None
+        self._subscriptions: dict[str, int] | None = None  # granted QoS by topic filter
         self._last_packet_id = 0
         self._quota = connect.properties.get("receive_maximum", 0xFFFF)
+
+    @abstractmethod
+    def patience(self, silence: float) -> float:
+        """Seconds the client may be silent that promised not to be for longer than `silence`, maybe infinite."""
+
+    @abstractmethod
+    def subscribable(self, topic_filter: str) -> bool:
+        """Whether a subscription is granted."""
+
+    @abstractmethod
+    def publish(self, packet: Publish) -> None:
+        """Handle what the client publishes; one that is a repetition of a request in flight does not come here."""
+
+    @abstractmethod
+    def reply(self, request: RequestT) -> bool:
+        """Send the answer of a request; true if it was a verdict."""
 
     def receive(self, packet: ClientPacket) -> None:
         """Handle a packet of the connected client."""
         match packet:
-            case Publish() if packet.topic == REQUEST_TOPIC:
-                self._request(packet)
+            case Publish(dup=True) if packet.qos and any(each.packet_id == packet.packet_id for each in self.requests):
+                pass  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
             case Publish():
-                self._acknowledge(packet, ReasonCode.TOPIC_NAME_INVALID, "no such topic")
-                self._session.disconnect(ReasonCode.TOPIC_NAME_INVALID, "no such topic")
+                self.publish(packet)
             case Subscribe():
                 self._subscribe(packet)
             case Unsubscribe():
@@ -378,58 +425,34 @@ class ProvisionBehaviour:
         """Send the answers that are next in order; true if a verdict was among them."""
         verdict = False
         while self.requests and self.requests[0].answered and not self._session.closing:
-            verdict |= self._reply(self.requests.pop(0))
+            verdict |= self.reply(self.requests.pop(0))
         return verdict
 
-    def _request(self, packet: Publish) -> None:
-        if packet.dup and any(packet.packet_id == request.packet_id for request in self.requests):
-            return  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
-        correlation_data = packet.properties.get("correlation_data")
-        request = ProvisionRequested(packet.payload, packet.qos, packet.packet_id, correlation_data)
-        self.requests.append(request)
-        self._session.emit(request)
-
-    def _reply(self, request: ProvisionRequested) -> bool:
-        session, answer = self._session, request.answer
-        if answer is None:
-            code, reason = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the request could not be decided"
-            if session.version is Version.V5:
-                self._acknowledge(request, code, reason)
-            session.disconnect(code, reason)
-            return False
-        rendering = RENDERINGS[answer.outcome]
-        code, reason = ReasonCode(rendering.mqtt), rendering.error or ""
-        if code is ReasonCode.SUCCESS:
-            self._acknowledge(request, code, "")
-            self._publish(request, answer.body)
-            return True
-        if session.version is not Version.V5:
-            session.close(reason)
-        elif request.qos and code is not ReasonCode.PACKET_TOO_LARGE:  # which no PUBACK may say (§3.4.2.1)
-            self._acknowledge(request, code, reason)
-        else:
-            session.disconnect(code, reason)
-        return False
-
-    def _acknowledge(self, request: Publish | ProvisionRequested, code: ReasonCode, reason: str) -> None:
+    def acknowledge(self, request: Publish | Request[Any], code: ReasonCode, reason: str = "") -> None:
         """PUBACK, or PUBREC for the QoS 2 that 3.1 and 3.1.1 have no way to refuse."""
         if request.qos:
             acknowledgement = Puback if request.qos == 1 else Pubrec
             properties = self._session.reason(reason) if reason else Properties()
             self._session.send(acknowledgement(request.packet_id, code, properties))
 
-    def _publish(self, request: ProvisionRequested, body: bytes) -> None:
-        qos = MAXIMUM_QOS if self._granted_qos is None else self._granted_qos
+    def granted_qos(self, topic: str) -> int | None:
+        """The highest QoS of the subscriptions that a topic matches; None when none does."""
+        if not self._subscriptions:
+            return None
+        return max((qos for each, qos in self._subscriptions.items() if matches(each, topic)), default=None)
+
+    def send(self, topic: str, payload: bytes, qos: int, correlation_data: bytes | None = None) -> None:
+        """Publish to the client."""
         if qos and not self._quota:
             qos = 0  # the client's Receive Maximum is used up [MQTT-3.3.4-9]
         packet_id = 0
         if qos:
-            self._quota -= 1
             packet_id = self._last_packet_id = self._last_packet_id % 0xFFFF + 1
         properties: Properties = {}
-        if request.correlation_data is not None:
-            properties["correlation_data"] = request.correlation_data
-        self._session.send(Publish(RESPONSE_TOPIC, body, qos, packet_id, properties=properties))
+        if correlation_data is not None:
+            properties["correlation_data"] = correlation_data
+        if self._session.send(Publish(topic, payload, qos, packet_id, properties=properties)) and qos:
+            self._quota -= 1
 
     def _subscribe(self, packet: Subscribe) -> None:
         v5 = self._session.version is Version.V5
@@ -437,21 +460,94 @@ class ProvisionBehaviour:
         for topic_filter, options in packet.subscriptions:
             if "subscription_identifier" in packet.properties:
                 codes.append(ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
-            elif topic_filter == RESPONSE_TOPIC:
-                self._granted_qos = min(options & 3, MAXIMUM_QOS)
-                codes.append(self._granted_qos)
-            else:
+            elif len(topic_filter) > MAX_TOPIC_FILTER or not self.subscribable(topic_filter):
                 codes.append(ReasonCode.TOPIC_FILTER_INVALID if v5 else ReasonCode.UNSPECIFIED_ERROR)
+            else:
+                code = self._granted(topic_filter, min(options & 3, MAXIMUM_QOS))
+                codes.append(code if v5 or code <= MAXIMUM_QOS else ReasonCode.UNSPECIFIED_ERROR)
         self._session.send(Suback(packet.packet_id, codes))
+
+    def _granted(self, topic_filter: str, qos: int) -> int:
+        if self._subscriptions is None:
+            self._subscriptions = {}
+        if topic_filter not in self._subscriptions and len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+            return ReasonCode.QUOTA_EXCEEDED
+        self._subscriptions[sys.intern(topic_filter)] = qos  # a fleet's devices have the same few
+        return qos
 
     def _unsubscribe(self, packet: Unsubscribe) -> None:
         codes: list[int] = []
         for topic_filter in packet.topic_filters:
-            if topic_filter != RESPONSE_TOPIC:
-                codes.append(ReasonCode.TOPIC_FILTER_INVALID)
-            elif self._granted_qos is None:
+            if self._subscriptions and self._subscriptions.pop(topic_filter, None) is not None:
+                codes.append(ReasonCode.SUCCESS)
+            elif self.subscribable(topic_filter):
                 codes.append(ReasonCode.NO_SUBSCRIPTION_EXISTED)
             else:
-                self._granted_qos = None
-                codes.append(ReasonCode.SUCCESS)
+                codes.append(ReasonCode.TOPIC_FILTER_INVALID)
         self._session.send(Unsuback(packet.packet_id, codes))
+
+
+class ProvisionBehaviour(Behaviour[ProvisionRequested]):
+    """Provision requests, answered on their own connection alone; there is no other topic."""
+
+    RETAIN_AVAILABLE = 0
+    WILDCARDS_AVAILABLE = 0
+
+    __slots__ = ()
+
+    def patience(self, silence: float) -> float:
+        """As `Limits` has it."""
+        limits = self._session.limits
+        return min(max(silence, limits.keep_alive_floor), limits.idle_limit)
+
+    def subscribable(self, topic_filter: str) -> bool:
+        """The topic of the replies alone."""
+        return topic_filter == RESPONSE_TOPIC
+
+    def publish(self, packet: Publish) -> None:
+        """Take a request; anything else ends the session."""
+        if packet.topic != REQUEST_TOPIC:
+            self.acknowledge(packet, ReasonCode.TOPIC_NAME_INVALID, "no such topic")
+            self._session.disconnect(ReasonCode.TOPIC_NAME_INVALID, "no such topic")
+            return
+        correlation_data = packet.properties.get("correlation_data")
+        request = ProvisionRequested(packet.payload, packet.qos, packet.packet_id, correlation_data)
+        self.requests.append(request)
+        self._session.emit(request)
+
+    def reply(self, request: ProvisionRequested) -> bool:
+        """Publish the verdict, or say that there is none."""
+        session, answer = self._session, request.answer
+        if answer is None:
+            code, reason = ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the request could not be decided"
+            if session.version is Version.V5:
+                self.acknowledge(request, code, reason)
+            session.disconnect(code, reason)
+            return False
+        rendering = RENDERINGS[answer.outcome]
+        code, reason = ReasonCode(rendering.mqtt), rendering.error or ""
+        if code is ReasonCode.SUCCESS:
+            self.acknowledge(request, code)
+            qos = self.granted_qos(RESPONSE_TOPIC)
+            self.send(RESPONSE_TOPIC, answer.body, MAXIMUM_QOS if qos is None else qos, request.correlation_data)
+            return True
+        if session.version is not Version.V5:
+            session.close(reason)
+        elif request.qos and code is not ReasonCode.PACKET_TOO_LARGE:  # which no PUBACK may say (§3.4.2.1)
+            self.acknowledge(request, code, reason)
+        else:
+            session.disconnect(code, reason)
+        return False
+
+
+def matches(topic_filter: str, topic: str) -> bool:
+    """Whether a topic matches a topic filter (§4.7)."""
+    if topic_filter == topic:
+        return True
+    levels, names = topic_filter.split("/"), topic.split("/")
+    for level, name in zip(levels, names, strict=False):
+        if level == "#":
+            return True
+        if level not in ("+", name):
+            return False
+    return len(levels) == len(names) or levels[len(names) :] == ["#"]

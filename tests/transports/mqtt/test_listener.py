@@ -1,168 +1,32 @@
 """MQTT on real sockets: unmodified clients, clients that misbehave, limits, and the end of the server."""
 
 import asyncio
-import contextlib
 import logging
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from typing import Any, Final, Self
+from typing import Any, Final, cast
 
 import aiomqtt
 import pytest
 
-from provserver.core.model import Peer, Transport
-from provserver.errors import Outcome
-from provserver.services.provisioning import Answer, Provisioning
-from provserver.transports.mqtt.listener import MqttListener
-from provserver.transports.mqtt.packets import Connect, ReasonCode
+from provserver.core.authentication import Denial
+from provserver.core.model import Authenticated, Peer, Transport
+from provserver.errors import Unavailable
+from provserver.services.access import Access
 from provserver.transports.mqtt.session import Limits
-from tests.transports.mqtt.wire import ALL, DISCONNECT, PINGREQ, PINGRESP, V3, V5, V311, Wire, whole
+from provserver.transports.sockets import shared
+from tests.transports.mqtt.sockets import PROTOCOLS, Find, Listen, Raw, Served, run
+from tests.transports.mqtt.wire import ALL, DISCONNECT, PINGREQ, PINGRESP, V3, V5, V311, Wire
 
 TOPICS: Final = ("/provision/request", "/provision/response")
-PROTOCOLS: Final = {
-    "mqttv31": aiomqtt.ProtocolVersion.V31,
-    "mqttv311": aiomqtt.ProtocolVersion.V311,
-    "mqttv5": aiomqtt.ProtocolVersion.V5,
-}
 
 each_version = pytest.mark.parametrize("wire", ALL, ids=str)
 each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
-
-Find = Callable[..., str]
-
-
-class Scripted(Provisioning):
-    """Answers with the request itself, as soon as the gate is open; some requests have a script of their own."""
-
-    def __init__(self) -> None:
-        self.asked: list[tuple[bytes, Peer]] = []
-        self.finished: list[bytes] = []
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.changed = asyncio.Event()
-
-    async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:  # noqa: ARG002
-        self.asked.append((payload, peer))
-        self.changed.set()
-        await self.gate.wait()
-        self.finished.append(payload)
-        self.changed.set()
-        if payload == b"raise":
-            raise LookupError(payload)
-        if payload == b"undecodable":
-            return Answer(Outcome.UNDECODABLE, b"")
-        return Answer(Outcome.SUCCESS, b"answer to " + payload)
-
-    async def until(self, predicate: Callable[[Self], bool]) -> None:
-        while not predicate(self):
-            self.changed.clear()
-            await self.changed.wait()
-
-
-@dataclass
-class Served:
-    """A listener, what answers for it, and where it is."""
-
-    listener: MqttListener
-    provisioning: Scripted
-    port: int
-
-    async def connect(self) -> "Raw":
-        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        return Raw(reader, writer)
-
-    async def provision_session(self, wire: Wire) -> "Raw":
-        raw = await self.connect()
-        await raw.send(wire.connect())
-        assert (await raw.packet())[0] == 0x20
-        return raw
-
-    async def emptied(self) -> None:
-        """Until no connection is left."""
-        await self.listener._unused.wait()
-
-
-@dataclass
-class Raw:
-    """A client that says what it is told to."""
-
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    received: bytes = b""
-
-    async def send(self, data: bytes) -> None:
-        self.writer.write(data)
-        await self.writer.drain()
-
-    async def packet(self) -> bytes:
-        while (size := whole(self.received)) is None:
-            data = await self.reader.read(4096)
-            assert data, "closed"
-            self.received += data
-        packet, self.received = self.received[:size], self.received[size:]
-        return packet
-
-    async def rest(self) -> bytes:
-        """Everything up to the end of the connection."""
-        return self.received + await self.reader.read()
-
-    def reset(self) -> None:
-        """Vanish."""
-        self.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.writer.transport.abort()
-
-    async def close(self) -> None:
-        self.writer.close()
-        with contextlib.suppress(OSError):
-            await self.writer.wait_closed()
-
-
-@dataclass
-class Listen:
-    """Starts listeners that end with the test."""
-
-    stack: contextlib.AsyncExitStack = field(default_factory=contextlib.AsyncExitStack)
-
-    async def __call__(self, **options: Any) -> Served:
-        provisioning = Scripted()
-        listener = MqttListener(provisioning, **{"sweep_interval": 0.01, **options})
-        self.stack.push_async_callback(listener.stop, 0)
-        _, port = await listener.start("127.0.0.1", 0)
-        return Served(listener, provisioning, port)
-
-
-@pytest.fixture(autouse=True)
-async def nothing_hangs() -> AsyncIterator[None]:
-    """Nor does the loop's last resort see anything: no test leaves an exception that nobody took."""
-    loop = asyncio.get_running_loop()
-    complaints: list[dict[str, Any]] = []
-    loop.set_exception_handler(lambda _, context: complaints.append(context))
-    yield
-    loop.set_exception_handler(None)
-    assert not complaints
-
-
-@pytest.fixture
-async def listen() -> AsyncIterator[Listen]:
-    listen = Listen()
-    async with listen.stack, asyncio.timeout(60):
-        yield listen
 
 
 @pytest.fixture
 async def served(listen: Listen) -> Served:
     return await listen()
-
-
-async def run(*command: str) -> tuple[int, bytes, bytes]:
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
-    )
-    out, err = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, out, err
 
 
 # Unmodified clients
@@ -369,6 +233,19 @@ async def test_client_that_vanishes(served: Served, wire: Wire) -> None:
     await raw.close()
 
 
+async def test_client_whose_reset_was_not_noticed_yet(served: Served) -> None:
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setblocking(False)
+        await loop.sock_connect(client, ("127.0.0.1", served.port))
+        await loop.sock_sendall(client, V311.connect())
+        await loop.sock_recv(client, 4)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    (connection,) = served.listener._connections
+    connection.drain()
+    await served.emptied()
+
+
 async def test_back_pressure(served: Served) -> None:
     served.provisioning.gate.clear()
     raw = await served.provision_session(V311)
@@ -420,33 +297,55 @@ async def test_service_that_fails(served: Served, caplog: pytest.LogCaptureFixtu
     assert record.exc_info is None
 
 
-@each_version
-async def test_authenticate(listen: Listen, wire: Wire) -> None:
-    seen: list[tuple[str | None, Peer]] = []
+class Judge(Access):
+    """Says the same to everyone, and that it is asked no further."""
 
-    async def authenticate(connect: Connect, peer: Peer) -> ReasonCode:
-        seen.append((connect.username, peer))
-        return ReasonCode.CLIENT_IDENTIFIER_NOT_VALID
+    def __init__(self, verdict: Denial | Exception) -> None:
+        self.verdict = verdict
+        self.asked: list[tuple[object, ...]] = []
 
-    served = await listen(authenticate=authenticate)
+    async def with_mqtt(
+        self, client_id: str, username: str | None, password: bytes | None, peer: Peer
+    ) -> Authenticated | Denial:
+        self.asked.append((client_id, username, password, peer))
+        if isinstance(self.verdict, Exception):
+            raise self.verdict
+        return self.verdict
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(name)
+
+
+async def judged(listen: Listen, wire: Wire, judge: Judge) -> bytes:
+    """All that a client gets whose CONNECT is judged."""
+    untouched = cast("Any", object())
+    served = await listen(access=judge, sessions=untouched, data=untouched)
     raw = await served.connect()
-    await raw.send(wire.connect(username="token"))
-    assert await raw.rest() == (b"\x20\x03\0\x85\0" if wire.v5 else b"\x20\x02\0\x02")
+    await raw.send(wire.connect("client", "token", b"secret"))
+    answer = await raw.rest()
     await raw.close()
-    assert seen == [("token", Peer(Transport.MQTT, "127.0.0.1"))]
+    assert judge.asked == [("client", "token", b"secret", Peer(Transport.MQTT, "127.0.0.1"))]
+    return answer
 
 
 @each_version
-async def test_authenticate_that_fails(listen: Listen, caplog: pytest.LogCaptureFixture, wire: Wire) -> None:
-    async def authenticate(_connect: Connect, _peer: Peer) -> ReasonCode:
-        raise LookupError("token")
+@pytest.mark.parametrize("denial", Denial)
+async def test_denial(listen: Listen, wire: Wire, denial: Denial) -> None:
+    answer = await judged(listen, wire, Judge(denial))
+    assert answer == (
+        bytes((0x20, 3, 0, denial.reason_code, 0)) if wire.v5 else bytes((0x20, 2, 0, denial.return_code))
+    )
 
-    served = await listen(authenticate=authenticate)
-    raw = await served.connect()
-    await raw.send(wire.connect(username="token"))
-    assert await raw.rest() == (b"\x20\x03\0\x88\0" if wire.v5 else b"\x20\x02\0\x03")
-    await raw.close()
+
+@each_version
+@pytest.mark.parametrize("error", [LookupError("token"), Unavailable("token")])
+async def test_authentication_that_fails(
+    listen: Listen, caplog: pytest.LogCaptureFixture, wire: Wire, error: Exception
+) -> None:
+    """Nobody is told that credentials are bad which were not looked at."""
+    assert await judged(listen, wire, Judge(error)) == (b"\x20\x03\0\x88\0" if wire.v5 else b"\x20\x02\0\x03")
     assert "token" not in caplog.text
+    assert ("LookupError" in caplog.text) is isinstance(error, LookupError)
 
 
 # The server's end
@@ -496,8 +395,9 @@ async def test_stop_does_not_wait_for_ever(listen: Listen, caplog: pytest.LogCap
 async def test_several_listeners_of_one_port(listen: Listen) -> None:
     first = await listen()
     second = await listen()
-    host, port = await first.listener.start("127.0.0.1", 0, reuse_port=True)
-    assert await second.listener.start(host, port, reuse_port=True) == (host, port)
+    sockets = shared("127.0.0.1", 0, socket.SOCK_STREAM, 2)
+    host, port = await first.listener.start("", 0, sock=sockets[0])
+    assert await second.listener.start("", 0, sock=sockets[1]) == (host, port)
     with pytest.raises(OSError, match="in use"):
         await second.listener.start(host, port)
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from provserver.errors import RENDERINGS, Outcome
-from provserver.services.provisioning import Answer
 from provserver.transports.mqtt.packets import ReasonCode
-from provserver.transports.mqtt.session import AuthenticationRequested, Limits, ProvisionRequested, Session
+from provserver.transports.mqtt.session import Limits, matches
+from tests.transports.mqtt.talk import Client, connack, disconnect
 from tests.transports.mqtt.wire import (
     ALL,
     DISCONNECT,
@@ -22,9 +22,7 @@ from tests.transports.mqtt.wire import (
     V31,
     V311,
     Wire,
-    cut,
     packet,
-    short,
     string,
 )
 
@@ -38,56 +36,6 @@ REPLIED = sorted((each for each in Outcome if not RENDERINGS[each].mqtt), key=la
 
 each_version = pytest.mark.parametrize("wire", ALL, ids=str)
 before_5 = pytest.mark.parametrize("wire", V3, ids=str)
-
-
-def connack(wire: Wire, code: int = 0, properties: bytes = b"") -> bytes:
-    return packet(0x20, bytes((0, code)) + wire.properties(properties))
-
-
-def disconnect(code: int, reason: str = "") -> bytes:
-    if reason:
-        return packet(0xE0, bytes((code,)) + short(b"\x1f" + string(reason)))
-    return bytes((0xE0, 1, code))
-
-
-class Client:
-    """The other end of a session."""
-
-    def __init__(self, wire: Wire, limits: Limits | None = None) -> None:
-        self.wire = wire
-        self.now = 1000.0
-        self.session = Session(limits or Limits(), self.now, lambda: "assigned")
-        self.requests: list[ProvisionRequested] = []
-        self.authentications: list[AuthenticationRequested] = []
-
-    def send(self, *packets: bytes) -> list[bytes]:
-        self.session.receive(b"".join(packets), self.now)
-        return self.received()
-
-    def received(self) -> list[bytes]:
-        for event in self.session.events():
-            if isinstance(event, ProvisionRequested):
-                self.requests.append(event)
-            else:
-                self.authentications.append(event)
-        return cut(self.session.data_to_send())
-
-    def answer(self, outcome: Outcome = Outcome.SUCCESS, body: bytes = b"yes", request: int = 0) -> list[bytes]:
-        self.session.answer(self.requests.pop(request), Answer(outcome, body), self.now)
-        return self.received()
-
-    def fail(self) -> list[bytes]:
-        self.session.answer(self.requests.pop(0), None, self.now)
-        return self.received()
-
-    def wait(self, seconds: float) -> list[bytes]:
-        self.now += seconds
-        self.session.expire(self.now)
-        return self.received()
-
-    @property
-    def closing(self) -> bool:
-        return self.session.closing
 
 
 def connected(wire: Wire, limits: Limits | None = None, **options: int | bytes) -> Client:
@@ -141,6 +89,15 @@ def test_any_other_client_wants_authentication(wire: Wire, client_id: str, usern
     assert client.received() == [connack(wire, 0x88 if wire.v5 else 3)]
     assert client.closing
     assert not client.requests
+
+
+@each_version
+def test_denial_has_codes_of_its_own(wire: Wire) -> None:
+    client = Client(wire)
+    client.send(wire.connect(username="token"))
+    client.session.refuse(0x86, "bad user name or password", 5)
+    assert client.received() == [connack(wire, 0x86 if wire.v5 else 5)]
+    assert client.closing
 
 
 @each_version
@@ -264,6 +221,30 @@ def test_unsubscribe(wire: Wire) -> None:
     assert answers == [packet(0xB0, b"\0\x0b" + (b"\0\x00\x11\x8f" if wire.v5 else b""))]
     client.send(wire.publish())
     assert client.answer() == [wire.response(b"yes", 1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("topic_filter", "topic", "match"),
+    [
+        ("a/b", "a/b", True),
+        ("a/b", "a/c", False),
+        ("a/b", "a", False),
+        ("a", "a/b", False),
+        ("a/+", "a/b", True),
+        ("a/+", "a/b/c", False),
+        ("a/+", "a", False),
+        ("a/+/c", "a/b/c", True),
+        ("+/b", "a/b", True),
+        ("a/#", "a/b/c", True),
+        ("a/#", "a", True),
+        ("a/#", "ab", False),
+        ("#", "a/b", True),
+        ("a/+/#", "a/b", True),
+        ("a/+/#", "a", False),
+    ],
+)
+def test_matches(topic_filter: str, topic: str, match: bool) -> None:
+    assert matches(topic_filter, topic) is match
 
 
 # Requests
