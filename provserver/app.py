@@ -6,19 +6,24 @@ import logging
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import uvloop
 
 from provserver.adapters.outgoing import Outgoing, networks
 from provserver.adapters.sink import receiver
-from provserver.config import Config, join_address, split_address
-from provserver.errors import Misconfigured
+from provserver.config import LISTENERS, Config, join_address, split_address
+from provserver.errors import Misconfigured, ProvserverError
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
+from provserver.services.enrollment import Enrollment
 from provserver.services.oscore import SequenceNumbers
 from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
@@ -26,21 +31,31 @@ from provserver.services.sink import Sink
 from provserver.store import schema
 from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
+from provserver.supervisor import NotReady, Report, Run, Supervisor
 from provserver.transports import coaps, tls_stream
 from provserver.transports.coap import CoapTransport
 from provserver.transports.http import HttpTransport
-from provserver.transports.http_server import ProtocolFactory
+from provserver.transports.http_server import ProtocolFactory, Wrap
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.mqtt.session import Limits
 from provserver.transports.oscore import OscoreSite
+from provserver.transports.sockets import shared
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor
 from provserver.workspace import Workspace, furnish, rights
 
 log = logging.getLogger("provserver")
 
-Listen = Callable[[str, int], Awaitable[tuple[str, int]]]
-"""Listens on a host and port, and returns them, with the port that was free if 0 was asked. Raises OSError."""
+OnReady = Callable[[Workspace, dict[str, str]], Awaitable[None]]
+
+Listen = Callable[..., Awaitable[tuple[str, int]]]
+"""Listens on a host and port, and returns them, with the port that was free if 0 was asked. Raises OSError.
+
+sock: bound there already, or None.
+"""
+
+_STOP_MARGIN = 10.0
+"""Seconds that a stop may take beside the requests that it waits for."""
 
 _OTHER_FILES = 256
 """Files for all but the devices' connections."""
@@ -58,37 +73,178 @@ class Services:
     sequence_numbers: SequenceNumbers
 
 
-async def serve(config: Config, on_ready: Callable[[Workspace, dict[str, str]], Awaitable[None]]) -> None:
+def run(config: Config, on_ready: OnReady) -> int:
     """Serve until SIGTERM or SIGINT, then answer what is under way and stop. Raises Misconfigured.
+
+    Returns an exit code.
 
     on_ready: called once every listener accepts, with the listeners' addresses ("host:port") by transport.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signal_ in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signal_, stop.set)
-    max_connections = _max_connections(config, _raise_file_limit())
+    if config.workers > 1:
+        return _supervise(config, on_ready)
+    uvloop.run(_serve(config, on_ready))
+    return 0
+
+
+async def _serve(config: Config, on_ready: OnReady) -> None:
+    """All in one process."""
+    async with _database(config) as url:
+
+        async def ready(space: Workspace, addresses: dict[str, str]) -> None:
+            await on_ready(space, addresses)
+            _say_ready(config, addresses)
+
+        try:
+            await _work(config, url, _max_connections(config, _raise_file_limit()), ready)
+        finally:
+            _unsay_ready(config)
+    log.info("stopped")
+
+
+def _supervise(config: Config, on_ready: OnReady) -> int:
+    """A process for the database and several for the devices, which share every address."""
+    max_connections = max(_max_connections(config, _raise_file_limit() * config.workers) // config.workers, 1)
+    with ExitStack() as stack:
+        sockets: dict[str, list[socket.socket]] = {}
+        for name in LISTENERS:
+            if address := getattr(config, name):
+                kind = socket.SOCK_DGRAM if name.startswith("coap") else socket.SOCK_STREAM
+                with _listening(name, address):
+                    sockets[name] = shared(*split_address(address, name), kind, config.workers)
+                for each in sockets[name]:
+                    stack.callback(each.close)
+        contexts = _contexts(config)
+        supervisor = stack.enter_context(Supervisor(stop_timeout=config.drain_timeout + _STOP_MARGIN))
+        try:
+            url = _told(supervisor.start("database", _child(partial(_keep, config)), vital=True))
+            for n in range(config.workers):
+                own = {name: each[n] for name, each in sockets.items()}
+                work = partial(_work_alone, config, url, max_connections, own, contexts)
+                addresses = _told(supervisor.start(f"worker {n + 1}", _child(work)))
+        except NotReady as fault:
+            log.error("%s", fault)  # noqa: TRY400 - it has said why itself
+            return fault.code or 1
+        if not supervisor.stopping:
+            uvloop.run(_announce(config, url, addresses, on_ready))
+            stack.callback(_unsay_ready, config)
+            _say_ready(config, addresses)
+        code = supervisor.watch()
+        log.info("stopping: what is under way is answered first")
+    log.info("stopped")
+    return code
+
+
+def _child(main: Callable[[Report], Coroutine[Any, Any, None]]) -> Run:
+    """What a child does; a fault that a person can mend is reported, for its supervisor to say."""
+
+    def run(report: Report) -> None:
+        try:
+            uvloop.run(main(report))
+        except ProvserverError as fault:
+            log.error("%s", fault)  # noqa: TRY400 - it says what is to be done
+            report({"fault": type(fault).__name__, "message": str(fault)})
+
+    return run
+
+
+def _told(reported: Any) -> Any:
+    """What a child reported. Raises the fault that it could not start for."""
+    if isinstance(reported, dict) and "fault" in reported:
+        raise next(kind for kind in ProvserverError.__subclasses__() if kind.__name__ == reported["fault"])(
+            reported["message"]
+        )
+    return reported
+
+
+async def _keep(config: Config, report: Report) -> None:
+    stop = _stop_signal()
+    async with _database(config) as url:
+        report(url)
+        await stop.wait()
+
+
+async def _work_alone(
+    config: Config,
+    url: str,
+    max_connections: int,
+    sockets: Mapping[str, socket.socket],
+    contexts: Mapping[str, ServerContext],
+    report: Report,
+) -> None:
+    async def ready(_space: Workspace, addresses: dict[str, str]) -> None:
+        report(addresses)
+
+    await _work(config, url, max_connections, ready, sockets, contexts)
+
+
+async def _announce(config: Config, url: str, addresses: dict[str, str], on_ready: OnReady) -> None:
+    opened = Database(url, size=1)
+    await opened.open()
+    try:
+        await on_ready(await furnish(opened, config), addresses)
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def _database(config: Config) -> AsyncIterator[str]:
+    """The URL of a database that runs and is up to date."""
     async with AsyncExitStack() as stack:
         url = config.database_url
         if not url:
             url = (await stack.enter_async_context(EmbeddedPostgres(config.data_dir))).dsn
+        opened = Database(url, size=1)
+        await opened.open()
+        try:
+            with rights():
+                for migration in await schema.upgrade(opened):
+                    log.info("migration applied: %04d_%s", migration.number, migration.name)
+                await furnish(opened, config)
+        finally:
+            await opened.close()
+        yield url
+
+
+async def _work(
+    config: Config,
+    url: str,
+    max_connections: int,
+    on_ready: OnReady,
+    sockets: Mapping[str, socket.socket] | None = None,
+    contexts: Mapping[str, ServerContext] | None = None,
+) -> None:
+    """Serve devices until SIGTERM or SIGINT. sockets: bound already; contexts: of TLS, made already."""
+    stop = _stop_signal()
+    async with AsyncExitStack() as stack:
         opened = Database(url, size=config.database_connections, serving=True)
         await opened.open()
         stack.push_async_callback(opened.close)
         stack.enter_context(rights())
-        for migration in await schema.upgrade(opened):
-            log.info("migration applied: %04d_%s", migration.number, migration.name)
         space = await furnish(opened, config)
         services = await _start(config, opened, space, stack)
-        addresses = await _listen(config, services, opened, max_connections, stack)
+        addresses = await _listen(
+            config, services, opened, max_connections, sockets or {}, contexts or _contexts(config), stack
+        )
         await on_ready(space, addresses)
-        if config.ready_file:
-            _write_ready_file(Path(config.ready_file), addresses)
-            stack.callback(Path(config.ready_file).unlink, missing_ok=True)
-        log.info("serving: %s", ", ".join(f"{name} {address}" for name, address in addresses.items()))
         await stop.wait()
-        log.info("stopping: what is under way is answered first")
-    log.info("stopped")
+        if sockets is None:
+            log.info("stopping: what is under way is answered first")
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for signal_ in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_, stop.set)
+    return stop
+
+
+def _contexts(config: Config) -> dict[str, ServerContext]:
+    """The TLS context of each listener that has one. Raises Misconfigured."""
+    return {
+        name: ServerContext(config.certificate_path, config.tls_key_path, datagram=name == "coaps")
+        for name in ("https", "mqtts", "coaps")
+        if getattr(config, name)
+    }
 
 
 async def _start(config: Config, opened: Database, space: Workspace, stack: AsyncExitStack) -> Services:
@@ -104,7 +260,9 @@ async def _start(config: Config, opened: Database, space: Workspace, stack: Asyn
     stack.push_async_callback(sessions.stop)
     provisioning = Provisioning(opened, space.keys, wait_limit=config.request_timeout)
     stack.push_async_callback(provisioning.drain)
-    access = Access(opened, space.keys, wait_limit=config.request_timeout)
+    enrollment = Enrollment(opened, space.keys, wait_limit=config.request_timeout)
+    stack.push_async_callback(enrollment.drain)
+    access = Access(opened, space.keys, enrollment, wait_limit=config.request_timeout)
     stack.push_async_callback(access.drain)
     data = Data(opened, space.keys, sink, history_limit=config.history_limit, online_period=config.online_period)
     stack.push_async_callback(data.drain)
@@ -112,7 +270,13 @@ async def _start(config: Config, opened: Database, space: Workspace, stack: Asyn
 
 
 async def _listen(
-    config: Config, services: Services, opened: Database, max_connections: int, stack: AsyncExitStack
+    config: Config,
+    services: Services,
+    opened: Database,
+    max_connections: int,
+    sockets: Mapping[str, socket.socket],
+    contexts: Mapping[str, ServerContext],
+    stack: AsyncExitStack,
 ) -> dict[str, str]:
     access, data, sessions, datastreams = services.access, services.data, services.sessions, services.datastreams
     http = HttpTransport(
@@ -150,28 +314,29 @@ async def _listen(
         request_timeout=config.request_timeout,
     )
 
-    def over_tls(make_protocol: ProtocolFactory) -> TlsAcceptor:
-        return tls_stream.over_tls(
-            ServerContext(config.certificate_path, config.tls_key_path),
-            make_protocol,
-            asyncio.get_running_loop(),
-            shared_key=access.shared_key,
-            handshake_timeout=config.connect_timeout,
-        )
+    def over_tls(name: str) -> Wrap:
+        def wrap(make_protocol: ProtocolFactory) -> TlsAcceptor:
+            return tls_stream.over_tls(
+                contexts[name],
+                make_protocol,
+                asyncio.get_running_loop(),
+                shared_key=access.shared_key,
+                handshake_timeout=config.connect_timeout,
+            )
 
-    async def over_dtls(host: str, port: int) -> tuple[str, int]:
-        context = ServerContext(config.certificate_path, config.tls_key_path, datagram=True)
-        interface = await coap.add(
-            partial(coaps.listen, host=host, port=port, context=context, shared_key=access.shared_key)
-        )
-        address: tuple[str, int] = interface.address
+        return wrap
+
+    async def over_dtls(host: str, port: int, **shared_socket: socket.socket) -> tuple[str, int]:
+        listen = partial(coaps.listen, host=host, port=port, context=contexts["coaps"], shared_key=access.shared_key)
+        listen = partial(listen, **shared_socket)
+        address: tuple[str, int] = (await coap.add(listen)).address
         return address
 
     listeners: dict[str, tuple[HttpTransport | MqttListener | CoapTransport, Listen]] = {
         "http": (http, http.start),
-        "https": (http, partial(http.start, wrap=over_tls)),
+        "https": (http, partial(http.start, wrap=over_tls("https"))),
         "mqtt": (mqtt, mqtt.start),
-        "mqtts": (mqtt, partial(mqtt.start, wrap=over_tls)),
+        "mqtts": (mqtt, partial(mqtt.start, wrap=over_tls("mqtts"))),
         "coap": (coap, coap.start),
         "coaps": (coap, over_dtls),
     }
@@ -184,15 +349,34 @@ async def _listen(
         if transport not in begun:
             begun.add(transport)
             stack.push_async_callback(transport.stop, config.drain_timeout)
-        try:
-            bound = await listen(*split_address(address, name))
-        except OSError as fault:
-            raise Misconfigured(
-                f"{name}: cannot listen on {address}: {fault.strerror or fault}. "
-                f"Choose another address with --{name} HOST:PORT (port 0: any free one)."
-            ) from None
+        with _listening(name, address):
+            shared_socket = {"sock": sockets[name]} if name in sockets else {}
+            bound = await listen(*split_address(address, name), **shared_socket)
         addresses[name] = join_address(*bound)
     return addresses
+
+
+@contextmanager
+def _listening(name: str, address: str) -> Iterator[None]:
+    """Say what to do where an address cannot be had."""
+    try:
+        yield
+    except OSError as fault:
+        raise Misconfigured(
+            f"{name}: cannot listen on {address}: {fault.strerror or fault}. "
+            f"Choose another address with --{name} HOST:PORT (port 0: any free one)."
+        ) from None
+
+
+def _say_ready(config: Config, addresses: dict[str, str]) -> None:
+    if config.ready_file:
+        _write_ready_file(Path(config.ready_file), addresses)
+    log.info("serving: %s", ", ".join(f"{name} {address}" for name, address in addresses.items()))
+
+
+def _unsay_ready(config: Config) -> None:
+    if config.ready_file:
+        Path(config.ready_file).unlink(missing_ok=True)
 
 
 def _write_ready_file(path: Path, addresses: dict[str, str]) -> None:

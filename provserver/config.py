@@ -41,6 +41,7 @@ class Config:
     tls_certificate: str = ""
     tls_key: str = ""
     ready_file: str = ""
+    workers: int = 1
     max_payload_size: int = 65_536
     request_timeout: float = 10.0
     drain_timeout: float = 10.0

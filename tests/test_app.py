@@ -106,7 +106,7 @@ def served(served_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_the_ready_file_holds_the_addresses_that_accept(server: Server) -> None:
     addresses = json.loads(ready_file(server).read_text())
 
-    assert set(addresses) == {"http", "mqtt", "coap"}
+    assert set(addresses) == {"http", "mqtt", "coap", "https", "mqtts", "coaps"}
     assert all(address.startswith("127.0.0.1:") and not address.endswith(":0") for address in addresses.values())
     assert accepts(addresses["http"])
     assert accepts(addresses["mqtt"])

@@ -109,13 +109,12 @@ class Access:
         await self._claims.drain()
 
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
-        claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
-        found = await self._judge(claim)
+        found = await self._judge(authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode()))
         if self._certificates is None:
             return found
         if isinstance(found, Denial):
-            # Judged again, as it comes back with its new credentials in the same breath: that is their first use.
-            return Denial.CERTIFICATE if await self._certificates.enroll(peer) is None else await self._judge(claim)
+            # Not a first use yet: who loses power now, with the new certificate in doubt, may come back with the old.
+            return await self._certificates.enroll(peer) or Denial.CERTIFICATE
         return found if await self._certificates.still_good(peer, found) else Denial.CERTIFICATE
 
     async def _judge(self, claim: Claim) -> Authenticated | Denial:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -10,11 +10,6 @@ from provserver.services.sessions import Sessions
 
 LINGER = 60.0
 MAX_LINGERING = 10_000
-
-
-def keys_of(values: Iterable[str]) -> list[str] | None:
-    """The keys that values of `clientKeys` or `sharedKeys` name ("a,b"); None when they name none."""
-    return list(dict.fromkeys(key for value in values for key in value.split(",") if key)) or None
 
 
 class Changes:

@@ -18,6 +18,7 @@ from aiocoap import Message
 from aiocoap.numbers.codes import Code
 from aiocoap.numbers.contentformat import ContentFormat
 
+from provserver.core.attributes import split_keys
 from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated, Peer
 from provserver.core.telemetry import InvalidData
@@ -25,7 +26,7 @@ from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
-from provserver.transports.attributes import Changes, keys_of, watching
+from provserver.transports.attributes import Changes, watching
 from provserver.transports.coap_options import Target, query
 
 MAX_OBSERVERS = 10_000
@@ -142,7 +143,7 @@ class Features:
     async def _call(self, target: Target, device: Authenticated, request: Message, payload: bytes) -> Reply:
         match target.feature:
             case "attributes" if request.code is Code.GET:
-                client, shared = (keys_of(query(request, name)) for name in ("clientKeys", "sharedKeys"))
+                client, shared = (split_keys(",".join(query(request, name))) for name in ("clientKeys", "sharedKeys"))
                 found = await self._data.attributes(device, client, shared)
                 return _json(found, request) if found else Reply(Code.NOT_FOUND)
             case "telemetry":

@@ -13,6 +13,7 @@ from typing import cast
 import msgspec
 from aiohttp import web
 
+from provserver.core.attributes import split_keys
 from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated
 from provserver.core.telemetry import InvalidData
@@ -20,7 +21,7 @@ from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
-from provserver.transports.attributes import Changes, Polls, keys_of
+from provserver.transports.attributes import Changes, Polls
 from provserver.transports.http_server import CORS, RETRY, Connection, body, peer
 
 POLL_SECONDS = 60.0
@@ -126,7 +127,7 @@ class DeviceApi:
         return _done()
 
     async def _attributes(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
-        client, shared = (keys_of(request.query.getall(name, ())) for name in ("clientKeys", "sharedKeys"))
+        client, shared = (split_keys(",".join(request.query.getall(name, ()))) for name in ("clientKeys", "sharedKeys"))
         return _json(await self._data.attributes(device, client, shared))
 
     async def _updates(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable
 from weakref import WeakKeyDictionary, WeakSet
@@ -107,19 +108,20 @@ class HttpTransport:
         host: str,
         port: int,
         *,
-        reuse_port: bool = False,
         wrap: Wrap | None = None,
+        sock: socket.socket | None = None,
     ) -> tuple[str, int]:
         """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError.
 
-        May be called for several addresses. wrap: for HTTPS, puts TLS around a connection's protocol; the transport
+        May be called for several addresses. sock: bound to it already, by a supervisor that shares the address between
+        processes. wrap: for HTTPS, puts TLS around a connection's protocol; the transport
         that it hands to that has extra info "certificates" and "psk", as `Peer` has them.
         """
         if self._runner.server is None:
             await self._runner.setup()
         if self._device_api is not None:
             self._device_api.open()
-        site = Site(self._runner, host, port, reuse_port=reuse_port, wrap=wrap)
+        site = Site(self._runner, host, port, sock=sock, wrap=wrap)
         await site.start()
         if self._sweeper is None:
             self._sweeper = asyncio.create_task(self._sweep(), name="http:sweep")

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
@@ -105,13 +106,15 @@ class Runner(web.AppRunner):
 
 
 class Site(web.BaseSite):
-    """An address to listen on. wrap: makes the loop's protocols of the connections', for TLS."""
+    """An address to listen on. sock: bound to it already. wrap: makes the loop's protocols of ours, for TLS."""
 
-    def __init__(self, runner: Runner, host: str, port: int, *, reuse_port: bool, wrap: Wrap | None) -> None:
+    def __init__(
+        self, runner: Runner, host: str, port: int, *, sock: socket.socket | None = None, wrap: Wrap | None = None
+    ) -> None:
         super().__init__(runner)
         connections = cast("ProtocolFactory", runner.server)
         self._factory = wrap(connections) if wrap is not None else connections
-        self._reuse_port = reuse_port
+        self._sock = sock
         self.address = host, port
 
     @property
@@ -122,9 +125,11 @@ class Site(web.BaseSite):
     async def start(self) -> None:
         """Listen; `address` then has the port. Raises OSError."""
         await super().start()
-        server = await asyncio.get_running_loop().create_server(
-            self._factory, *self.address, reuse_port=self._reuse_port or None, backlog=_BACKLOG
-        )
+        loop = asyncio.get_running_loop()
+        if self._sock is not None:
+            server = await loop.create_server(self._factory, sock=self._sock, backlog=_BACKLOG)
+        else:
+            server = await loop.create_server(self._factory, *self.address, backlog=_BACKLOG)
         self._server = server
         self.address = server.sockets[0].getsockname()[:2]
 

@@ -654,3 +654,17 @@ async def test_nothing_is_logged_of_a_certificate(factory: Factory, caplog: pyte
         await factory.refused(*OTHER.leaf("pl4nted").chain)
 
     assert "pl4nted" not in caplog.text
+
+
+async def test_the_old_certificate_is_good_until_the_device_comes_back_with_the_new_one(factory: Factory) -> None:
+    await factory.trust(ROOT)
+    old = ROOT.leaf("sensor-1", not_before=days(-2))
+    new = ROOT.leaf("sensor-1", not_before=days(-1))
+
+    async def let_in(device: Issued) -> bool:
+        return isinstance(await factory.access.with_channel(peer(*device.chain)), Authenticated)
+
+    assert [await let_in(each) for each in (old, old, new, old)] == [True] * 4
+    assert await let_in(new)  # its first use
+    assert not await let_in(old)
+    assert await let_in(new)

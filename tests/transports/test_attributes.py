@@ -7,7 +7,7 @@ import pytest
 
 from provserver.services.sessions import Sessions
 from provserver.transports import attributes
-from provserver.transports.attributes import Changes, Polls, keys_of, watching
+from provserver.transports.attributes import Changes, Polls, watching
 from tests.transports.devices import until
 
 Wake = Callable[[tuple[str, ...]], None]
@@ -37,23 +37,6 @@ class Watched:
 @pytest.fixture
 def sessions() -> Any:
     return Watched()
-
-
-@pytest.mark.parametrize(
-    ("values", "keys"),
-    [
-        ([], None),
-        ([""], None),
-        ([",", ",,"], None),
-        (["a"], ["a"]),
-        (["a,b", "c"], ["a", "b", "c"]),
-        (["a,,a", "a,b"], ["a", "b"]),
-        ([" a , b"], [" a ", " b"]),
-    ],
-    ids=str,
-)
-def test_keys_that_are_asked_for(values: list[str], keys: list[str] | None) -> None:
-    assert keys_of(values) == keys
 
 
 async def test_changes_are_taken_once_and_together() -> None:
