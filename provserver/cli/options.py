@@ -10,6 +10,7 @@ import typer
 from provserver import config
 from provserver.config import Config
 from provserver.core.credentials import has_control_characters
+from provserver.core.datastreams import MAX_PIN, TYPES, pin_number
 from provserver.core.model import Datastream, MetadataField, ProvisionStrategy
 from provserver.errors import Misconfigured, Refused
 
@@ -72,6 +73,10 @@ def datastream(text: str) -> Datastream:
         name, pin, type_, minimum, maximum = (parts + ["", "", "", ""][len(parts) - 1 :])[:5]
         if not name or not pin or len(parts) > 5 or has_control_characters(text):
             raise ValueError
+        if pin_number(pin) is None:
+            raise typer.BadParameter(f"{pin!r} is no pin: V0 to V{MAX_PIN}.")
+        if type_ and type_.lower() not in TYPES:
+            raise typer.BadParameter(f"{type_!r} is no type: {', '.join(sorted(TYPES))}.")
         return Datastream(name, pin, type_ or "double", _bound(minimum), _bound(maximum))
     except ValueError:
         raise typer.BadParameter(

@@ -55,11 +55,17 @@ def _lines(pair: KeyPair, addresses: dict[str, str], config: Config) -> list[str
             _line(Path(client).name, "-m", "post", "-t", "json", url, "-e", request("sensor-coap")),
             "",
         ]
-    lines.append("# simulated devices, each with its flash in a file")
+    lines.append("# simulated devices, each with its flash in a file, that come back and send something")
+    authority = config.certificate_path.with_name("ca.pem").absolute()
     for transport, address in addresses.items():
         name = f"sim-{transport}"
         asks = ("--transport", transport, "--server", address, "--key", pair.key, "--secret", pair.secret)
-        lines.append(_line(*_program("firmware-sim"), "device", *asks, "--name", name, "--flash", f"{name}.json"))
+        does: tuple[object, ...] = ("--name", name, "--flash", f"{name}.json", "--telemetry", 1)
+        if transport.endswith("s"):
+            if not authority.exists():  # not of `ca init`: whom the device must trust is not ours to say
+                continue
+            does = ("--ca", authority, *does)
+        lines.append(_line(*_program("firmware-sim"), "device", *asks, *does))
     return [*lines, ""]
 
 

@@ -98,6 +98,7 @@ _KINDS = {
     "boolean": Kind.BOOLEAN,
     "location": Kind.LOCATION,
 }
+TYPES = frozenset(_KINDS)
 
 
 def kind(datastream: Datastream) -> Kind:

@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-import asyncpg
-
 from provserver.core import ids
 from provserver.core.sink import Delivery, QueuedMessage, Receiver
 from provserver.store import sink as store
@@ -88,8 +86,10 @@ class Sink:
                     await self._serve(connection)
                 finally:
                     connection.terminate()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                if not away:
+            except Exception as fault:  # whatever it is, who is waited for must not end
+                if not self._database.is_away(fault):
+                    log.exception("the sink has failed, and begins anew")
+                elif not away:
                     log.warning("the sink waits for the database: %s", type(fault).__name__)
                 away = True
                 await self._pause(IDLE)

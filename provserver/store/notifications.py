@@ -4,8 +4,6 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-import asyncpg
-
 from provserver.errors import Unavailable
 from provserver.store.database import Database
 
@@ -48,8 +46,11 @@ class Notifications:
         while True:
             try:
                 await self._listen(tried)
-            except (Unavailable, TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as fault:
-                log.warning("notifications are not heard until the database is back: %s", type(fault).__name__)
+            except Exception as fault:  # whatever it is, listening must not end
+                if isinstance(fault, Unavailable) or self._database.is_away(fault):
+                    log.warning("notifications are not heard until the database is back: %s", type(fault).__name__)
+                else:
+                    log.exception("listening for notifications has failed, and begins anew")
             tried.set()
             await asyncio.sleep(_RETRY_INTERVAL)
 

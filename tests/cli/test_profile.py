@@ -287,3 +287,8 @@ def test_a_ca_that_is_not_accepted_is_told_with_the_fix(cli: Cli, name: str, tmp
     assert "cannot be read" in cli.refused(*create, "--ca", "a\0b", code=2)
     assert "san-email" in cli.refused(*create, "--name-from", "nonsense", code=2)
     assert "There is no profile" in cli.refused("profile", "show", name)
+
+
+@pytest.mark.parametrize(("given", "said"), [("t:6", "'6' is no pin"), ("t:V256", "no pin"), ("t:V1:dobule", "double")])
+def test_a_datastream_must_have_a_pin_and_a_type_that_exist(cli: Cli, given: str, said: str) -> None:
+    assert said in cli.refused("profile", "create", "a", "--datastream", given, code=2)

@@ -25,7 +25,7 @@ def test_an_address_that_another_would_share_is_refused(kind: socket.SocketKind)
         first[0].listen()
     try:
         with pytest.raises(OSError, match="in use"):
-            shared(*first[0].getsockname(), kind, 2)
+            shared("127.0.0.1", first[0].getsockname()[1], kind, 2)
     finally:
         for each in first:
             each.close()
