@@ -47,10 +47,14 @@ Found = Mapping[str, Held]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a device presents. ids: to look up; judge: what it deserves, given what they are the ids of."""
+    """What a device presents. ids: to look up; judge: what it deserves, given what they are the ids of.
+
+    provisional: the verdict is not the last word, so what it lets in is not used yet.
+    """
 
     ids: Sequence[str] = field(repr=False)
     judge: Callable[[Found], Held | Denial] = field(repr=False)
+    provisional: bool = False
 
 
 def with_token(token: str) -> Claim:

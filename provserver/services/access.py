@@ -8,6 +8,7 @@ import asyncio
 import base64
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 from uuid import UUID
 
@@ -109,24 +110,29 @@ class Access:
         await self._claims.drain()
 
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
-        found = await self._judge(authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode()))
+        claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
         if self._certificates is None:
-            return found
-        if isinstance(found, Denial):
+            return await self._judge(claim)
+        held = await self._look_up(replace(claim, provisional=True))
+        if isinstance(held, Denial):
             # Not a first use yet: who loses power now, with the new certificate in doubt, may come back with the old.
             return await self._certificates.enroll(peer) or Denial.CERTIFICATE
-        return found if await self._certificates.still_good(peer, found) else Denial.CERTIFICATE
+        if not await self._certificates.still_good(peer, held.device):
+            return Denial.CERTIFICATE
+        return held.device if held.used else await self._judge(claim)
 
     async def _judge(self, claim: Claim) -> Authenticated | Denial:
-        if not claim.ids:
-            verdict = claim.judge({})
-        else:
-            try:
-                async with asyncio.timeout(self._wait_limit):
-                    verdict = await self._claims.submit(claim)
-            except TimeoutError:
-                raise Unavailable("Postgres did not answer in time.") from None
+        verdict = await self._look_up(claim)
         return verdict if isinstance(verdict, Denial) else verdict.device
+
+    async def _look_up(self, claim: Claim) -> Held | Denial:
+        if not claim.ids:
+            return claim.judge({})
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                return await self._claims.submit(claim)
+        except TimeoutError:
+            raise Unavailable("Postgres did not answer in time.") from None
 
     async def _settle(self, claims: Sequence[Claim]) -> list[Held | Denial | Exception]:
         digests = [{self._keys.digest("credentials", id_): id_ for id_ in claim.ids} for claim in claims]
@@ -140,7 +146,11 @@ class Access:
             except Unsealable as fault:
                 log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
                 verdicts.append(Unavailable("The device's credentials cannot be opened."))
-        unused = {held.device.id_digest for held in verdicts if isinstance(held, Held) and not held.used}
+        unused = {
+            held.device.id_digest
+            for held, claim in zip(verdicts, claims, strict=True)
+            if isinstance(held, Held) and not held.used and not claim.provisional
+        }
         failed = await self._use(sorted(unused)) if unused else {}
         return [
             failed.get(verdict.device.id_digest, verdict) if isinstance(verdict, Held) else verdict

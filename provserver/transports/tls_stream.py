@@ -1,0 +1,407 @@
+"""TLS on asyncio: puts a `Channel` between a TCP connection and a protocol that knows nothing of it.
+
+`over_tls` makes what `loop.create_server` wants. Cheap on purpose: one object and one timer for each connection, one
+read buffer for all, and nothing of OpenSSL's before a whole ClientHello has come.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final, cast
+
+from provserver.core.model import PreSharedKey
+from provserver.errors import Unavailable
+from provserver.transports.tls import CHUNK_SIZE, Channel, ServerContext
+
+logger = logging.getLogger("provserver.tls")
+
+SharedKeyLookUp = Callable[[str], Awaitable[PreSharedKey | None]]
+
+_READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
+
+
+class TlsAcceptor:
+    """Makes the protocol of each TCP connection, and holds what they share.
+
+    refused: connections that were closed as soon as they were accepted, because of `max_handshakes`.
+    """
+
+    def __init__(
+        self,
+        context: ServerContext,
+        make_protocol: Callable[[], asyncio.BaseProtocol],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        shared_key: SharedKeyLookUp,
+        handshake_timeout: float,
+        close_timeout: float,
+        max_handshakes: int,
+    ) -> None:
+        self.context = context
+        self.make_protocol = make_protocol
+        self.loop = loop
+        self.shared_key = shared_key
+        self.handshake_timeout = handshake_timeout
+        self.close_timeout = close_timeout
+        self.refused = 0
+        self.read_buffer = memoryview(bytearray(_READ_SIZE))
+        self._max_handshakes = max_handshakes
+        self._handshakes: set[_Connection] = set()
+
+    def __call__(self) -> asyncio.BaseProtocol:
+        """As a protocol factory."""
+        return _Connection(self)
+
+    @property
+    def handshakes(self) -> int:
+        """How many are under way."""
+        return len(self._handshakes)
+
+    def abort(self) -> None:
+        """End the handshakes under way; connections that have a protocol are its own to end."""
+        for transport in tuple(self._handshakes):
+            transport.abort()
+
+    # What follows is for the connections.
+
+    def begin(self, transport: "_Connection") -> bool:
+        """Take a new connection in, if there is room."""
+        if len(self._handshakes) >= self._max_handshakes:
+            self.refused += 1
+            return False
+        self.context.refresh(self.loop.time())
+        self._handshakes.add(transport)
+        return True
+
+    def done(self, transport: "_Connection") -> None:
+        """Count it no more."""
+        self._handshakes.discard(transport)
+
+
+def over_tls(
+    context: ServerContext,
+    make_protocol: Callable[[], asyncio.BaseProtocol],
+    loop: asyncio.AbstractEventLoop,
+    *,
+    shared_key: SharedKeyLookUp,
+    handshake_timeout: float = 10,
+    close_timeout: float = 2,
+    max_handshakes: int = 10_000,
+) -> TlsAcceptor:
+    """A protocol factory for TCP that gives each inner protocol a transport once its handshake is done.
+
+    The transport's extra info has "peername" and "socket", "certificates" (DER, leaf first, as in
+    `Channel.certificates`) and "psk" (the PreSharedKey that protects the connection, or None).
+    shared_key: looks an identity up; when it raises, the connection is cut without a word about the key.
+    handshake_timeout, close_timeout: seconds for the handshake, and for the client to take the last bytes and close.
+    max_handshakes: at one time; one more is closed at once.
+    """
+    return TlsAcceptor(
+        context,
+        make_protocol,
+        loop,
+        shared_key=shared_key,
+        handshake_timeout=handshake_timeout,
+        close_timeout=close_timeout,
+        max_handshakes=max_handshakes,
+    )
+
+
+class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
+    """One connection: the protocol of its TCP transport, and the transport of its inner protocol.
+
+    What is to be sent is collected while input is handled, so that an answer leaves with the end of a handshake.
+    A connection is first closed for writing only, and read until the client closes too: bytes that are unread when a
+    socket is closed make the kernel reset it, and our last words are lost with it.
+    """
+
+    __slots__ = (
+        "__weakref__",  # as the loop's own transports have it
+        "_acceptor",
+        "_channel",
+        "_closing",
+        "_ended",
+        "_error",
+        "_half_open",
+        "_handling",
+        "_inner",
+        "_key_search",
+        "_psk",
+        "_reading",
+        "_tcp",
+        "_tcp_reading",
+        "_timer",
+        "_writable",
+    )
+
+    _tcp: asyncio.Transport
+
+    def __init__(self, acceptor: TlsAcceptor) -> None:
+        super().__init__()
+        self._acceptor = acceptor
+        self._channel = Channel(acceptor.context)
+        self._inner: asyncio.BaseProtocol | None = None  # from the end of the handshake to that of the connection
+        self._psk: PreSharedKey | None = None
+        self._key_search: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._error: Exception | None = None
+        self._handling = False
+        self._closing = self._ended = self._half_open = False
+        self._reading = self._writable = self._tcp_reading = True
+
+    # The protocol of the TCP transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._tcp = cast("asyncio.Transport", transport)
+        if self._acceptor.begin(self):
+            self._timer = self._acceptor.loop.call_later(self._acceptor.handshake_timeout, self._expire)
+        else:
+            self._closing = self._ended = True
+            transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._closing = self._ended = True
+        self._acceptor.done(self)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._key_search is not None:
+            self._key_search.cancel()
+        inner, self._inner = self._inner, None
+        if inner is not None:
+            inner.connection_lost(exc or self._error)
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        # Shared: both selector and uvloop transports fill it and call buffer_updated at once.
+        return self._acceptor.read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if not self._closing:
+            self._channel.feed(self._acceptor.read_buffer[:nbytes])
+            self._advance()
+
+    def eof_received(self) -> bool:
+        if self._half_open:
+            return True
+        if not self._closing:
+            self._closing = self._ended = True
+            self._error = ConnectionAbortedError("the stream ended without close_notify")
+            self._log("the stream ended")
+        return False
+
+    def pause_writing(self) -> None:
+        # Nothing is read either, as input may make OpenSSL answer by itself.
+        self._writable = False
+        self._pause_or_resume_tcp()
+        if self._inner is not None:
+            cast("asyncio.Protocol", self._inner).pause_writing()
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._pause_or_resume_tcp()
+        if self._inner is not None:
+            cast("asyncio.Protocol", self._inner).resume_writing()
+
+    # The transport of the inner protocol
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        match name:
+            case "certificates":
+                return self._channel.certificates
+            case "psk":
+                return self._psk if self._channel.psk_identity else None
+            case "sslcontext":
+                return self._acceptor.context  # by which aiohttp knows that it speaks HTTPS
+        return self._tcp.get_extra_info(name, default)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return cast("asyncio.BaseProtocol", self._inner)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._inner = protocol
+
+    def is_closing(self) -> bool:
+        return self._closing
+
+    def is_reading(self) -> bool:
+        return self._reading and not self._closing
+
+    def pause_reading(self) -> None:
+        self._reading = False
+        self._pause_or_resume_tcp()
+
+    def resume_reading(self) -> None:
+        if not self._reading:
+            self._reading = True
+            self._pause_or_resume_tcp()
+            if not self._handling:  # what was read before the pause
+                self._acceptor.loop.call_soon(self._advance)
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        self._tcp.set_write_buffer_limits(high, low)
+
+    def get_write_buffer_size(self) -> int:
+        return self._tcp.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        return self._tcp.get_write_buffer_limits()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._closing:
+            return
+        if len(data) <= CHUNK_SIZE:
+            self._channel.write(data)
+        else:
+            whole = memoryview(data)
+            for start in range(0, len(whole), CHUNK_SIZE):
+                self._channel.write(whole[start : start + CHUNK_SIZE])
+                self._flush()
+        if not self._handling:
+            self._settle()
+
+    def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
+        self.write(b"".join(list_of_data))
+
+    def can_write_eof(self) -> bool:
+        return False  # as HTTP's and MQTT's ends are of both directions
+
+    def write_eof(self) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._channel.close()
+            if not self._handling:
+                self._settle()
+
+    def abort(self) -> None:
+        self._closing = self._ended = True
+        self._tcp.abort()
+
+    # Between the two
+
+    def _advance(self) -> None:
+        """Do what the channel has made possible."""
+        if self._closing:
+            return
+        self._handling = True
+        try:
+            if self._inner is None:
+                self._shake_hands()
+            if self._inner is not None:
+                self._deliver(self._inner)
+        finally:
+            self._handling = False
+        self._settle()
+
+    def _shake_hands(self) -> None:
+        channel = self._channel
+        if channel.established:
+            self._acceptor.done(self)
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            self._inner = self._acceptor.make_protocol()
+            self._inner.connection_made(self)
+        elif channel.wanted_identity is not None and self._key_search is None:
+            self._key_search = self._acceptor.loop.create_task(self._find_key(channel.wanted_identity))
+
+    async def _find_key(self, identity: str) -> None:
+        try:
+            self._psk = await self._acceptor.shared_key(identity)
+        except Unavailable:
+            self._log("no keys can be looked up now")
+            self.abort()
+            return
+        except Exception as error:  # whose message may quote what is secret
+            logger.error("looking up a shared key failed: %s", type(error).__qualname__)  # noqa: TRY400
+            self.abort()
+            return
+        self._key_search = None
+        self._channel.resume_with(None if self._psk is None else self._psk.key)
+        self._advance()
+
+    def _deliver(self, inner: asyncio.BaseProtocol) -> None:
+        channel = self._channel
+        while self._reading and not self._closing:
+            if isinstance(inner, asyncio.BufferedProtocol):
+                buffer = memoryview(inner.get_buffer(CHUNK_SIZE))
+                if not (data := channel.read(len(buffer))):
+                    break
+                buffer[: len(data)] = data
+                inner.buffer_updated(len(data))
+            else:
+                if not (data := channel.read()):
+                    break
+                cast("asyncio.Protocol", inner).data_received(data)
+            inner = self._inner or inner
+        if channel.closed and not channel.failure and self._reading and not self._closing and not self._half_open:
+            self._half_open = bool(cast("asyncio.Protocol", inner).eof_received())
+            if not self._half_open:
+                self.close()
+
+    def _settle(self) -> None:
+        """Send what is to be sent, and end what is to end."""
+        if self._ended:
+            return
+        self._flush()
+        channel = self._channel
+        if channel.failure:
+            self._log(channel.failure)
+            self._error = ConnectionAbortedError(channel.failure)
+            self._closing = True
+        if self._closing:
+            self._end()
+
+    def _flush(self) -> None:
+        for piece in self._channel.data_to_send():
+            if not self._tcp.is_closing():
+                self._tcp.write(piece)
+
+    def _end(self) -> None:
+        self._ended = True
+        channel = self._channel
+        while channel.read():
+            pass  # nobody wants it, but the client's close_notify may be there
+        if self._half_open or (channel.closed and not channel.failure) or self._tcp.is_closing():
+            self._tcp.close()
+            return
+        self._reading = self._writable = True
+        self._pause_or_resume_tcp()
+        try:
+            self._tcp.write_eof()
+        except OSError:  # the client is gone, which nobody has noticed yet
+            self._tcp.abort()
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._linger(self._tcp.get_write_buffer_size())
+
+    def _linger(self, waiting: int) -> None:
+        """Leave the client its time, and more of it as long as it takes what waits for it."""
+        self._timer = self._acceptor.loop.call_later(self._acceptor.close_timeout, self._linger_on, waiting)
+
+    def _linger_on(self, waiting: int) -> None:
+        left = self._tcp.get_write_buffer_size()
+        if left < waiting:
+            self._linger(left)
+        else:
+            self._tcp.abort()
+
+    def _expire(self) -> None:
+        self._log("the handshake took too long")
+        self.abort()
+
+    def _pause_or_resume_tcp(self) -> None:
+        reading = self._ended or (self._reading and self._writable)
+        if reading is not self._tcp_reading and not self._tcp.is_closing():
+            self._tcp_reading = reading
+            if reading:
+                self._tcp.resume_reading()
+            else:
+                self._tcp.pause_reading()
+
+    def _log(self, what: str) -> None:
+        if logger.isEnabledFor(logging.DEBUG):
+            peer = self._tcp.get_extra_info("peername")
+            logger.debug("%s: %s", peer[0] if peer else "a client that is gone", what)
