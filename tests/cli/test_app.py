@@ -31,7 +31,8 @@ def test_the_commands_are_the_documented_ones() -> None:
         "serve",
         *(f"db {name}" for name in ("upgrade", "status")),
         *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "key add", "key remove")),
-        *(f"device {name}" for name in ("create", "import", "list", "show", "rearm", "delete")),
+        *(f"device {name}" for name in ("create", "import", "list", "show", "update", "rearm", "revoke", "delete")),
+        "ca init",
     }
 
 
@@ -55,7 +56,8 @@ def test_every_command_and_option_has_a_help_text(path: tuple[str, ...], monkeyp
 def test_everything_that_prints_can_print_json(path: tuple[str, ...]) -> None:
     options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
 
-    assert {"--data-dir", "--database-url", "--config"} <= options
+    assert {"--data-dir", "--config"} <= options
+    assert ("--database-url" in options) == (path != ("ca", "init"))
     assert ("--json" in options) == (path != ("serve",))
 
 
