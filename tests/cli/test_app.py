@@ -114,7 +114,7 @@ def test_keys_of_another_database_end_with_3(cli: Cli, url: str, tmp_path: Path)
     assert "Use the keys file that belongs to it" in said
 
 
-WRITING = [("profile", "create"), ("db", "upgrade"), ("db", "status"), ("serve",)]
+WRITING = [("profile", "create"), ("db", "upgrade"), ("db", "status"), ("serve",), ("ca", "init")]
 WORDS = {"name": "n", "device": "d", "profile": "p", "key": "k", "file": "/dev/null"}
 
 
