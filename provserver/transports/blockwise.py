@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Generic, Self, TypeVar
 
 LIFETIME = 93.0
 """Seconds an unfinished exchange is kept: MAX_TRANSMIT_WAIT (RFC 7252 §4.8.2)."""
@@ -24,6 +24,16 @@ class Block:
     number: int
     more: bool
     exponent: int
+
+    @classmethod
+    def of(cls, option: int) -> Self:
+        """Read the option's value."""
+        return cls(option >> 4, bool(option & 8), option & 7)
+
+    @property
+    def option(self) -> int:
+        """The option's value."""
+        return self.number << 4 | self.more << 3 | self.exponent
 
     @property
     def size(self) -> int:

@@ -10,13 +10,9 @@ import itertools
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from uuid import UUID
 
 import msgspec
-from aiocoap import Message
-from aiocoap.numbers.codes import Code
-from aiocoap.numbers.contentformat import ContentFormat
 
 from provserver.core.attributes import split_keys
 from provserver.core.authentication import Denial
@@ -27,21 +23,11 @@ from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
 from provserver.transports.attributes import Changes, watching
-from provserver.transports.coap_options import Target, query
+from provserver.transports.coap_message import Code
+from provserver.transports.coap_options import Reply, Request, Target, text_format
 
 MAX_OBSERVERS = 10_000
 MAX_OBSERVERS_PER_DEVICE = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What is answered. max_age: seconds; observe: the number of a notification, None when no more follow."""
-
-    code: Code
-    body: bytes = b""
-    format: ContentFormat | None = None
-    max_age: int | None = None
-    observe: int | None = None
 
 
 class _NotAuthenticated(Exception):  # noqa: N818
@@ -76,7 +62,7 @@ class Features:
         # One for all: who observes again must not get lower numbers than before (RFC 7641 §3.4).
         self._numbers = itertools.count()
 
-    async def answer(self, target: Target, request: Message, payload: bytes, peer: Peer) -> Reply:
+    async def answer(self, target: Target, request: Request, payload: bytes, peer: Peer) -> Reply:
         """Answer a request that does not observe."""
         try:
             async with asyncio.timeout(self._request_timeout):
@@ -85,7 +71,7 @@ class Features:
         except _FAULTS as fault:
             return _refusal(fault)
 
-    async def observe(self, target: Target, request: Message, peer: Peer) -> AsyncGenerator[Reply]:
+    async def observe(self, target: Target, request: Request, peer: Peer) -> AsyncGenerator[Reply]:
         """Answer a request that observes the attributes, then notify until it must end; the last reply says so."""
         try:
             async with asyncio.timeout(self._request_timeout):
@@ -140,10 +126,12 @@ class Features:
             raise _NotAuthenticated
         return found
 
-    async def _call(self, target: Target, device: Authenticated, request: Message, payload: bytes) -> Reply:
+    async def _call(self, target: Target, device: Authenticated, request: Request, payload: bytes) -> Reply:
         match target.feature:
-            case "attributes" if request.code is Code.GET:
-                client, shared = (split_keys(",".join(query(request, name))) for name in ("clientKeys", "sharedKeys"))
+            case "attributes" if request.code == Code.GET:
+                client, shared = (
+                    split_keys(",".join(request.parameter(name))) for name in ("clientKeys", "sharedKeys")
+                )
                 found = await self._data.attributes(device, client, shared)
                 return _json(found, request) if found else Reply(Code.NOT_FOUND)
             case "telemetry":
@@ -152,7 +140,7 @@ class Features:
                 await self._data.publish_attributes(device, payload)
             case "claim":
                 await self._data.claim(device, payload)
-            case _ if request.code is Code.GET or target.request_id is None:
+            case _ if request.code == Code.GET or target.request_id is None:
                 return Reply(Code.NOT_IMPLEMENTED)  # there are no remote procedure calls
         return Reply(Code.CREATED)
 
@@ -195,11 +183,5 @@ def _refusal(fault: Exception) -> Reply:
             return Reply(Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS)
 
 
-def _json(value: object, request: Message, observe: int | None = None) -> Reply:
+def _json(value: object, request: Request, observe: int | None = None) -> Reply:
     return Reply(Code.CONTENT, msgspec.json.encode(value), text_format(request), observe=observe)
-
-
-def text_format(request: Message) -> ContentFormat:
-    """The format that JSON is sent under: text where that was asked for."""
-    asked = request.opt.accept if request.opt.accept is not None else request.opt.content_format
-    return ContentFormat.TEXT if asked == ContentFormat.TEXT else ContentFormat.JSON

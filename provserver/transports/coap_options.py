@@ -1,98 +1,234 @@
-"""What the options of a CoAP request ask for: what must be refused, and where the path leads (spec thingsboard §3)."""
+"""The options of CoAP requests and replies (RFC 7252 §5.10): what is asked for, and where (spec thingsboard §3)."""
 
-from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from enum import IntEnum
+from typing import NamedTuple
 
-from aiocoap import Message
-from aiocoap.numbers.codes import Code
-from aiocoap.numbers.optionnumbers import OptionNumber
-from aiocoap.numbers.types import Type
+from provserver.transports.blockwise import Block
+from provserver.transports.coap_message import Code, Options, uint
+
+
+class Option(IntEnum):
+    """The numbers of the options that are looked at."""
+
+    URI_HOST = 3
+    OBSERVE = 6
+    URI_PORT = 7
+    OSCORE = 9
+    URI_PATH = 11
+    CONTENT_FORMAT = 12
+    MAX_AGE = 14
+    URI_QUERY = 15
+    ACCEPT = 17
+    BLOCK2 = 23
+    BLOCK1 = 27
+    SIZE2 = 28
+    PROXY_URI = 35
+    PROXY_SCHEME = 39
+    NO_RESPONSE = 258
+
+
+class Format(IntEnum):
+    """Content-Formats (§12.3)."""
+
+    TEXT = 0
+    OCTETSTREAM = 42
+    JSON = 50
+
 
 _FEATURES = frozenset({"provision", "telemetry", "attributes", "claim", "rpc"})
 _READABLE = frozenset({"attributes", "rpc"})
 
-_PROXYING = frozenset({OptionNumber.PROXY_URI, OptionNumber.PROXY_SCHEME})
-_REPEATABLE = frozenset({OptionNumber.URI_PATH, OptionNumber.URI_QUERY})
-_CRITICAL = (
-    _PROXYING
-    | _REPEATABLE
-    | {
-        OptionNumber.URI_HOST,
-        OptionNumber.URI_PORT,
-        OptionNumber.ACCEPT,  # one that cannot be met is answered in JSON
-        OptionNumber.BLOCK1,
-        OptionNumber.BLOCK2,
-    }
-)
-"""The critical options that are understood. Not If-Match nor If-None-Match: a condition that is not looked at must
-not be taken as met (RFC 7252 §5.10.8)."""
+_URI_PATH, _URI_QUERY = int(Option.URI_PATH), int(Option.URI_QUERY)
+_MAX_SEGMENT = 255
+_CRITICAL: dict[int, range] = {
+    Option.URI_HOST: range(1, 256),
+    Option.URI_PORT: range(3),
+    Option.ACCEPT: range(3),  # a format that we do not have is answered in JSON
+    Option.BLOCK2: range(4),
+    Option.BLOCK1: range(4),
+    Option.PROXY_URI: range(1, 1035),
+    Option.PROXY_SCHEME: range(1, 256),
+}
+"""The critical options that are understood, besides Uri-Path and Uri-Query, and the lengths they may have. Not If-Match
+nor If-None-Match: a condition that is not looked at must not be taken as met (§5.10.8)."""
+
+_PROXYING = frozenset({Option.PROXY_URI, Option.PROXY_SCHEME})
 
 _NO_4XX = 8
 """No-Response (RFC 7967 §2.1) to the class 4.xx."""
 
-_OTHER_METHODS = (Code.PUT, Code.DELETE, Code.PATCH, Code.iPATCH, Code.FETCH)
 
-
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """Where a request goes. token: None when the path has none; request_id: that of a procedure call."""
 
     feature: str
-    token: str | None = field(default=None, repr=False)
+    token: str | None = None
     request_id: str | None = None
 
+    def __repr__(self) -> str:  # tokens are secrets
+        return f"<Target {self.feature}>"
 
-def unsupported(request: Message) -> Message | None:
-    """The answer to a request with a critical option that is not known (RFC 7252 §5.4.1), that comes again but may
-    not (§5.4.5), or that is for a proxy (§5.10.2).
+
+class Reply(NamedTuple):
+    """What is answered. max_age: seconds; observe: the number of a notification, None when no more follow."""
+
+    code: int
+    body: bytes = b""
+    format: int | None = None
+    max_age: int | None = None
+    observe: int | None = None
+    block1: Block | None = None
+    block2: Block | None = None
+    size2: int | None = None
+
+    def __repr__(self) -> str:  # bodies are secrets
+        return f"<Reply {self.code >> 5}.{self.code & 31:02}>"
+
+    @property
+    def options(self) -> Options:
+        """As they are sent."""
+        if self.observe is None and self.max_age is None and self.block1 is None and self.block2 is None:
+            return () if self.format is None else ((Option.CONTENT_FORMAT, uint(self.format)),)
+        numbers = {
+            Option.OBSERVE: self.observe,
+            Option.CONTENT_FORMAT: self.format,
+            Option.MAX_AGE: self.max_age,
+            Option.BLOCK2: self.block2.option if self.block2 is not None else None,
+            Option.BLOCK1: self.block1.option if self.block1 is not None else None,
+            Option.SIZE2: self.size2,
+        }
+        return tuple((number, uint(value)) for number, value in numbers.items() if value is not None)
+
+
+class Request:
+    """What a request asks for.
+
+    path, query: the values of Uri-Path and Uri-Query. values: those of other options, the first where one is repeated.
+    refusal: why it cannot be taken: it has a critical option that is not known (§5.4.1) or is none of its kind
+        (§5.4.3), one that comes again but may not (§5.4.5), or one for a proxy (§5.10.2).
     """
-    numbers = Counter(option.number for option in request.opt.option_list())
-    for number in sorted(numbers):
-        if not number.is_critical():
-            continue
-        if number not in _CRITICAL:
-            return _bad_option(request, f"Unknown option {int(number)}")
-        if numbers[number] > 1 and number not in _REPEATABLE:
-            return _bad_option(request, f"Repeated option {int(number)}")
-    return Message(code=Code.PROXYING_NOT_SUPPORTED) if numbers.keys() & _PROXYING else None
+
+    __slots__ = ("code", "confirmable", "path", "payload", "query", "refusal", "values")
+
+    def __init__(
+        self, code: int, options: Iterable[tuple[int, bytes]], payload: bytes, *, confirmable: bool = True
+    ) -> None:
+        """options: in the order of their numbers."""
+        self.code = code
+        self.confirmable = confirmable
+        self.payload = payload
+        path: list[str] = []
+        query: list[str] = []
+        values: dict[int, bytes] = {}
+        bad = ""
+        for number, value in options:
+            if number == _URI_PATH:
+                texts = path
+            elif number == _URI_QUERY:
+                texts = query
+            else:
+                if number & 1:
+                    bad = bad or _complaint(number, value, again=number in values)
+                values.setdefault(number, value)
+                continue
+            try:
+                texts.append(value.decode())
+            except UnicodeDecodeError:
+                bad = bad or f"Invalid option {number}"
+            if len(value) > _MAX_SEGMENT:
+                bad = bad or f"Invalid option {number}"
+        self.path = path
+        self.query = query
+        self.values = values
+        self.refusal: Reply | None = None
+        if bad:
+            self.refusal = Reply(Code.BAD_OPTION, bad.encode())
+        elif not _PROXYING.isdisjoint(values):
+            self.refusal = Reply(Code.PROXYING_NOT_SUPPORTED)
+
+    def __repr__(self) -> str:
+        return f"<Request 0.{self.code:02}>"
+
+    @property
+    def format(self) -> int | None:
+        """The format that is asked for, else the one it came in."""
+        asked = self._uint(Option.ACCEPT, 2)
+        return asked if asked is not None else self._uint(Option.CONTENT_FORMAT, 2)
+
+    @property
+    def observe(self) -> int | None:
+        """0: wants to observe; 1: no more (RFC 7641 §2)."""
+        return self._uint(Option.OBSERVE, 3)
+
+    @property
+    def block1(self) -> Block | None:
+        """Which part of the body it has (RFC 7959 §2.1)."""
+        return self._block(Option.BLOCK1)
+
+    @property
+    def block2(self) -> Block | None:
+        """Which part of the answer it asks for."""
+        return self._block(Option.BLOCK2)
+
+    @property
+    def no_response(self) -> int:
+        """The classes of response codes that are not to be sent: 1 << class - 1 of each (RFC 7967 §2.1)."""
+        unwanted = self._uint(Option.NO_RESPONSE, 1) or 0
+        if self.refusal is not None and self.refusal.code == Code.BAD_OPTION and not self.confirmable:
+            unwanted |= _NO_4XX  # it is rejected (§5.4.1), which is to say nothing (§4.3)
+        return unwanted
+
+    def parameter(self, name: str) -> list[str]:
+        """The values of a query parameter."""
+        parameters = (each.partition("=") for option in self.query for each in option.split("&"))
+        return [value for name_, _, value in parameters if name_ == name]
+
+    def target(self) -> Target | Reply:
+        """Where path and method lead, or the answer to a request that leads nowhere."""
+        path = self.path
+        if len(path) == 1 and "/" in path[0]:  # the whole path in one option
+            path = path[0].removeprefix("/").split("/")
+        if path[:2] != ["api", "v1"]:
+            return Reply(Code.NOT_FOUND)
+        if self.code not in (Code.GET, Code.POST):
+            return Reply(Code.METHOD_NOT_ALLOWED)
+        match path[2:]:
+            case (feature,):
+                found = Target(feature.lower())
+            case (feature, number, *_) if _is_number(number):
+                found = Target(feature.lower(), request_id=number)
+            case (token, feature, number, *_) if _is_number(number):
+                found = Target(feature.lower(), token, number)
+            case (token, feature, *_):
+                found = Target(feature.lower(), token)
+            case _:
+                return Reply(Code.BAD_REQUEST)
+        taken = _FEATURES if self.code == Code.POST else _READABLE
+        return found if found.feature in taken else Reply(Code.BAD_REQUEST)
+
+    def _uint(self, number: int, longest: int) -> int | None:
+        value = self.values.get(number)
+        return None if value is None or len(value) > longest else int.from_bytes(value)
+
+    def _block(self, number: int) -> Block | None:
+        value = self._uint(number, 3)
+        return None if value is None else Block.of(value)
 
 
-def target(request: Message) -> Target | Message:
-    """Where path and method lead, or the answer to a request that leads nowhere."""
-    path: tuple[str, ...] = request.opt.uri_path
-    if len(path) == 1 and "/" in path[0]:  # the whole path in one option
-        path = tuple(path[0].removeprefix("/").split("/"))
-    if path[:2] != ("api", "v1"):
-        return Message(code=Code.NOT_FOUND)
-    if request.code in _OTHER_METHODS:
-        return Message(code=Code.METHOD_NOT_ALLOWED)
-    match path[2:]:
-        case (feature,):
-            found = Target(feature.lower())
-        case (feature, number, *_) if _is_number(number):
-            found = Target(feature.lower(), request_id=number)
-        case (token, feature, number, *_) if _is_number(number):
-            found = Target(feature.lower(), token, number)
-        case (token, feature, *_):
-            found = Target(feature.lower(), token)
-        case _:
-            return Message(code=Code.BAD_REQUEST)
-    taken = {Code.POST: _FEATURES, Code.GET: _READABLE}.get(request.code, ())
-    return found if found.feature in taken else Message(code=Code.BAD_REQUEST)
+def text_format(request: Request) -> Format:
+    """The format that JSON is sent under: text where that was asked for."""
+    return Format.TEXT if request.format == Format.TEXT else Format.JSON
 
 
-def query(request: Message, name: str) -> list[str]:
-    """The values of a query parameter."""
-    parameters = (each.partition("=") for option in request.opt.uri_query for each in option.split("&"))
-    return [value for name_, _, value in parameters if name_ == name]
+def _complaint(number: int, value: bytes, *, again: bool) -> str:
+    lengths = _CRITICAL.get(number)
+    if lengths is None:
+        return f"Unknown option {number}"
+    if again:
+        return f"Repeated option {number}"
+    return "" if len(value) in lengths else f"Invalid option {number}"
 
 
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
-
-
-def _bad_option(request: Message, diagnostic: str) -> Message:
-    response = Message(code=Code.BAD_OPTION, payload=diagnostic.encode())
-    if request.mtype is Type.NON:  # is rejected (§5.4.1), which is to say nothing (§4.3)
-        response.opt.no_response = _NO_4XX
-    return response

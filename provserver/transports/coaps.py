@@ -1,6 +1,7 @@
 """CoAP over DTLS (RFC 7252 §9): the same resources as over plain UDP, on aiocoap, for peers that have proved a key."""
 
 import logging
+import socket
 from typing import Any
 
 from aiocoap import Message, error, interfaces
@@ -21,15 +22,17 @@ async def listen(
     context: ServerContext,
     shared_key: SharedKey,
     limits: Limits | None = None,
+    sock: socket.socket | None = None,
     **_: Any,
 ) -> "DtlsInterface":
     """Listen, for `CoapTransport.add`. Raises OSError.
 
     messages: aiocoap's message manager. shared_key: what a PSK identity stands for; may raise Unavailable.
+    sock: see UdpSocket.
     """
     interface = DtlsInterface(messages)
     interface.endpoint = DtlsEndpoint(context, shared_key, interface.received, interface.ended, limits or Limits())
-    interface.address = interface.endpoint.open(host, port)
+    interface.address = interface.endpoint.open(host, port, sock)
     return interface
 
 

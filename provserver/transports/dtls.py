@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
+import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -110,9 +111,12 @@ class DtlsEndpoint:
         self._loop = asyncio.get_running_loop()
         self._socket: UdpSocket | None = None
 
-    def open(self, host: str, port: int) -> tuple[str, int]:
-        """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError."""
-        self._socket = UdpSocket(host, port, self.datagram_received)
+    def open(self, host: str, port: int, sock: socket.socket | None = None) -> tuple[str, int]:
+        """Listen; returns the address, with the port that was free if 0 was asked. Raises OSError.
+
+        sock: see UdpSocket.
+        """
+        self._socket = UdpSocket(host, port, self.datagram_received, sock=sock)
         return host, self._socket.port
 
     def hush(self) -> None:

@@ -4,10 +4,12 @@ asyncio's own cannot: behind one, a peer that writes to a second address (a VIP,
 """
 
 import asyncio
+import errno
 import logging
 import socket
 import sys
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 log = logging.getLogger("provserver.udp")
@@ -16,39 +18,54 @@ _IP_PKTINFO = 8  # linux/in.h; Python has no name for it before 3.14
 _BATCH = 64  # datagrams that are read before others have their turn
 _MAX_SIZE = 65_536
 _ANCILLARY_SIZE = 128
+_RECEIVE_BUFFER = 4 * 1024 * 1024
+"""Bytes that may wait to be read, if the kernel allows as much (net.core.rmem_max). Its default holds some 300 small
+datagrams: fewer than there are devices when the power comes back, and each that is lost comes again seconds later."""
 
 
 class Address(NamedTuple):
-    """Where a datagram came from, and the address it came to as the kernel wants it back (in_pktinfo, in6_pktinfo)."""
+    """Where a datagram came from, and the address it came to as the kernel wants it back (in_pktinfo, in6_pktinfo).
+
+    local: empty where the socket listens on one address only.
+    """
 
     peer: tuple[str, int] | tuple[str, int, int, int]
     local: bytes = b""
+
+    @property
+    def host(self) -> str:
+        """The peer's IP address."""
+        return self.peer[0].removeprefix("::ffff:")
 
 
 class UdpSocket:
     """Takes and sends datagrams, on asyncio and uvloop. Those that cannot be sent are lost, as datagrams are."""
 
-    def __init__(self, host: str, port: int, received: Callable[[bytes, Address], None]) -> None:
-        """Listen. Raises OSError."""
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
-        )[0]
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        received: Callable[[bytes, Address], None],
+        *,
+        sock: socket.socket | None = None,
+    ) -> None:
+        """Listen; on `sock` if it is given, which is bound already. Raises OSError."""
         self._received = received
         self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket(family, kind, protocol)
+        self._socket = sock = sock or _bound(host, port)
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
         self._level, self._option = socket.IPPROTO_IP, _IP_PKTINFO
-        try:
-            self._socket.setblocking(False)
-            if family == socket.AF_INET6:
+        read = self._read
+        if sock.getsockname()[0] in ("0.0.0.0", "::"):  # noqa: S104 - a comparison
+            if sock.family == socket.AF_INET6:
                 self._level, self._option = socket.IPPROTO_IPV6, socket.IPV6_PKTINFO
-                self._socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVPKTINFO, 1)
+                read = self._read_with_local
             elif sys.platform == "linux":
-                self._socket.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-            self._socket.bind(address)
-        except OSError:
-            self._socket.close()
-            raise
-        self._loop.add_reader(self._socket, self._readable)
+                sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
+                read = self._read_with_local
+        self._loop.add_reader(sock, read)
 
     @property
     def port(self) -> int:
@@ -58,9 +75,12 @@ class UdpSocket:
 
     def send(self, datagram: bytes, address: Address) -> None:
         """Send a datagram to where another came from."""
-        ancillary = [(self._level, self._option, address.local)] if address.local else []
+        peer, local = address
         try:
-            self._socket.sendmsg([datagram], ancillary, 0, address.peer)
+            if local:
+                self._socket.sendmsg((datagram,), ((self._level, self._option, local),), 0, peer)
+            else:
+                self._socket.sendto(datagram, peer)
         except OSError as fault:
             log.debug("a datagram was not sent: %s", fault)
 
@@ -73,19 +93,50 @@ class UdpSocket:
         self.hush()
         self._socket.close()
 
-    def _readable(self) -> None:
+    def _read(self) -> None:
+        receive, received = self._socket.recvfrom, self._received
         for _ in range(_BATCH):
             try:
-                data, ancillary, _, peer = self._socket.recvmsg(_MAX_SIZE, _ANCILLARY_SIZE)
+                data, peer = receive(_MAX_SIZE)
             except BlockingIOError:
                 return
             except OSError as fault:
                 log.debug("a datagram was not read: %s", fault)
                 return
-            local = next((_answering(info) for level, _, info in ancillary if level == self._level), b"")
-            self._received(data, Address(peer, local))
+            received(data, Address(peer))
+
+    def _read_with_local(self) -> None:
+        receive, received, wanted = self._socket.recvmsg, self._received, self._level
+        for _ in range(_BATCH):
+            try:
+                data, ancillary, _, peer = receive(_MAX_SIZE, _ANCILLARY_SIZE)
+            except BlockingIOError:
+                return
+            except OSError as fault:
+                log.debug("a datagram was not read: %s", fault)
+                return
+            local = b""
+            for level, _, information in ancillary:
+                if level == wanted:
+                    local = _answering(information)
+            received(data, Address(peer, local))
 
 
+def _bound(host: str, port: int) -> socket.socket:
+    """A socket for this process alone. Raises OSError that names the address."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE
+    )[0]
+    made = socket.socket(family, kind, protocol)
+    try:
+        made.bind(address)
+    except OSError as fault:
+        made.close()
+        raise OSError(fault.errno or errno.EADDRINUSE, f"{host}:{port}/udp: {fault.strerror}") from None
+    return made
+
+
+@lru_cache(maxsize=64)
 def _answering(information: bytes) -> bytes:
     """For whom we answer, from the information on what came: by any interface, but where the address needs one."""
     if len(information) == 12:  # in_pktinfo: the interface, the local address, the one in the header

@@ -37,6 +37,12 @@ def test_block_sizes_of_rfc_7959(exponent: int, size: int) -> None:
     assert (block.size, block.start) == (size, 3 * size)
 
 
+@given(st.integers(0, 0xFFFFFF))
+def test_a_block_is_written_as_it_was_read(option: int) -> None:
+    assert Block.of(option).option == option
+    assert Block.of(0x2E) == Block(2, True, 6)
+
+
 def test_progress_is_the_codes_of_rfc_7959() -> None:
     assert [progress.value for progress in Progress] == ["2.31", "4.08", "4.13"]
 

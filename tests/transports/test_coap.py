@@ -2,8 +2,9 @@ import asyncio
 import itertools
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
 from provserver.services.provisioning import Provisioning
 from provserver.store.database import Database
 from provserver.transports.coap import CoapTransport
+from provserver.transports.sockets import shared
 from tests.transports.test_http import Service, logging_as_serve_does, service
 
 PATH = ("api", "v1", "provision")
@@ -49,7 +51,7 @@ class Datagrams(asyncio.DatagramProtocol):
 class Site:
     """A listener, and a profile to provision by."""
 
-    def __init__(self, transport: CoapTransport, port: int, made: Service, client: Context) -> None:
+    def __init__(self, transport: CoapTransport, port: int, made: Service, client: Any) -> None:
         self.transport = transport
         self.port = port
         self.service = made
@@ -91,15 +93,15 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    async with service(postgres, tmp_path_factory.mktemp("coap"), "coap") as service_:
+async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory, front: bool) -> AsyncIterator[Service]:
+    async with service(postgres, tmp_path_factory.mktemp("coap"), f"coap_{front}".lower()) as service_:
         yield service_
 
 
 @asynccontextmanager
-async def serving(made: Service, provisioning: Provisioning | None = None) -> AsyncIterator[Site]:
+async def serving(made: Service, *, front: bool, provisioning: Provisioning | None = None) -> AsyncIterator[Site]:
     """A listener of the test's own, and a client."""
-    transport = CoapTransport(provisioning or made.provisioning, max_payload_size=LIMIT)
+    transport = CoapTransport(provisioning or made.provisioning, front=front, max_payload_size=LIMIT)
     client = await Context.create_client_context()
     host, port = await transport.start("127.0.0.1", 0)
     assert (host, port > 0) == ("127.0.0.1", True)
@@ -111,9 +113,9 @@ async def serving(made: Service, provisioning: Provisioning | None = None) -> As
 
 
 @pytest.fixture(scope="module")
-async def site(made: Service) -> AsyncIterator[Site]:
+async def site(made: Service, front: bool) -> AsyncIterator[Site]:
     """A listener that the tests of this module share."""
-    async with serving(made) as shared:
+    async with serving(made, front=front) as shared:
         yield shared
 
 
@@ -245,9 +247,9 @@ async def test_protobuf_is_answered_in_protobuf(site: Site) -> None:
     assert (second.code, list(protobuf.fields(second.payload))) == (Code.BAD_REQUEST, [(1, 3)])
 
 
-async def test_who_asks_while_postgres_is_away_is_told_to_come_back(made: Service) -> None:
+async def test_who_asks_while_postgres_is_away_is_told_to_come_back(made: Service, front: bool) -> None:
     away = Provisioning(Database("postgresql:///nowhere"), made.keys, wait_limit=0.05)
-    async with serving(made, away) as site:
+    async with serving(made, front=front, provisioning=away) as site:
         response = await site.provision("away")
     await away.drain()
 
@@ -263,14 +265,14 @@ async def test_the_peers_address_is_recorded(made: Service, site: Site) -> None:
 
 
 async def test_a_fault_of_ours_is_logged_and_told_without_its_words(
-    made: Service, capsys: pytest.CaptureFixture[str]
+    made: Service, capsys: pytest.CaptureFixture[str], front: bool
 ) -> None:
     class Faulty(Provisioning):
         async def answer(self, *_args: object, **_kwargs: object) -> Any:
             raise ZeroDivisionError("pl4nted")
 
     with logging_as_serve_does("info"):
-        async with serving(made, Faulty(made.database, made.keys)) as site:
+        async with serving(made, front=front, provisioning=Faulty(made.database, made.keys)) as site:
             response = await site.provision("fault")
 
     assert (response.code, response.payload) == (Code.INTERNAL_SERVER_ERROR, b"")
@@ -355,6 +357,26 @@ async def test_a_later_block_of_an_answer_that_is_not_kept_is_refused(site: Site
         assert (await client.message()).code is Code.REQUEST_ENTITY_INCOMPLETE
 
 
+async def test_an_answer_that_is_too_large_for_a_datagram_goes_in_blocks(site: Site) -> None:
+    certificate = "c" * 2_500
+    body = site.body("large answer", hash=certificate, credentialsType="X509_CERTIFICATE")
+    async with site.datagrams() as client:
+        client.send(site.datagram(body, 1))
+        response = await client.message()
+        assert (response.mtype, response.code, len(response.payload)) == (Type.ACK, Code.CREATED, 1024)
+        size, received = response.opt.size2, response.payload
+        while response.opt.block2.more:
+            number = response.opt.block2.block_number + 1
+            client.send(site.datagram(b"", 1 + number, block2=BlockOption.BlockwiseTuple(number, False, 6)))
+            response = await client.message()
+            received += response.payload
+        client.send(site.datagram(body, 1))
+        assert (await client.message()).opt.block2 == BlockOption.BlockwiseTuple(0, True, 6)
+
+    assert len(received) == size
+    assert json.loads(received)["credentialsValue"] == certificate
+
+
 async def test_a_block_past_the_end_of_an_answer_is_refused(site: Site) -> None:
     async with site.datagrams() as client:
         client.send(site.datagram(site.body("past the end"), 1, block2=BlockOption.BlockwiseTuple(0, False, 2)))
@@ -427,6 +449,65 @@ async def test_who_does_not_ask_for_a_confirmation_gets_none(site: Site) -> None
     assert (response.mtype, response.code, response.token) == (Type.NON, Code.CREATED, (10).to_bytes(2))
 
 
+async def test_many_at_once_get_their_own_answers(made: Service, site: Site) -> None:
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(site.datagrams()) for _ in range(300)]
+        for n, client in enumerate(clients):
+            client.send(site.datagram(site.body(f"many {n}"), 1))
+        responses = [await client.message() for client in clients]
+
+    for n, response in enumerate(responses):
+        assert (response.code, json.loads(response.payload)["deviceName"]) == (Code.CREATED, f"many {n}")
+    assert len({json.loads(response.payload)["credentialsValue"] for response in responses}) == 300
+    assert await made.value("SELECT count(*) FROM device WHERE name LIKE 'many %'") == 300
+
+
+@pytest.mark.filterwarnings("ignore:Initializing messages with an m:DeprecationWarning")  # as aiocoap itself does
+@pytest.mark.parametrize("wanted", [2, 26])
+async def test_who_wants_no_response_gets_none(made: Service, site: Site, wanted: int) -> None:
+    async with site.datagrams() as client:
+        client.send(site.datagram(site.body(f"silent {wanted}"), 1, Type.NON, no_response=wanted))
+        client.send(site.datagram(site.body(f"quiet {wanted}"), 2, no_response=wanted))
+        response = await client.message()
+
+    assert (response.mtype, response.code, response.mid) == (Type.ACK, Code.EMPTY, 2)
+    for name in (f"silent {wanted}", f"quiet {wanted}"):
+        assert await made.value("SELECT count(*) FROM device WHERE name = $1", name) == 1
+
+
+@pytest.mark.parametrize("options", [(), ("-N",), ("-b", "64"), ("-T", "token")], ids=str)
+async def test_libcoap(site: Site, tool: Callable[..., str], options: tuple[str, ...]) -> None:
+    process = await asyncio.create_subprocess_exec(
+        tool("coap-client-notls", "coap-client"),
+        *("-m", "post", "-t", "json", *options, "-e", site.body(f"libcoap {options}").decode()),
+        f"{site.uri}/api/v1/provision",
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+
+    assert json.loads(out)["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("destination", ["127.0.0.1", "127.0.0.5", "::1"])
+async def test_it_answers_from_the_address_that_was_asked(made: Service, front: bool, destination: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    transport = CoapTransport(made.provisioning, front=front)
+    _, port = await transport.start("::", 0)
+    site = Site(transport, port, made, None)
+    connected, client = await asyncio.get_running_loop().create_datagram_endpoint(
+        Datagrams, remote_addr=(destination, port)
+    )
+    for n, options in enumerate(({}, {"block1": BlockOption.BlockwiseTuple(0, False, 6)})):
+        client.send(site.datagram(site.body(f"{destination} {n}"), n, **options))
+        assert (await client.message()).code is Code.CREATED
+        address = await made.value("SELECT address FROM attempt WHERE device_name = $1", f"{destination} {n}")
+        assert address == ("::1" if destination == "::1" else "127.0.0.1")
+    connected.close()
+    await transport.stop(0)
+
+
 async def test_a_ping_is_answered(site: Site) -> None:
     async with site.datagrams() as client:
         client.send(Message(_mtype=Type.CON, _mid=11, code=Code.EMPTY).encode())
@@ -463,10 +544,10 @@ GARBAGE = [
 
 @pytest.mark.parametrize("level", ["debug", "info"])
 async def test_garbage_breaks_nothing_and_is_not_logged(
-    made: Service, capsys: pytest.CaptureFixture[str], level: str
+    made: Service, capsys: pytest.CaptureFixture[str], level: str, front: bool
 ) -> None:
     with logging_as_serve_does(level):
-        async with serving(made) as site, site.datagrams() as client:
+        async with serving(made, front=front) as site, site.datagrams() as client:
             for data in GARBAGE:
                 client.send(data)
             # One socket, in order: once this is answered, all of that has been dealt with.
@@ -491,6 +572,39 @@ async def test_a_port_in_use_is_refused(made: Service, site: Site) -> None:
             await CoapTransport(made.provisioning).start(host, site.port)
 
 
+async def test_a_socket_that_is_shared_is_taken_over(made: Service, front: bool) -> None:
+    sockets = shared("127.0.0.1", 0, socket.SOCK_DGRAM, 2)
+    kept = sockets[0].dup()
+    transports = [CoapTransport(made.provisioning, front=front) for _ in sockets]
+    addresses = [
+        await transport.start("127.0.0.1", 0, sock=each) for transport, each in zip(transports, sockets, strict=True)
+    ]
+    assert len(set(addresses)) == 1
+    client = await Context.create_client_context()
+    site = Site(transports[0], addresses[0][1], made, client)
+    with pytest.raises(OSError, match="Address already in use"):
+        await CoapTransport(made.provisioning).start("127.0.0.1", site.port)
+    await transports[1].stop(0)
+
+    async with site.datagrams() as device:
+        async with made.blocked() as blocked:
+            device.send(site.datagram(site.body(f"before {front}"), 1))
+            await blocked.until_waiting()
+            stopping = asyncio.create_task(transports[0].stop(60))
+            await asyncio.sleep(0)
+            device.send(site.datagram(site.body(f"between {front}"), 2))
+        await stopping
+        while (first := await device.message()).token != (1).to_bytes(2):
+            pass
+        again = CoapTransport(made.provisioning, front=front)
+        assert await again.start("127.0.0.1", 0, sock=kept) == addresses[0]
+        while (second := await device.message()).token != (2).to_bytes(2):
+            pass
+    assert (first.code, second.code) == (Code.CREATED, Code.CREATED)
+    await again.stop(0)
+    await client.shutdown()
+
+
 async def test_a_port_in_use_on_all_addresses_is_refused(made: Service) -> None:
     transport = CoapTransport(made.provisioning)
     _, port = await transport.start("0.0.0.0", 0)
@@ -512,8 +626,8 @@ async def test_an_address_that_is_not_ours_is_refused(made: Service) -> None:
                 await CoapTransport(made.provisioning).start(host, port)
 
 
-async def test_stopping_answers_what_is_under_way(made: Service) -> None:
-    async with serving(made) as site:
+async def test_stopping_answers_what_is_under_way(made: Service, front: bool) -> None:
+    async with serving(made, front=front) as site:
         async with made.blocked() as blocked:
             asking = asyncio.create_task(site.provision("under way"))
             await blocked.until_waiting()
@@ -525,8 +639,8 @@ async def test_stopping_answers_what_is_under_way(made: Service) -> None:
         await stopping
 
 
-async def test_stopping_does_not_wait_past_its_grace(made: Service) -> None:
-    async with serving(made) as site, site.datagrams() as client, made.blocked() as blocked:
+async def test_stopping_does_not_wait_past_its_grace(made: Service, front: bool) -> None:
+    async with serving(made, front=front) as site, site.datagrams() as client, made.blocked() as blocked:
         client.send(site.datagram(site.body("cut off"), 1))
         await blocked.until_waiting()
 

@@ -23,20 +23,22 @@ from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
 from provserver.services.data import Data
 from provserver.transports import coap, coap_features
 from provserver.transports.coap import CoapTransport
+from provserver.transports.coap_udp import UdpRemote, listen
 from tests.transports.devices import Backend, Device, backend, going_away
 from tests.transports.test_coap import LIMIT, Site
 from tests.transports.test_http import logging_as_serve_does
 
 
 @pytest.fixture(scope="module")
-async def back(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Backend]:
-    async with backend(postgres, tmp_path_factory.mktemp("coap_features"), "coap_features") as services:
+async def back(postgres: str, tmp_path_factory: pytest.TempPathFactory, front: bool) -> AsyncIterator[Backend]:
+    name = f"coap_features_{front}".lower()
+    async with backend(postgres, tmp_path_factory.mktemp("coap_features"), name) as services:
         yield services
 
 
 @asynccontextmanager
-async def serving(back: Backend, **options: Any) -> AsyncIterator[Site]:
-    options = back.services | {"max_payload_size": LIMIT, "notification_interval": 0} | options
+async def serving(back: Backend, *, front: bool, **options: Any) -> AsyncIterator[Site]:
+    options = back.services | {"front": front, "max_payload_size": LIMIT, "notification_interval": 0} | options
     transport = CoapTransport(back.made.provisioning, **options)
     client = await Context.create_client_context()
     _, port = await transport.start("127.0.0.1", 0)
@@ -48,8 +50,8 @@ async def serving(back: Backend, **options: Any) -> AsyncIterator[Site]:
 
 
 @pytest.fixture(scope="module")
-async def site(back: Backend) -> AsyncIterator[Site]:
-    async with serving(back) as shared:
+async def site(back: Backend, front: bool) -> AsyncIterator[Site]:
+    async with serving(back, front=front) as shared:
         yield shared
 
 
@@ -160,9 +162,9 @@ async def test_who_is_not_known_is_told_so(site: Site, code: Code, feature: str,
 @pytest.mark.parametrize("observe", [None, 0], ids=["plain", "observe"])
 @pytest.mark.parametrize(("code", "feature"), FEATURES, ids=str)
 async def test_while_postgres_is_away_nobody_is_told_that_the_token_is_bad(
-    back: Backend, code: Code, feature: str, observe: int | None
+    back: Backend, code: Code, feature: str, observe: int | None, front: bool
 ) -> None:
-    async with going_away(back.made) as (services, outage), serving(services) as site:
+    async with going_away(back.made) as (services, outage), serving(services, front=front) as site:
         device = await back.device(f"away {code} {feature} {observe}")
         await outage.begin()
         for each in (device, Device(device.id, "unknown")):
@@ -172,9 +174,9 @@ async def test_while_postgres_is_away_nobody_is_told_that_the_token_is_bad(
         outage.end()
 
 
-async def test_who_would_wait_too_long_is_told_to_come_back(back: Backend) -> None:
+async def test_who_would_wait_too_long_is_told_to_come_back(back: Backend, front: bool) -> None:
     device = await back.device("slow")
-    async with serving(back, request_timeout=0.05) as site, back.made.blocked() as blocked:
+    async with serving(back, front=front, request_timeout=0.05) as site, back.made.blocked() as blocked:
         await blocked.connection.execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
         response = await send(site, device, "telemetry", b'{"a":1}')
 
@@ -201,9 +203,9 @@ async def test_other_requests_are_refused(back: Backend, site: Site, method: Cod
     assert (await send(site, device, feature, b"", code=method)).code is code
 
 
-async def test_without_access_there_is_provisioning_alone(back: Backend) -> None:
+async def test_without_access_there_is_provisioning_alone(back: Backend, front: bool) -> None:
     device = await back.device("alone")
-    async with serving(back, access=None) as site:
+    async with serving(back, front=front, access=None) as site:
         assert (await send(site, device, "telemetry", b'{"a":1}')).code is Code.BAD_REQUEST
         assert (await ask(site, device, observe=0)).code is Code.BAD_REQUEST
         assert (await site.provision("alone with provisioning")).code is Code.CREATED
@@ -394,11 +396,13 @@ async def test_of_a_device_the_latest_observers_stay(back: Backend, site: Site) 
     assert tokens == {bytes([n]) for n in range(1, limit + 1)}
 
 
-async def test_when_too_many_observe_one_more_is_answered_once(back: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_when_too_many_observe_one_more_is_answered_once(
+    back: Backend, monkeypatch: pytest.MonkeyPatch, front: bool
+) -> None:
     monkeypatch.setattr(coap_features, "MAX_OBSERVERS", 1)
     first, second = await back.device("has room"), await back.device("has no room")
     await back.share(second, a=1)
-    async with serving(back) as site:
+    async with serving(back, front=front) as site:
         observation = Observation(site, path(first))
         assert (await observation.first()).opt.observe is not None
 
@@ -436,7 +440,9 @@ async def test_a_notification_that_is_large_is_fetched_in_blocks(back: Backend, 
     await observation.end()
 
 
-async def test_what_could_not_be_told_is_told_later(back: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_could_not_be_told_is_told_later(
+    back: Backend, monkeypatch: pytest.MonkeyPatch, front: bool
+) -> None:
     class Away(Data):
         times = 0
 
@@ -448,7 +454,7 @@ async def test_what_could_not_be_told_is_told_later(back: Backend, monkeypatch: 
 
     monkeypatch.setattr(coap_features, "RETRY_AFTER_SECONDS", 0)
     device = await back.device("told later")
-    async with serving(back, data=Away(back.made.database, back.made.keys)) as site:
+    async with serving(back, front=front, data=Away(back.made.database, back.made.keys)) as site:
         observation = Observation(site, path(device))
         await observation.first()
         await back.share(device, a=1)
@@ -471,10 +477,10 @@ async def test_what_changes_fast_is_told_in_one(back: Backend, site: Site) -> No
     await observation.end()
 
 
-async def test_stopping_waits_for_no_observer(back: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_stopping_waits_for_no_observer(back: Backend, capsys: pytest.CaptureFixture[str], front: bool) -> None:
     device = await back.device("stopping")
     with logging_as_serve_does("info"):
-        async with serving(back) as site, site.datagrams() as client:
+        async with serving(back, front=front) as site, site.datagrams() as client:
             client.send(observe(device, 1))
             await client.message()
             await back.until_watched(device)
@@ -497,16 +503,16 @@ class Proving(Resource):  # type: ignore[misc] # aiocoap has no types
 
     async def render_to_pipe(self, pipe: Pipe) -> None:
         remote = pipe.request.remote
-        pipe.request.remote = type(
-            "Remote", (type(remote),), {"peer": Peer(Transport.COAP, "192.0.2.9", **self._facts)}
-        )(remote.sockaddr, remote.interface, pktinfo=remote.pktinfo)
+        pipe.request.remote = type("Remote", (UdpRemote,), {"peer": Peer(Transport.COAP, "192.0.2.9", **self._facts)})(
+            remote.address, ("127.0.0.1", 0)
+        )
         await self._site.render_to_pipe(pipe)
 
 
 async def test_a_device_whose_channel_has_proved_it_needs_no_token(back: Backend) -> None:
     device = await back.device("by key")
     facts = {"psk": PreSharedKey(str(device.id), device.token.encode(), b"digest")}
-    async with serving(back, wrap=lambda site: Proving(site, facts)) as site:
+    async with serving(back, front=False, wrap=lambda site: Proving(site, facts)) as site:
 
         async def to(*rest: str, payload: bytes = b"{}", code: Code = Code.POST) -> Any:
             return await site.ask(payload, ("api", "v1", *rest), code)
@@ -531,7 +537,7 @@ async def test_a_device_whose_channel_has_proved_it_needs_no_token(back: Backend
 
 async def test_provisioning_sees_what_the_channel_has_proved(back: Backend) -> None:
     facts = {"certificates": (b"leaf",)}
-    async with serving(back, wrap=lambda site: Proving(site, facts)) as site:
+    async with serving(back, front=False, wrap=lambda site: Proving(site, facts)) as site:
         assert (await site.provision("proved")).code is Code.CREATED
 
     assert await back.made.value("SELECT address FROM attempt WHERE device_name = 'proved'") == "192.0.2.9"
@@ -540,11 +546,10 @@ async def test_provisioning_sees_what_the_channel_has_proved(back: Backend) -> N
 async def test_another_interface_takes_messages_too(back: Backend) -> None:
     device = await back.device("another interface")
     transport = CoapTransport(back.made.provisioning, **back.services)
-    make = partial(coap._Udp.create_server_transport_endpoint, bind=("127.0.0.1", 0), multicast=[])
-    second = await transport.add(make)
+    second = await transport.add(partial(listen, host="127.0.0.1", port=0, resources=None))
     _, port = await transport.start("127.0.0.1", 0)
     client = await Context.create_client_context()
-    for each in (port, second.listen()):
+    for each in (port, second.address[1]):
         site = Site(transport, each, back.made, client)
         assert (await send(site, device, "telemetry", b'{"port":%d}' % each)).code is Code.CREATED
         assert await back.latest(device) == {"port": each}
@@ -555,10 +560,10 @@ async def test_another_interface_takes_messages_too(back: Backend) -> None:
 # --- nothing of it is logged
 
 
-async def test_no_token_is_logged(back: Backend, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_no_token_is_logged(back: Backend, capsys: pytest.CaptureFixture[str], front: bool) -> None:
     device = await back.device("logged", token="pl4nted-token")
     with logging_as_serve_does("debug"):
-        async with serving(back) as site:
+        async with serving(back, front=front) as site:
             for code, feature in FEATURES:
                 for each in (device, Device(device.id, "pl4nted-unknown")):
                     await send(site, each, feature, b"{}" if code is Code.POST else b"", code=code)

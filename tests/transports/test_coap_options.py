@@ -10,22 +10,24 @@ from aiocoap.numbers.types import Type
 from hypothesis import given
 from hypothesis import strategies as st
 
-from provserver.transports.coap_options import Target, query, target
+from provserver.transports.blockwise import Block
+from provserver.transports.coap_front import ACK_DELAY
+from provserver.transports.coap_message import Options
+from provserver.transports.coap_options import Format, Reply, Request, Target, text_format
 from tests.transports.test_coap import PATH, Datagrams, Site, serving
 from tests.transports.test_http import Service, logging_as_serve_does, service
 
-EMPTY_ACK_DELAY = 0.1
-
 
 @pytest.fixture(scope="module")
-async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Service]:
-    async with service(postgres, tmp_path_factory.mktemp("coap_options"), "coap_options") as service_:
+async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory, front: bool) -> AsyncIterator[Service]:
+    name = f"coap_options_{front}".lower()
+    async with service(postgres, tmp_path_factory.mktemp("coap_options"), name) as service_:
         yield service_
 
 
 @pytest.fixture(scope="module")
-async def site(made: Service) -> AsyncIterator[Site]:
-    async with serving(made) as shared:
+async def site(made: Service, front: bool) -> AsyncIterator[Site]:
+    async with serving(made, front=front) as shared:
         yield shared
 
 
@@ -123,10 +125,8 @@ async def test_what_is_elective_or_repeatable_may_come_twice(site: Site, number:
         assert (await ask(client, message.encode())).code is Code.CREATED
 
 
-def path(*segments: str, code: Code = Code.POST) -> Any:
-    message = Message(code=code)
-    message.opt.uri_path = segments
-    return target(message)
+def path(*segments: str, code: int = Code.POST) -> Target | Reply:
+    return Request(code, [(11, segment.encode()) for segment in segments], b"").target()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_where_a_path_leads(segments: tuple[str, ...], expected: Target) -> None
 def test_any_path_leads_somewhere(segments: list[str], code: Code) -> None:
     found = path(*segments, code=code)
 
-    assert isinstance(found, Target) or found.code.class_ == 4
+    assert isinstance(found, Target) or found.code >> 5 == 4
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,87 @@ def test_any_path_leads_somewhere(segments: list[str], code: Code) -> None:
     ids=str,
 )
 def test_query_parameters(options: tuple[str, ...], expected: list[str]) -> None:
-    message = Message(code=Code.GET)
-    message.opt.uri_query = options
+    request = Request(Code.GET, [(15, option.encode()) for option in options], b"")
 
-    assert query(message, "k") == expected
+    assert request.parameter("k") == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "format_", "text"),
+    [
+        ((), None, False),
+        (((12, b"\x32"),), Format.JSON, False),
+        (((12, b""),), Format.TEXT, True),
+        (((12, b"\0"),), Format.TEXT, True),
+        (((17, b"\x3c"),), 60, False),
+        (((12, b""), (17, b"\x32")), Format.JSON, False),
+        (((12, b"\x32"), (17, b"")), Format.TEXT, True),
+        (((12, b"abc"),), None, False),  # too long: as if it were not there (RFC 7252 §5.4.3)
+        (((12, b"\x32"), (12, b"")), Format.JSON, False),
+    ],
+    ids=str,
+)
+def test_the_format_that_is_asked_for(options: Options, format_: int | None, text: bool) -> None:
+    request = Request(Code.POST, options, b"")
+
+    assert request.format == format_
+    assert (text_format(request) is Format.TEXT) is text
+
+
+@pytest.mark.parametrize(
+    ("number", "value", "diagnostic"),
+    [
+        (3, b"", "Invalid option 3"),
+        (3, b"x" * 256, "Invalid option 3"),
+        (7, b"abc", "Invalid option 7"),
+        (11, b"\xff", "Invalid option 11"),
+        (11, b"x" * 256, "Invalid option 11"),
+        (15, b"\xff", "Invalid option 15"),
+        (15, b"x" * 256, "Invalid option 15"),
+        (17, b"abc", "Invalid option 17"),
+        (23, b"abcd", "Invalid option 23"),
+        (27, b"abcd", "Invalid option 27"),
+        (35, b"", "Invalid option 35"),
+        (9, b"", "Unknown option 9"),
+    ],
+)
+def test_a_critical_option_that_is_none_of_its_kind_is_refused(number: int, value: bytes, diagnostic: str) -> None:
+    request = Request(Code.POST, [(number, value)], b"")
+
+    assert request.refusal == Reply(Code.BAD_OPTION, diagnostic.encode())
+
+
+@pytest.mark.parametrize(
+    ("value", "block"),
+    [(b"", Block(0, False, 0)), (b"\x0e", Block(0, True, 6)), (b"\xff\xff\xff", Block(0xFFFFF, True, 7))],
+)
+def test_blocks_are_read(value: bytes, block: Block) -> None:
+    request = Request(Code.POST, [(23, value), (27, value)], b"")
+
+    assert (request.block1, request.block2) == (block, block)
+    assert Request(Code.POST, [], b"").block1 is None
+
+
+def test_the_options_of_a_reply_are_in_order() -> None:
+    assert Reply(Code.CONTENT).options == ()
+    assert Reply(Code.CONTENT, b"{}", Format.TEXT).options == ((12, b""),)
+    assert Reply(Code.CONTENT, b"{}", Format.JSON).options == ((12, b"\x32"),)
+    block1, block2 = Block(2, False, 6), Block(0, True, 6)
+    whole = Reply(Code.CONTENT, b"{}", Format.JSON, 5, 0, block1, block2, 2_000)
+    assert whole.options == (
+        (6, b""),
+        (12, b"\x32"),
+        (14, b"\x05"),
+        (23, b"\x0e"),
+        (27, b"\x26"),
+        (28, b"\x07\xd0"),
+    )
+
+
+def test_nothing_that_may_be_secret_is_shown() -> None:
+    request = Request(Code.POST, [(11, b"pl4nted")], b"pl4nted")
+
+    assert "pl4nted" not in repr((request, Reply(Code.CREATED, b"pl4nted")))
 
 
 async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: Service, site: Site) -> None:
@@ -193,9 +270,9 @@ async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: 
     assert await devices(made, "rejected") == 0
 
 
-async def test_stopping_leaves_no_timer_behind(made: Service, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_stopping_leaves_no_timer_behind(made: Service, capsys: pytest.CaptureFixture[str], front: bool) -> None:
     with logging_as_serve_does("info"):
-        async with serving(made) as site, site.datagrams() as client, made.blocked() as blocked:
+        async with serving(made, front=front) as site, site.datagrams() as client, made.blocked() as blocked:
             client.send(site.datagram(site.body("slow"), 0))
             await blocked.until_waiting()
             for n in range(1, 50):
@@ -204,7 +281,7 @@ async def test_stopping_leaves_no_timer_behind(made: Service, capsys: pytest.Cap
 
             await site.transport.stop(0)
 
-            await asyncio.sleep(2 * EMPTY_ACK_DELAY)
+            await asyncio.sleep(2 * ACK_DELAY)
         await made.provisioning.drain()
 
     assert capsys.readouterr().err == ""

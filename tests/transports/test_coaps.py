@@ -2,6 +2,7 @@ import asyncio
 import itertools
 import json
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from provserver.transports import coaps
 from provserver.transports.coap import CoapTransport
 from provserver.transports.dtls import Limits
 from provserver.transports.oscore import OscoreSite
+from provserver.transports.sockets import shared
 from provserver.transports.tls import ServerContext
 from tests.pki import Authority, Issued, self_signed
 from tests.transports.devices import Backend, Device, backend
@@ -61,7 +63,9 @@ async def services(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> A
 
 
 @asynccontextmanager
-async def serving(services: Backend, directory: Path, limits: Limits | None = None) -> AsyncIterator[Site]:
+async def serving(
+    services: Backend, directory: Path, limits: Limits | None = None, sock: socket.socket | None = None
+) -> AsyncIterator[Site]:
     authority = Authority.root()
     files = authority.leaf("localhost", san=[x509.DNSName("localhost")]).write(directory, "server")
     (directory / "root.pem").write_text(authority.pem)
@@ -73,9 +77,8 @@ async def serving(services: Backend, directory: Path, limits: Limits | None = No
         **services.services,
         wrap=partial(OscoreSite, shared_key=shared_key, numbers=numbers),
     )
-    listen = partial(
-        coaps.listen, host="127.0.0.1", port=0, context=context, shared_key=shared_key, limits=limits or Limits()
-    )
+    listen = partial(coaps.listen, host="127.0.0.1", port=0, context=context, shared_key=shared_key, sock=sock)
+    listen = partial(listen, limits=limits or Limits())
     _, plain_port = await transport.start("127.0.0.1", 0)
     interface = await transport.add(listen)
     try:
@@ -166,6 +169,17 @@ async def test_a_device_is_known_by_its_certificate(site: Site, directory: Path,
 
     assert said == ""
     assert await site.backend.latest(Device(UUID(reply["deviceId"]), "")) == {"x": 1}
+
+
+async def test_a_socket_that_is_bound_already_is_used(services: Backend, tmp_path: Path, client: str) -> None:
+    (bound,) = shared("127.0.0.1", 0, socket.SOCK_DGRAM, 1)
+    async with serving(services, tmp_path, sock=bound) as site:
+        assert site.port == bound.getsockname()[1]
+        pair = services.made.pair
+        body = written(tmp_path, site.body(f"shared {Path(client).name}"))
+        reply = await run(client, *with_key(pair.key, pair.secret), *post(site.port, body, host="127.0.0.1"))
+
+    assert json.loads(reply)["status"] == "SUCCESS"
 
 
 async def test_a_stranger_is_told_so(site: Site, directory: Path, client: str) -> None:

@@ -216,7 +216,15 @@ async def test_a_cookie_is_good_for_its_address_alone(endpoint: Endpoint) -> Non
 
 @pytest.mark.parametrize(
     "datagram",
-    [b"\0", b"\x16", bytes(range(7, 47)), bytes(1500), b"\x16\xfe\xfd" + bytes(10), b"\x40\x01\x12\x34", b"\xff" * 60_000],
+    [
+        b"\0",
+        b"\x16",
+        bytes(range(7, 47)),
+        bytes(1500),
+        b"\x16\xfe\xfd" + bytes(10),
+        b"\x40\x01\x12\x34",
+        b"\xff" * 60_000,
+    ],
     ids=lambda datagram: f"{datagram[:4].hex()} {len(datagram)}",
 )
 async def test_garbage_is_not_answered(endpoint: Endpoint, datagram: bytes) -> None:

@@ -4,6 +4,7 @@ import socket
 import pytest
 import uvloop
 
+from provserver.transports.sockets import shared
 from provserver.transports.udp import Address, UdpSocket
 from tests.transports.devices import until
 
@@ -50,6 +51,45 @@ async def test_a_port_that_is_taken_is_refused() -> None:
     with pytest.raises(OSError, match="in use"):
         UdpSocket("127.0.0.1", first.port, lambda *_: None)
     first.close()
+
+
+async def test_a_socket_that_is_bound_already_is_used() -> None:
+    bound = shared("127.0.0.1", 0, socket.SOCK_DGRAM, 2)
+    came: asyncio.Queue[bytes] = asyncio.Queue()
+    servers = [UdpSocket("", 0, lambda data, _: came.put_nowait(data), sock=each) for each in bound]
+    assert {server.port for server in servers} == {bound[0].getsockname()[1]}
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", ("127.0.0.1", servers[0].port))
+        assert await came.get() == b"hello"
+    with pytest.raises(OSError, match="in use"):
+        UdpSocket("127.0.0.1", servers[0].port, lambda *_: None)
+    for server in servers:
+        server.close()
+
+
+async def test_a_shared_socket_answers_from_the_address_that_was_asked() -> None:
+    (bound,) = shared("0.0.0.0", 0, socket.SOCK_DGRAM, 1)
+    server: UdpSocket
+
+    def echo(data: bytes, address: Address) -> None:
+        server.send(data, address)
+
+    server = UdpSocket("", 0, echo, sock=bound)
+    with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.sendto(b"hello", ("127.0.0.3", server.port))
+        _, address = await asyncio.to_thread(client.recvfrom, 100)
+    server.close()
+
+    assert address[0] == "127.0.0.3"
+
+
+async def test_a_burst_waits_to_be_read() -> None:
+    server = UdpSocket("127.0.0.1", 0, lambda *_: None)
+    with socket.socket(type=socket.SOCK_DGRAM) as usual:
+        usual.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 1024 * 1024)  # or what the kernel allows
+        allowed = usual.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+    assert server._socket.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) == allowed
+    server.close()
 
 
 async def test_what_cannot_be_sent_is_lost() -> None:

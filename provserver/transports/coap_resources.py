@@ -1,0 +1,158 @@
+"""What answers the requests of CoAP, whichever way they came: provisioning, and what devices do afterwards."""
+
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable, Hashable
+from contextlib import aclosing
+from typing import NamedTuple
+
+from provserver.core.model import Peer
+from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.services.provisioning import Answer, Provisioning
+from provserver.transports.blockwise import Progress, RequestBodies, ResponseBodies, cut
+from provserver.transports.coap_features import Features
+from provserver.transports.coap_message import Code
+from provserver.transports.coap_options import Format, Option, Reply, Request, Target, text_format
+
+log = logging.getLogger("provserver.coap")
+
+BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
+
+_PROGRESS = {
+    Progress.CONTINUE: Code.CONTINUE,
+    Progress.INCOMPLETE: Code.REQUEST_ENTITY_INCOMPLETE,
+    Progress.TOO_LARGE: Code.REQUEST_ENTITY_TOO_LARGE,
+}
+
+BUSY = Reply(Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS)
+
+
+_BLOCKS = frozenset({Option.BLOCK1, Option.BLOCK2})
+
+
+class Call(NamedTuple):
+    """A request that leads somewhere, and whose body is complete. remote: whoever may ask for more of the answer."""
+
+    target: Target
+    request: Request
+    payload: bytes
+    remote: Hashable
+
+    @property
+    def observes(self) -> bool:
+        """Whether further replies may follow."""
+        return self.target.feature == "attributes" and self.request.code == Code.GET and self.request.observe == 0
+
+
+class Resources:
+    """Provisioning and, where there are features, those. max_payload_size: bytes of a request's body."""
+
+    def __init__(
+        self,
+        provisioning: Provisioning,
+        features: Features | None,
+        max_payload_size: int,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._provisioning = provisioning
+        self._features = features
+        self._max_payload_size = max_payload_size
+        self._clock = clock
+        self._requests = RequestBodies(max_payload_size)
+        self._responses: ResponseBodies[tuple[int, int | None]] = ResponseBodies()
+
+    def begin(self, request: Request, remote: Hashable) -> Call | Reply:
+        """What is to be done, or the reply where nothing is: to a refused request, to a block that is not the last,
+        to one for a later block of an answer. remote: whoever may send blocks of the same body.
+        """
+        if request.refusal is not None:
+            return request.refusal
+        target = request.target()
+        if isinstance(target, Reply):
+            return target
+        if not _BLOCKS.isdisjoint(request.values):
+            payload = self._payload(request, _exchange(request, remote))
+            return payload if isinstance(payload, Reply) else Call(target, request, payload, remote)
+        if len(request.payload) > self._max_payload_size:
+            return Reply(Code.REQUEST_ENTITY_TOO_LARGE)
+        return Call(target, request, request.payload, remote)
+
+    async def answer(self, call: Call, peer: Peer) -> Reply:
+        """The one reply to a call. A fault of ours is logged, and told without its words."""
+        try:
+            if call.target.feature == "provision":
+                reply = _reply(await self._provisioning.answer(call.payload, peer), call.request)
+            elif self._features is None:
+                reply = Reply(Code.BAD_REQUEST)
+            else:
+                reply = await self._features.answer(call.target, call.request, call.payload, peer)
+        except Exception:
+            log.exception("a request failed")
+            return Reply(Code.INTERNAL_SERVER_ERROR)
+        return self._fitting(reply, call)
+
+    async def observe(self, call: Call, peer: Peer) -> AsyncGenerator[Reply]:
+        """The replies to a call that observes."""
+        if self._features is None:
+            yield Reply(Code.BAD_REQUEST)
+            return
+        try:
+            async with aclosing(self._features.observe(call.target, call.request, peer)) as replies:
+                async for reply in replies:
+                    yield self._fitting(reply, call)
+        except Exception:
+            log.exception("a request failed")
+            yield Reply(Code.INTERNAL_SERVER_ERROR)
+
+    def _payload(self, request: Request, key: Hashable) -> bytes | Reply:
+        """The whole body, or what is answered while it is not complete or its answer is fetched block by block."""
+        block1, block2 = request.block1, request.block2
+        if any(block is not None and block.exponent == 7 for block in (block1, block2)):
+            return Reply(Code.BAD_REQUEST)  # reserved (RFC 7959 §2.2)
+        if block2 is not None and block2.number > 0:
+            kept = self._responses.fetch(key, self._clock())
+            if kept is None:
+                return Reply(Code.REQUEST_ENTITY_INCOMPLETE)
+            body, (code, format_) = kept
+            return _part(Reply(code, body, format_), block2.number, block2.exponent)
+        payload = request.payload
+        if block1 is None:
+            return payload if len(payload) <= self._max_payload_size else Reply(Code.REQUEST_ENTITY_TOO_LARGE)
+        whole = self._requests.feed(key, block1, payload, self._clock())
+        return Reply(_PROGRESS[whole], block1=block1) if isinstance(whole, Progress) else whole
+
+    def _fitting(self, reply: Reply, call: Call) -> Reply:
+        """The reply as it fits into a datagram: its first block when it does not, and the others are kept."""
+        exponent = BLOCK_EXPONENT
+        if not _BLOCKS.isdisjoint(call.request.values):
+            block2 = call.request.block2
+            reply = reply._replace(block1=call.request.block1)
+            exponent = min(block2.exponent, exponent) if block2 is not None else exponent
+        if len(reply.body) <= 1 << exponent + 4:
+            return reply
+        key = _exchange(call.request, call.remote)
+        self._responses.keep(key, reply.body, (reply.code, reply.format), self._clock())
+        return _part(reply, 0, exponent)
+
+
+def _exchange(request: Request, remote: Hashable) -> Hashable:
+    """What the blocks of one body have in common."""
+    return remote, request.code, tuple(request.path), tuple(request.query)
+
+
+def _part(reply: Reply, number: int, exponent: int) -> Reply:
+    """A block of a reply."""
+    part = cut(reply.body, number, exponent)
+    if part is None:
+        return Reply(Code.BAD_OPTION)
+    body, block = part
+    return reply._replace(body=body, block2=block, size2=len(reply.body) if number == 0 else None)
+
+
+def _reply(answer: Answer, request: Request) -> Reply:
+    format_ = None
+    if answer.body:
+        format_ = Format.OCTETSTREAM if answer.protobuf else text_format(request)
+    max_age = RETRY_AFTER_SECONDS if answer.outcome is Outcome.UNAVAILABLE else None
+    return Reply(RENDERINGS[answer.outcome].coap, answer.body, format_, max_age)
