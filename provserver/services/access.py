@@ -86,15 +86,13 @@ class Access:
         A device whose token is being rotated may hold either: they take turns, until one is used.
         """
         async with self._database.connection() as connection:
-            try:
-                rows = await store.tokens(connection, UUID(identity))
-            except ValueError:
+            device_id = _device_id(identity)
+            rows = await store.tokens(connection, device_id) if device_id is not None else []
+            if not rows:  # a provision key may look like a device id
                 sealed = await store.sealed_secret(connection, identity) if "\0" not in identity else None
                 if sealed is None:
                     return None
                 return PreSharedKey(identity, open_secret(self._keys, identity, sealed).encode())
-        if not rows:
-            return None
         turn = 0
         if len(rows) > 1:
             turn = self._alternatives.pop(identity, 0)
@@ -179,3 +177,12 @@ class Access:
                 failed |= await self._use([digest])
             return failed
         return {}
+
+
+def _device_id(identity: str) -> UUID | None:
+    """The device id that a text is, in the one form that devices are told it in."""
+    try:
+        id_ = UUID(identity)
+    except ValueError:
+        return None
+    return id_ if str(id_) == identity.lower() else None

@@ -62,6 +62,12 @@ class Sink:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
         await self._receiver.close()
+        if self.dropped or self.refused:
+            log.warning(
+                "since the start %d messages for the sink found no room, and %d were refused",
+                self.dropped,
+                self.refused,
+            )
 
     def queued(self, number: int, dropped: int) -> None:
         """So many messages were queued, and so many found no room."""
@@ -152,4 +158,4 @@ class Sink:
     def _say_well(self) -> None:
         if self._failing:
             self._failing = False
-            log.info("the sink is reached again")
+            log.info("the sink is reached again; %d messages found no room meanwhile or before", self.dropped)

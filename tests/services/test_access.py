@@ -8,9 +8,18 @@ import pytest
 
 from provserver.core import credentials
 from provserver.core.authentication import Denial
-from provserver.core.model import Authenticated, Credentials, Peer, PreSharedKey, ReprovisionPolicy, Transport
+from provserver.core.model import (
+    Authenticated,
+    Credentials,
+    Peer,
+    PreSharedKey,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+    Transport,
+)
 from provserver.errors import Unavailable
 from provserver.services.access import Access
+from provserver.services.profiles import ProfileChange
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Fleet, Locking, Outage, use
@@ -151,6 +160,16 @@ async def test_the_shared_key_of_a_provision_key_is_its_secret(fleet: Fleet, acc
 
     assert key == PreSharedKey(fleet.pair.key, fleet.pair.secret.encode())
     assert repr(key).count(fleet.pair.secret) == 0
+
+
+@pytest.mark.parametrize(
+    "key", ["0123456789abcdef0123456789abcdef", "01890a5d-ac96-774b-bcce-b302099a8057", "{01890A5D}", "urn:uuid:x"]
+)
+async def test_a_provision_key_may_look_like_a_device_id(space: Space, access: Access, key: str) -> None:
+    change = ProfileChange(name="uuids", strategy=ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES)
+    await space.profiles.create(change, key, "its-secret")
+
+    assert await access.shared_key(key) == PreSharedKey(key, b"its-secret")
 
 
 @pytest.mark.parametrize("identity", ["", "nobody", "\0", "01890a5d-ac96-774b-bcce-b302099a8057"])
