@@ -4,10 +4,10 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test sdk check format lock clean
+.PHONY: help setup run demo test sdk bench-tls check format bench bench-full lock clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
 
 setup: $(VENV)/.complete ## Make .venv with everything (no system packages needed)
 
@@ -29,14 +29,27 @@ sdk: .venv-sdk/.complete ## Install ThingsBoard's Python SDK beside, so that its
 .venv-sdk/.complete: tests/conformance/sdk.lock
 	$(PYTHON) -m venv --clear .venv-sdk && .venv-sdk/bin/pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
 
+bench-tls: ## Compare TLS handshakes with mosquitto's (installs nothing: says what is missing)
+	@test -x $(BIN)/python || { echo "missing: $(VENV) (make setup)"; exit 2; }
+	$(BIN)/python benchmarks/tls_handshake.py
+
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 format: setup ## Let ruff format and mend the code
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
+bench: setup benchmarks/.venv/.complete ## Measure us beside others, print what is reached (10 minutes)
+	$(BIN)/python -m benchmarks
+
+bench-full: setup benchmarks/.venv/.complete ## The same with storms, growth, an import of a million, and a soak
+	$(BIN)/python -m benchmarks --full
+
+benchmarks/.venv/.complete: benchmarks/amqtt.lock
+	$(PYTHON) -m venv --clear benchmarks/.venv && benchmarks/.venv/bin/pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
+
 lock: ## Pin the newest fitting versions in requirements.lock (needs uv)
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and the caches (not your data)
-	rm -rf $(VENV) .venv-sdk .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-sdk benchmarks/.venv benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -158,4 +158,6 @@ class Sink:
     def _say_well(self) -> None:
         if self._failing:
             self._failing = False
-            log.info("the sink is reached again; %d messages found no room meanwhile or before", self.dropped)
+            log.info("the sink is reached again")
+            if self.dropped:
+                log.warning("%d messages for the sink were dropped since the start", self.dropped)

@@ -1,0 +1,103 @@
+"""What every section of the run has in hand."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+
+from benchmarks.load import Measurement
+from benchmarks.machine import Processes
+from benchmarks.postgres import Cluster
+from benchmarks.product import Product
+from benchmarks.results import BUSY, Result, Series, in_turns
+
+Rounds = Mapping[str, Sequence[Measurement]]
+
+
+@dataclass
+class Bench:
+    """The run. rounds, seconds: of every comparison. folder: for all that it leaves on disk, and loses at its end.
+
+    workers: whether two processes are measured, too. peaks: provisions a second of one process, by transport.
+    plots: what is drawn, by name.
+    """
+
+    processes: Processes
+    folder: Path
+    rounds: int
+    seconds: float
+    workers: bool
+    results: list[Result] = field(default_factory=list)
+    peaks: dict[str, float] = field(default_factory=dict)
+    plots: dict[str, str] = field(default_factory=dict)
+    begun: float = field(default_factory=time.monotonic)
+
+    def say(self, text: str) -> None:
+        """Tell who watches."""
+        print(f"{time.monotonic() - self.begun:6.0f} s  {text}", file=sys.stderr, flush=True)
+
+    def take_turns(self, title: str, contenders: Mapping[str, Callable[[], Measurement]]) -> Rounds:
+        """Every contender in every round; says what came of them."""
+        measured = in_turns(contenders, self.rounds)
+        for name, each in measured.items():
+            cpu = ", ".join(f"{part} {value:.2f}" for part, value in cores(each).items())
+            self.say(f"{title}: {name:<20} {median(m.rate for m in each):>10,.0f}/s   cores: {cpu}")
+        return measured
+
+    @contextmanager
+    def cluster(self, name: str, *, slowed: bool = False) -> Iterator["Stage"]:
+        """A Postgres with the database `blank`, migrated and with a profile."""
+        with Cluster(self.processes, self.folder / name, slowed=slowed) as cluster:
+            stage = Stage(self, cluster, name)
+            with stage.product("blank", cluster.create("blank")) as product:
+                product.make_profile()
+            yield stage
+
+
+@dataclass
+class Stage:
+    """A Postgres, and servers on it that share their keys, so that databases can be copied."""
+
+    bench: Bench
+    cluster: Cluster
+    name: str
+
+    def database(self, name: str) -> str:
+        """A copy of `blank`; its DSN."""
+        return self.cluster.create(name, "blank")
+
+    def product(self, name: str, database_url: str = "", *, workers: int = 1, tls: bool = False) -> Product:
+        """A server, not started yet, on one of the databases."""
+        url = database_url or self.cluster.database(name)
+        return Product(
+            self.bench.processes,
+            self.bench.folder / f"{self.name}-{name}-{workers}{'-tls' if tls else ''}",
+            url,
+            workers=workers,
+            tls=tls,
+            keys=self.bench.folder / f"{self.name}.keys.json",
+        )
+
+
+def rates(measured: Sequence[Measurement]) -> Series:
+    """Of each round."""
+    return Series.of(each.rate for each in measured)
+
+
+def cores(measured: Sequence[Measurement]) -> dict[str, float]:
+    """What was in use, in the median."""
+    parts = {
+        "load": median(each.load_cpu for each in measured),
+        "server": median(each.server_cpu for each in measured),
+        "postgres": median(each.postgres_cpu for each in measured),
+    }
+    return {part: round(value, 2) for part, value in parts.items() if value > 0}
+
+
+def caution(*series: Sequence[Measurement]) -> str:
+    """Whether a load generator, not what it loads, may have been what limited."""
+    busiest = max(cores(each).get("load", 0.0) for each in series)
+    return f"the load generator took {busiest:.2f} of a core: a lower bound" if busiest > BUSY else ""
