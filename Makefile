@@ -21,8 +21,8 @@ run: setup ## Serve on the embedded Postgres, with a demo profile to try
 demo: setup ## Provision simulated devices on all three protocols, print the table
 	$(BIN)/python -m tests.demo
 
-test: setup ## Run the whole test suite
-	$(BIN)/pytest
+test: setup ## Run the whole test suite, on all cores
+	$(BIN)/pytest -n auto --dist worksteal
 
 sdk: .venv-sdk/.complete ## Install ThingsBoard's Python SDK beside, so that its test is not skipped
 

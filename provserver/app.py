@@ -19,6 +19,8 @@ import uvloop
 from provserver.adapters.outgoing import Outgoing, networks
 from provserver.adapters.sink import receiver
 from provserver.config import LISTENERS, Config, join_address, split_address
+from provserver.core.decision import Reason
+from provserver.core.model import Peer, Transport
 from provserver.errors import Misconfigured, ProvserverError
 from provserver.services.access import Access
 from provserver.services.data import Data
@@ -71,6 +73,7 @@ class Services:
     data: Data
     datastreams: Datastreams
     sequence_numbers: SequenceNumbers
+    enrollment: Enrollment
 
 
 def run(config: Config, on_ready: OnReady) -> int:
@@ -266,7 +269,9 @@ async def _start(config: Config, opened: Database, space: Workspace, stack: Asyn
     stack.push_async_callback(access.drain)
     data = Data(opened, space.keys, sink, history_limit=config.history_limit, online_period=config.online_period)
     stack.push_async_callback(data.drain)
-    return Services(provisioning, access, sessions, data, Datastreams(opened, data), SequenceNumbers(opened))
+    return Services(
+        provisioning, access, sessions, data, Datastreams(opened, data), SequenceNumbers(opened), enrollment
+    )
 
 
 async def _listen(
@@ -314,7 +319,10 @@ async def _listen(
         request_timeout=config.request_timeout,
     )
 
-    def over_tls(name: str) -> Wrap:
+    def over_tls(name: str, transport: Transport) -> Wrap:
+        def oversized(address: str, failure: str) -> None:
+            services.enrollment.refuse(Peer(transport, address), Reason.CERTIFICATE_TOO_LARGE, failure)
+
         def wrap(make_protocol: ProtocolFactory) -> TlsAcceptor:
             return tls_stream.over_tls(
                 contexts[name],
@@ -322,6 +330,7 @@ async def _listen(
                 asyncio.get_running_loop(),
                 shared_key=access.shared_key,
                 handshake_timeout=config.connect_timeout,
+                oversized=oversized,
             )
 
         return wrap
@@ -334,9 +343,9 @@ async def _listen(
 
     listeners: dict[str, tuple[HttpTransport | MqttListener | CoapTransport, Listen]] = {
         "http": (http, http.start),
-        "https": (http, partial(http.start, wrap=over_tls("https"))),
+        "https": (http, partial(http.start, wrap=over_tls("https", Transport.HTTP))),
         "mqtt": (mqtt, mqtt.start),
-        "mqtts": (mqtt, partial(mqtt.start, wrap=over_tls("mqtts"))),
+        "mqtts": (mqtt, partial(mqtt.start, wrap=over_tls("mqtts", Transport.MQTT))),
         "coap": (coap, coap.start),
         "coaps": (coap, over_dtls),
     }

@@ -13,6 +13,7 @@ from provserver.config import Config
 from provserver.core import ids
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Misconfigured
+from provserver.services.attempts import AttemptList
 from provserver.services.devices import Devices
 from provserver.services.profiles import Profiles
 from provserver.store import keyfile, profiles, schema
@@ -30,6 +31,7 @@ class Workspace:
     keys: ServerKeys
     profiles: Profiles
     devices: Devices
+    attempts: AttemptList
 
 
 @asynccontextmanager
@@ -98,4 +100,4 @@ async def furnish(opened: Database, config: Config) -> Workspace:
     await keyfile.prove(opened, keys)
     async with opened.connection() as connection:
         root = await profiles.root_organization(connection, ids.uuid7(time.time(), os.urandom), ROOT_ORGANIZATION)
-    return Workspace(opened, keys, Profiles(opened, keys, root), Devices(opened, keys, root))
+    return Workspace(opened, keys, Profiles(opened, keys, root), Devices(opened, keys, root), AttemptList(opened, root))

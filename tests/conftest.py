@@ -23,6 +23,8 @@ from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
 from tests.server import Server
 
+pytest_plugins = ["tests.conformance.report"]
+
 # A wall clock decides no test, and one that was green for a commit stays so.
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
@@ -37,7 +39,9 @@ def tool() -> Callable[[str], str]:
         for name in names:
             if path := shutil.which(name):
                 return path
-        message = f"{' or '.join(names)} is not installed (Debian: mosquitto, mosquitto-clients, libcoap3-bin, curl)"
+        message = (
+            f"{' or '.join(names)} is not installed (Debian: mosquitto, mosquitto-clients, libcoap3-bin, curl, openssl)"
+        )
         if os.environ.get("PROVSERVER_TEST_REQUIRE_TOOLS"):
             pytest.fail(message)
         pytest.skip(message)

@@ -15,6 +15,9 @@ from typing import Any, Self
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
 
+PLAIN = ("http", "mqtt", "coap")
+SECURE = ("https", "mqtts", "coaps")
+
 
 class CommandFailed(Exception):  # noqa: N818
     """A command of the CLI ended with another exit code than 0; .code and .message hold what it said."""
@@ -26,8 +29,10 @@ class CommandFailed(Exception):  # noqa: N818
 
 
 def _quiet_port() -> int:
+    """A free port that the kernel lends to no client, nor another process of the run takes."""
+    first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6 * 2_000
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(first, first + 2_000)
         with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
             try:
                 stream.bind(("127.0.0.1", port))
@@ -38,11 +43,16 @@ def _quiet_port() -> int:
 
 
 class Server:
-    """Starts, stops and kills the server; the addresses are "host:port"."""
+    """Starts, stops and kills the server; the addresses are "host:port".
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None) -> None:
+    tls: with a development CA, and the listeners that need it.
+    """
+
+    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None, tls: bool = False) -> None:
         self.data_dir = data_dir
         self.options = options
+        self.ca = data_dir / "tls" / "ca.pem"
+        self._names = PLAIN + SECURE if tls else PLAIN
         self.env = os.environ | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
         self.log_file = data_dir.with_name(data_dir.name + ".log")
         self.addresses: dict[str, str] = {}
@@ -62,6 +72,18 @@ class Server:
         return self.addresses["coap"]
 
     @property
+    def https(self) -> str:
+        return self.addresses["https"]
+
+    @property
+    def mqtts(self) -> str:
+        return self.addresses["mqtts"]
+
+    @property
+    def coaps(self) -> str:
+        return self.addresses["coaps"]
+
+    @property
     def log(self) -> str:
         """What it has written to stderr and stdout so far, over all its starts."""
         return self.log_file.read_text()
@@ -72,10 +94,11 @@ class Server:
         restartable: on ports below those that the kernel lends to clients, so that none takes one in between.
         """
         self._ready_file.unlink(missing_ok=True)
-        names = ("http", "mqtt", "coap")
+        if "https" in self._names and not self.ca.exists():
+            self.cli("ca", "init")
         if restartable and not self.addresses:
-            self.addresses = {name: f"127.0.0.1:{_quiet_port()}" for name in names}
-        listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in names}
+            self.addresses = {name: f"127.0.0.1:{_quiet_port()}" for name in self._names}
+        listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in self._names}
         command = [sys.executable, "-m", "provserver", "serve", *self._data, "--ready-file", str(self._ready_file)]
         for name, address in listeners.items():
             command += [f"--{name}", address]

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from provserver.cli import ca, db, device, output, profile, serve
+from provserver.cli import attempt, ca, db, device, output, profile, serve
 from provserver.errors import ProvserverError
 
 cli = typer.Typer(
@@ -22,6 +22,7 @@ cli.command("serve")(serve.serve)
 cli.add_typer(db.cli, name="db")
 cli.add_typer(profile.cli, name="profile")
 cli.add_typer(device.cli, name="device")
+cli.add_typer(attempt.cli, name="attempt")
 cli.add_typer(ca.cli, name="ca")
 
 

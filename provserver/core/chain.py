@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any, TypeVar
 
 import re2
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
@@ -34,6 +35,9 @@ MAX_SIZE = MAX_CERTIFICATE_LENGTH // 4 * 3
 
 MAX_NAMESAKES = 3
 """Certificates of one subject: each multiplies the ways that are tried."""
+
+MAX_WAYS = 8
+"""Ways that are tried to complete a chain with issuers that are known."""
 
 MAX_SOURCE_LENGTH = 1024
 """Characters of a name in a certificate that the pattern is applied to."""
@@ -77,6 +81,16 @@ class Certificate:
         except (ValueError, UnsupportedAlgorithm):  # such a key links nothing: this certificate alone
             spki = self.x509.tbs_certificate_bytes
         return hashlib.sha256(len(self.subject).to_bytes(4) + self.subject + spki).digest()
+
+    @property
+    def der(self) -> bytes:
+        """As it was presented."""
+        return self.x509.public_bytes(Encoding.DER)
+
+    @property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of its DER."""
+        return self.x509.fingerprint(hashes.SHA256())
 
     @property
     def self_issued(self) -> bool:
@@ -168,11 +182,25 @@ class Trust:
         self._issuers = {anchor.identity: issuer for anchor in self._anchors if (issuer := self._issuer(anchor))}
         self._store = verification.Store([anchor.x509 for anchor in self._anchors]) if self._anchors else None
 
-    def verify(self, chain: Chain, now: datetime) -> tuple[Certificate, ...] | Refusal:
-        """The path from the device's certificate to a CA of the profile, both included; or why there is none."""
+    def verify(
+        self, chain: Chain, now: datetime, known: Sequence[Certificate] = ()
+    ) -> tuple[Certificate, ...] | Refusal:
+        """The path from the device's certificate to a CA of the profile, both included; or why there is none.
+
+        known: intermediates to look among for those that the device did not present.
+        """
         try:
             with _quiet():
-                return self._verify(chain, now)
+                verdict = self._verify(chain, now)
+                if not known or not _incomplete(verdict):
+                    return verdict
+                for completed in islice(_completed(chain, known), MAX_WAYS):
+                    found = self._verify(completed, now)
+                    if not isinstance(found, Refusal):
+                        return found
+                    if _incomplete(verdict):
+                        verdict = found  # the newest way's
+                return verdict
         except Exception as fault:  # what the library makes of a hostile certificate when it is looked at closely
             return Refusal(Reason.CERTIFICATE_MALFORMED, type(fault).__name__)
 
@@ -275,6 +303,30 @@ class Trust:
             else:
                 return Refusal(Reason.MISSING_INTERMEDIATE, f"{last} names {_shown(last.x509.issuer)}")
         return path
+
+
+def _incomplete(verdict: tuple[Certificate, ...] | Refusal) -> bool:
+    return isinstance(verdict, Refusal) and verdict.reason is Reason.MISSING_INTERMEDIATE
+
+
+def _completed(chain: Chain, known: Sequence[Certificate]) -> Iterator[Chain]:
+    """The ways up from the device's certificate through those presented and those known; the newest first.
+
+    Each is one line of issuers, so that what else is known neither counts as namesakes nor makes ways fork.
+    """
+    candidates = sorted((*chain.others, *known), key=lambda each: each.x509.not_valid_before_utc, reverse=True)
+
+    def ways(path: tuple[Certificate, ...], keys: frozenset[bytes]) -> Iterator[Chain]:
+        last, is_end = path[-1], True
+        if len(path) < MAX_CERTIFICATES:
+            for each in candidates:
+                if each.subject == last.issuer and each.identity not in keys and last.signed_by(each):
+                    is_end = False
+                    yield from ways((*path, each), keys | {each.identity})
+        if is_end:
+            yield Chain(chain.leaf, path[1:])
+
+    return ways((chain.leaf,), frozenset((chain.leaf.identity,)))
 
 
 def device_name(chain: Chain, rules: ChainRules) -> str | Refusal:

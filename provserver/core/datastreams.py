@@ -253,7 +253,7 @@ def points(datastream: Datastream, body: bytes, now: int) -> list[Sample]:
 
 
 def batch(layout: Layout, body: bytes) -> list[Sample]:
-    """The samples of a `batch_ds` message, `{name: value, …}`. Raises InvalidData."""
+    """The samples of a `batch_ds` message, `{name: value, …}`; unknown names are left out. Raises InvalidData."""
     try:
         given = _BATCH.decode(body)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -261,7 +261,7 @@ def batch(layout: Layout, body: bytes) -> list[Sample]:
     samples: list[Sample] = []
     for name, value in given.items():
         if name not in layout.names:
-            raise InvalidData(UNKNOWN_NAME)
+            continue
         fitted = fit_json(layout.names[name], value)
         if fitted is None:
             raise InvalidData(MISMATCH)

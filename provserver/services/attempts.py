@@ -1,4 +1,4 @@
-"""The record of what was refused, for the operator: written in groups, and nobody waits for it."""
+"""The record of what was refused, written in groups, and nobody waits for it; and the operator's reading of it."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,9 +8,11 @@ from asyncpg import PostgresError
 
 from provserver.core import ids
 from provserver.core.model import Peer
-from provserver.errors import Outcome, Unavailable
+from provserver.errors import Outcome, Refused, Unavailable
 from provserver.services.grouping import Grouper
-from provserver.store import provisions
+from provserver.store import attempts as store
+from provserver.store import profiles, provisions
+from provserver.store.attempts import AttemptSummary
 from provserver.store.database import Database
 from provserver.store.provisions import AttemptRow
 
@@ -59,3 +61,24 @@ class Attempts:
         except PostgresError as fault:
             log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
         return [None] * len(rows)
+
+
+class AttemptList:
+    """Reads the attempts, of one organization's profiles and of nobody's."""
+
+    def __init__(self, database: Database, organization_id: UUID) -> None:
+        self._database = database
+        self._organization_id = organization_id
+
+    async def newest(
+        self, limit: int, *, profile: str | None = None, device: str | None = None, refused: bool = False
+    ) -> list[AttemptSummary]:
+        """The last attempts, newest first: all, a profile's, a device's (by name or id). Raises Refused."""
+        async with self._database.connection() as connection:
+            profile_id = None
+            if profile is not None:
+                found = await profiles.find(connection, self._organization_id, profile)
+                if found is None:
+                    raise Refused(f"There is no profile {profile!r}. `provserver profile list` names them.")
+                profile_id = found.id
+            return await store.newest(connection, limit, profile_id=profile_id, device=device, refused=refused)

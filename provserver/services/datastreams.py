@@ -76,14 +76,18 @@ class Datastreams:
         self._layouts: dict[UUID, _Cached] = {}
 
     async def update(self, device: Authenticated, given: Mapping[str, Sequence[str]], *, batch: bool = False) -> None:
-        """Write the values of pins, all or none. batch: a pin whose value is empty is left as it is."""
+        """Write the values of pins, all or none.
+
+        batch: a pin without a datastream is left out, as Blynk has no such refusal there (C.1), and one whose value
+        is empty is left as it is.
+        """
         layout = await self._layout(device)
         if not given:
             raise InvalidData(core.WRONG_PIN)
         samples = []
         for pin, texts in given.items():
             datastream = layout.on_pin(pin)
-            if batch and not any(texts):
+            if batch and (datastream is None or not any(texts)):
                 continue
             if datastream is None:
                 raise InvalidData(core.NO_DATASTREAM)

@@ -10,13 +10,14 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from provserver.core import chain, ids, x509
 from provserver.core import credentials as building
-from provserver.core.chain import Chain, Trust
+from provserver.core.chain import Certificate, Chain, Trust
 from provserver.core.decision import Fresh, Intent, Reason, Refusal
 from provserver.core.model import Authenticated, DeviceProfile, Peer, ProvisionStrategy
 from provserver.core.secrets import ServerKeys
@@ -36,16 +37,27 @@ _ROUNDS = 8
 _UNRELATED = frozenset({Reason.MISSING_INTERMEDIATE, Reason.SIGNATURE_WRONG, Reason.UNTRUSTED, Reason.SELF_SIGNED})
 """What a profile says whose CA has the right name, but nothing to do with the chain."""
 
+MAX_ISSUERS = 256
+"""Intermediates that are remembered of a profile."""
+
 _VETOES = frozenset({Reason.CERTIFICATE_REVOKED, Reason.CRL_STALE})
 """What one profile says and no other overrules, though it trust the root of what is revoked."""
 
 
+Path = tuple[Certificate, ...]
+"""From the device's certificate to a CA of the profile, both included."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """A profile with its CAs, read once for its revision."""
+    """A profile with its CAs, read once for its revision.
+
+    issuers: the intermediates of chains that it has accepted, by fingerprint.
+    """
 
     profile: DeviceProfile
     trust: Trust
+    issuers: dict[bytes, Certificate]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +95,7 @@ class Enrollment:
         self._lookups = Grouper("authority", self._look_up)
         self._profiles = Grouper("trust", self._get)
         self._enrolled = Grouper("enrolled", self._known)
+        self._issuers = Grouper("issuer", self._share_issuers)
         self._attempts = Attempts(database, random, clock)
 
     async def enroll(self, peer: Peer) -> Authenticated | None:
@@ -106,7 +119,8 @@ class Enrollment:
         """What speaks against a device that is known by its certificate; recorded as an attempt. Raises Unavailable.
 
         The dates and the key of its certificate, always. A profile that has revocation lists verifies the whole chain:
-        who does not present it, or whose CA is trusted no more, may be revoked.
+        who does not present it, or whose CA is trusted no more, may be revoked. Intermediates that are missing are
+        looked for among those of other chains, as a resumed TLS session shows the device's certificate alone.
         """
         now = self._now()
         refusal = None
@@ -116,7 +130,7 @@ class Enrollment:
             trusted = await self._current(device.profile_id, device.profile_revision)
             if trusted is not None and trusted.trust.revokes:
                 presented = chain.read(peer.certificates)
-                verdict = presented if isinstance(presented, Refusal) else trusted.trust.verify(presented, now)
+                verdict = presented if isinstance(presented, Refusal) else await self._verify(trusted, presented, now)
                 refusal = verdict if isinstance(verdict, Refusal) else None
         if refusal is not None:
             self._note(peer, refusal, device.profile_id, device.name, device.device_id)
@@ -124,7 +138,7 @@ class Enrollment:
 
     async def drain(self) -> None:
         """Wait until everything that was asked is settled and recorded."""
-        for part in (self._lookups, self._profiles, self._tickets, self._enrolled, self._attempts):
+        for part in (self._lookups, self._profiles, self._tickets, self._enrolled, self._issuers, self._attempts):
             await part.drain()
 
     async def _admit(self, peer: Peer) -> Authenticated | Refusal:
@@ -137,27 +151,29 @@ class Enrollment:
             if isinstance(verdict, _Refused):
                 self._note(peer, verdict.refusal, verdict.profile_id)
                 return verdict.refusal
+            intent, path = verdict
             try:
-                settled = await self._tickets.submit(self._ticket(verdict, peer))
+                settled = await self._tickets.submit(self._ticket(intent, peer))
             except StaleProfile:
                 continue
             if isinstance(settled, Refusal):
-                self._note(peer, settled, verdict.profile.id, verdict.name)
+                self._note(peer, settled, intent.profile.id, intent.name)
                 return settled
             if (device := await self._enrolled.submit(self._id_digest(settled.credentials.id))) is not None:
+                self._remember(intent.profile.id, path)
                 return device  # else it was deleted in this very moment
         raise Unavailable("The device or its profile changes all the time.")
 
-    async def _judge(self, presented: Chain, der: bytes) -> Intent | _Refused:
-        """What the chain asks for, of the profile whose CA is nearest to the device."""
+    async def _judge(self, presented: Chain, der: bytes) -> tuple[Intent, Path] | _Refused:
+        """What the chain asks for, of the profile whose CA is nearest to the device, and the path to that CA."""
         now = self._now()
-        nearest: tuple[int, DeviceProfile] | None = None
+        nearest: tuple[Path, DeviceProfile] | None = None
         refused: _Refused | None = None
         for trusted in await self._lookups.submit(presented.issuers):
             path = trusted.trust.verify(presented, now)
             if not isinstance(path, Refusal):
-                if nearest is None or len(path) < nearest[0]:
-                    nearest = len(path), trusted.profile
+                if nearest is None or len(path) < len(nearest[0]):
+                    nearest = path, trusted.profile
             elif path.reason in _VETOES:
                 return _Refused(path, trusted.profile.id)
             elif path.reason not in _UNRELATED:
@@ -166,13 +182,48 @@ class Enrollment:
                 refused = _Refused(path)
         if nearest is None:
             return refused or _Refused(_untrusted(presented, now))
-        _, profile = nearest
+        path, profile = nearest
         if profile.strategy is not ProvisionStrategy.X509_CERTIFICATE_CHAIN:
             return _Refused(Refusal(Reason.CHAIN_DISABLED), profile.id)
         name = chain.device_name(presented, profile.chain)
         if isinstance(name, Refusal):
             return _Refused(name, profile.id)
-        return Intent(profile, name, building.certificate(x509.text_of(der)), gateway=False, nonce=None)
+        return Intent(profile, name, building.certificate(x509.text_of(der)), gateway=False, nonce=None), path
+
+    async def _verify(self, trusted: Trusted, presented: Chain, now: datetime) -> Path | Refusal:
+        """As the profile's CAs have it, with the help of the intermediates that any process has remembered."""
+        profile_id = trusted.profile.id
+        verdict = trusted.trust.verify(presented, now, tuple(trusted.issuers.values()))
+        if not isinstance(verdict, Refusal):
+            self._remember(profile_id, verdict)
+        elif verdict.reason is Reason.MISSING_INTERMEDIATE:
+            issuers = await self._issuers.submit((profile_id, ()))
+            if issuers.keys() - trusted.issuers.keys():
+                return trusted.trust.verify(presented, now, tuple(issuers.values()))
+        return verdict
+
+    def _remember(self, profile_id: UUID, path: Path) -> None:
+        """Have the intermediates of a chain that was accepted kept; nobody waits, and the next one tries again."""
+        held = self._trusted.get(profile_id)
+        known = {} if held is None else held.issuers
+        new = tuple(each for each in path[1:-1] if each.fingerprint not in known)
+        if new and len(known) < MAX_ISSUERS:
+            self._issuers.post((profile_id, new))
+
+    async def _share_issuers(self, group: Sequence[tuple[UUID, Path]]) -> list[dict[bytes, Certificate] | Exception]:
+        """Store what these profiles have learnt, and read what they know by now."""
+        learnt: dict[UUID, dict[bytes, bytes]] = {}
+        for id_, new in group:
+            learnt.setdefault(id_, {}).update((each.fingerprint, each.der) for each in new)
+        known: dict[UUID, dict[bytes, Certificate]] = {}
+        async with self._database.connection() as connection:
+            for id_, found in learnt.items():
+                if found:
+                    await profiles.add_issuers(connection, id_, found, MAX_ISSUERS)
+                known[id_] = _readable(await profiles.issuers(connection, id_))
+                if (held := self._trusted.get(id_)) is not None:
+                    self._trusted[id_] = replace(held, issuers=known[id_])
+        return [known[id_] for id_, _ in group]
 
     def _ticket(self, intent: Intent, peer: Peer) -> Ticket:
         now = self._clock()
@@ -230,7 +281,8 @@ class Enrollment:
         if profile is None:
             self._trusted.pop(id_, None)
             return None
-        self._trusted[id_] = Trusted(profile, Trust(await profiles.authorities(connection, id_)))
+        trust = Trust(await profiles.authorities(connection, id_))
+        self._trusted[id_] = Trusted(profile, trust, _readable(await profiles.issuers(connection, id_)))
         return self._trusted[id_]
 
     async def _known(self, id_digests: Sequence[bytes]) -> list[Authenticated | Exception | None]:
@@ -261,6 +313,20 @@ class Enrollment:
             device_id=device_id,
             name=name,
         )
+
+    def refuse(self, peer: Peer, reason: Reason, detail: str = "") -> None:
+        """Have it recorded that a transport refused a device itself, before its certificates could be read."""
+        self._note(peer, Refusal(reason, detail))
+
+
+def _readable(ders: Sequence[bytes]) -> dict[bytes, Certificate]:
+    """Certificates by fingerprint. They are a help only: one that cannot be read any more is left out."""
+    found: dict[bytes, Certificate] = {}
+    for der in ders:
+        with suppress(ValueError):
+            certificate = Certificate.load(der)
+            found[certificate.fingerprint] = certificate
+    return found
 
 
 def _untrusted(presented: Chain, now: datetime) -> Refusal:

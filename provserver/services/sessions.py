@@ -8,9 +8,10 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from enum import Enum
+from itertools import islice
 from typing import Protocol
 from uuid import UUID
 
@@ -33,6 +34,11 @@ ONLINE = timedelta(seconds=150)
 
 _REFRESH = 60.0
 
+_REVIEWED_AT_ONCE = 50
+
+Wake = Callable[[tuple[str, ...] | None], None]
+"""Called with the keys that have changed, () when any may have; None: none have, but authenticate again."""
+
 _keys = msgspec.json.Decoder(tuple[str, ...])
 
 
@@ -51,6 +57,9 @@ class LiveConnection(Protocol):
 
     def attributes_changed(self, keys: tuple[str, ...]) -> None:
         """Shared attributes have changed: these; all of them may have when there are none."""
+
+    async def still_welcome(self) -> bool:
+        """Whether the certificate it came with would be let in again; true if there is none, or nobody can say."""
 
 
 class LiveSession:
@@ -98,13 +107,20 @@ class Sessions:
         self._process = ids.uuid7(clock(), random)
         self._live: dict[UUID, LiveSession] = {}
         self._by_credentials: dict[bytes, LiveSession] = {}
-        self._watchers: dict[UUID, list[Callable[[tuple[str, ...]], None]]] = {}
+        self._watchers: dict[UUID, list[Wake]] = {}
+        self._to_review: dict[LiveSession, None] = {}
+        self._reviewing: asyncio.Task[None] | None = None
         self._opening: Grouper[LiveSession, bool] = Grouper("session-open", self._open, max_group=MAX_OPENED)
         self._closing: Grouper[tuple[UUID, UUID], None] = Grouper("session-close", self._close, max_waiting=1_000_000)
         self._refreshing: asyncio.Task[None] | None = None
         self._notifications = Notifications(
             database,
-            {"session": self._opened_elsewhere, "revoked": self._revoked, "attributes": self._attributes_changed},
+            {
+                "session": self._opened_elsewhere,
+                "revoked": self._revoked,
+                "profile": self._authorities_changed,
+                "attributes": self._attributes_changed,
+            },
             self._catch_up,
         )
 
@@ -118,12 +134,13 @@ class Sessions:
 
     async def stop(self) -> None:
         """Let what has ended be written, and hear no more."""
-        if self._refreshing is not None:
-            self._refreshing.cancel()
-            await asyncio.gather(self._refreshing, return_exceptions=True)
+        await self._notifications.stop()  # first: what it hears may begin a review
+        for task in (self._refreshing, self._reviewing):
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
         await self._opening.drain()
         await self._closing.drain()
-        await self._notifications.stop()
 
     async def open(self, device: Authenticated, connection: LiveConnection) -> LiveSession:
         """Make this the device's session: an older one is ended, here at once, elsewhere when it is heard.
@@ -147,8 +164,11 @@ class Sessions:
             session.end(Cause.REVOKED)
         return session
 
-    def watch(self, device_id: UUID, wake: Callable[[tuple[str, ...]], None]) -> Callable[[], None]:
-        """Have `wake` called when shared attributes of a device change, until the returned function is called."""
+    def watch(self, device_id: UUID, wake: Wake) -> Callable[[], None]:
+        """Have `wake` called when a device's shared attributes change, or credentials that it may have used went.
+
+        Until the returned function is called.
+        """
         self._watchers.setdefault(device_id, []).append(wake)
 
         def unwatch() -> None:
@@ -219,6 +239,7 @@ class Sessions:
             session.connection.attributes_changed(())
         for wake in [wake for watchers in self._watchers.values() for wake in watchers]:
             wake(())
+        self._review(self._live.values())
 
     def _opened_elsewhere(self, payload: str) -> None:
         process, *pairs = payload.split(" ")
@@ -232,9 +253,39 @@ class Sessions:
                 session.end(Cause.TAKEN_OVER)
 
     def _revoked(self, payload: str) -> None:
-        session = self._by_credentials.get(bytes.fromhex(payload))
+        digest, device = payload.split(" ")
+        session = self._by_credentials.get(bytes.fromhex(digest))
         if session is not None:
             session.end(Cause.REVOKED)
+        for wake in tuple(self._watchers.get(UUID(device), ())):
+            wake(None)
+
+    def _authorities_changed(self, payload: str) -> None:
+        profile_id = UUID(payload)
+        self._review(session for session in self._live.values() if session.device.profile_id == profile_id)
+        for wake in [wake for watchers in self._watchers.values() for wake in watchers]:  # whose profile is not known
+            wake(None)
+
+    def _review(self, sessions: Iterable[LiveSession]) -> None:
+        """Have sessions judged again, in the background."""
+        for session in sessions:  # one that is being judged just now was taken out, and is judged once more
+            self._to_review[session] = None
+        if self._to_review and (self._reviewing is None or self._reviewing.done()):
+            self._reviewing = asyncio.create_task(self._judge_again(), name="sessions:review")
+
+    async def _judge_again(self) -> None:
+        while self._to_review:
+            part = list(islice(self._to_review, _REVIEWED_AT_ONCE))
+            for session in part:
+                del self._to_review[session]
+            await asyncio.gather(*(self._end_unwelcome(session) for session in part if not session.closed))
+
+    async def _end_unwelcome(self, session: LiveSession) -> None:
+        try:
+            if not await session.connection.still_welcome():
+                session.end(Cause.REVOKED)
+        except Exception as fault:  # one must not keep the others from being judged
+            log.error("a session could not be judged again: %s", type(fault).__name__)  # noqa: TRY400
 
     def _attributes_changed(self, payload: str) -> None:
         device, _, rest = payload.partition(" ")

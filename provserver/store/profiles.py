@@ -1,6 +1,6 @@
 """The SQL of organizations, device profiles, provision keys and trusted CAs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -201,6 +201,27 @@ async def authorities(connection: Connection, profile_id: UUID) -> tuple[Certifi
         "SELECT certificate, crl FROM certificate_authority WHERE profile_id = $1 ORDER BY identity", profile_id
     )
     return tuple(CertificateAuthority(*row) for row in rows)
+
+
+async def issuers(connection: Connection, profile_id: UUID) -> list[bytes]:
+    """The intermediates, in DER, of chains that a profile has accepted."""
+    rows = await connection.fetch("SELECT der FROM chain_issuer WHERE profile_id = $1", profile_id)
+    return [row["der"] for row in rows]
+
+
+async def add_issuers(connection: Connection, profile_id: UUID, found: Mapping[bytes, bytes], limit: int) -> None:
+    """Remember intermediates, DER by fingerprint, up to so many of a profile; nothing for a profile that is gone."""
+    await connection.execute(
+        "INSERT INTO chain_issuer (profile_id, fingerprint, der)"
+        " SELECT p.id, f.fingerprint, f.der FROM unnest($2::bytea[], $3::bytea[]) AS f (fingerprint, der),"
+        " (SELECT id FROM device_profile WHERE id = $1 FOR KEY SHARE) AS p"
+        " LIMIT greatest(0, $4 - (SELECT count(*) FROM chain_issuer WHERE profile_id = $1))"
+        " ON CONFLICT DO NOTHING",
+        profile_id,
+        list(found),
+        list(found.values()),
+        limit,
+    )
 
 
 async def authority_holder(connection: Connection, identities: Sequence[bytes], other_than: UUID) -> str | None:

@@ -17,27 +17,28 @@ class Changes:
 
     def __init__(self) -> None:
         self._keys: dict[str, None] = {}
-        self._any = self._closed = False
+        self._any = self.closed = False
         self._news = asyncio.Event()
 
-    def add(self, keys: tuple[str, ...]) -> None:
-        """Note changes; no keys: any may have changed."""
-        self._keys.update(dict.fromkeys(keys))
-        self._any |= not keys
+    def add(self, keys: tuple[str, ...] | None) -> None:
+        """Note changes; no keys: any may have changed. None: nothing has, but who waits is to authenticate again."""
+        if keys is not None:
+            self._keys.update(dict.fromkeys(keys))
+            self._any |= not keys
         self._news.set()
 
     def close(self) -> None:
         """Have who takes them go away."""
-        self._closed = True
+        self.closed = True
         self._news.set()
 
     async def take(self) -> tuple[str, ...] | None:
-        """Wait for changes, and have them; () when any may have changed, None when closed."""
+        """Wait for news, and have the changes; () when any may have changed, None when nothing has or it is closed."""
         await self._news.wait()
-        if self._closed:
+        if self.closed:
             return None
         self._news.clear()
-        keys = () if self._any else tuple(self._keys)
+        keys = () if self._any else tuple(self._keys) or None
         self._keys, self._any = {}, False
         return keys
 

@@ -156,14 +156,15 @@ class _Site(Resource):  # type: ignore[misc] # aiocoap has no types
     async def _replies(self, request: Request, remote: Any) -> AsyncGenerator[Reply]:
         """The reply, and further ones if it is a notification."""
         begun = self._resources.begin(request, remote.blockwise_key)
+        let_in = getattr(remote, "prove", None)
         if isinstance(begun, Reply):
             yield begun
         elif begun.observes:
-            async with aclosing(self._resources.observe(begun, remote.peer)) as replies:
+            async with aclosing(self._resources.observe(begun, remote.peer, let_in)) as replies:
                 async for reply in replies:
                     yield reply
         else:
-            yield await self._resources.answer(begun, remote.peer)
+            yield await self._resources.answer(begun, remote.peer, let_in)
 
 
 def _response(reply: Reply) -> Message:

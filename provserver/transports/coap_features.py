@@ -8,7 +8,7 @@ notification asks for an acknowledgement, so that none is lost and who is gone i
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from uuid import UUID
 
@@ -62,20 +62,24 @@ class Features:
         # One for all: who observes again must not get lower numbers than before (RFC 7641 §3.4).
         self._numbers = itertools.count()
 
-    async def answer(self, target: Target, request: Request, payload: bytes, peer: Peer) -> Reply:
-        """Answer a request that does not observe."""
+    async def answer(
+        self, target: Target, request: Request, payload: bytes, peer: Peer, let_in: Callable[[], None] | None = None
+    ) -> Reply:
+        """Answer a request that does not observe. let_in: hears of it when the peer is a device."""
         try:
             async with asyncio.timeout(self._request_timeout):
-                device = await self._authenticate(target, peer)
+                device = await self._authenticate(target, peer, let_in)
                 return await self._call(target, device, request, payload)
         except _FAULTS as fault:
             return _refusal(fault)
 
-    async def observe(self, target: Target, request: Request, peer: Peer) -> AsyncGenerator[Reply]:
+    async def observe(
+        self, target: Target, request: Request, peer: Peer, let_in: Callable[[], None] | None = None
+    ) -> AsyncGenerator[Reply]:
         """Answer a request that observes the attributes, then notify until it must end; the last reply says so."""
         try:
             async with asyncio.timeout(self._request_timeout):
-                device = await self._authenticate(target, peer)
+                device = await self._authenticate(target, peer, let_in)
             with (
                 watching(self._sessions, device.device_id) as changes,
                 self._observers.joined(device.device_id, changes) as joined,
@@ -99,13 +103,15 @@ class Features:
         while True:
             await asyncio.sleep(self._notification_interval)
             keys = await changes.take()
-            if keys is None:
+            if changes.closed:
                 return None
             try:
                 async with asyncio.timeout(self._request_timeout):
                     # Again, as it may have begun to observe long ago, and what it is about to be told is new.
                     if (await self._authenticate(target, peer)).device_id != device.device_id:
                         raise _NotAuthenticated
+                    if keys is None:
+                        continue
                     values = await self._data.changed_attributes(device.device_id, keys)
             except (Unavailable, TimeoutError):
                 changes.add(keys)
@@ -117,13 +123,17 @@ class Features:
     def _next_number(self) -> int:
         return next(self._numbers) & 0xFFFFFF  # (RFC 7641 §2)
 
-    async def _authenticate(self, target: Target, peer: Peer) -> Authenticated:
+    async def _authenticate(
+        self, target: Target, peer: Peer, let_in: Callable[[], None] | None = None
+    ) -> Authenticated:
         if target.token is not None:
             found = await self._access.with_token(target.token, peer)
         else:
             found = await self._access.with_channel(peer)
         if isinstance(found, Denial):
             raise _NotAuthenticated
+        if let_in is not None:
+            let_in()
         return found
 
     async def _call(self, target: Target, device: Authenticated, request: Request, payload: bytes) -> Reply:

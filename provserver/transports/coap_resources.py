@@ -78,27 +78,33 @@ class Resources:
             return Reply(Code.REQUEST_ENTITY_TOO_LARGE)
         return Call(target, request, request.payload, remote)
 
-    async def answer(self, call: Call, peer: Peer) -> Reply:
-        """The one reply to a call. A fault of ours is logged, and told without its words."""
+    async def answer(self, call: Call, peer: Peer, let_in: Callable[[], None] | None = None) -> Reply:
+        """The one reply to a call. A fault of ours is logged, and told without its words.
+
+        let_in: hears of it when the peer was provisioned, or is a device.
+        """
         try:
             if call.target.feature == "provision":
-                reply = _reply(await self._provisioning.answer(call.payload, peer), call.request)
+                answer = await self._provisioning.answer(call.payload, peer)
+                if let_in is not None and answer.outcome is Outcome.SUCCESS:
+                    let_in()
+                reply = _reply(answer, call.request)
             elif self._features is None:
                 reply = Reply(Code.BAD_REQUEST)
             else:
-                reply = await self._features.answer(call.target, call.request, call.payload, peer)
+                reply = await self._features.answer(call.target, call.request, call.payload, peer, let_in)
         except Exception:
             log.exception("a request failed")
             return Reply(Code.INTERNAL_SERVER_ERROR)
         return self._fitting(reply, call)
 
-    async def observe(self, call: Call, peer: Peer) -> AsyncGenerator[Reply]:
-        """The replies to a call that observes."""
+    async def observe(self, call: Call, peer: Peer, let_in: Callable[[], None] | None = None) -> AsyncGenerator[Reply]:
+        """The replies to a call that observes. let_in: see `answer`."""
         if self._features is None:
             yield Reply(Code.BAD_REQUEST)
             return
         try:
-            async with aclosing(self._features.observe(call.target, call.request, peer)) as replies:
+            async with aclosing(self._features.observe(call.target, call.request, peer, let_in)) as replies:
                 async for reply in replies:
                     yield self._fitting(reply, call)
         except Exception:

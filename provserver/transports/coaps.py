@@ -56,6 +56,10 @@ class DtlsRemote(interfaces.EndpointAddress):  # type: ignore[misc] # aiocoap ha
         """Who it is."""
         return self.association.peer
 
+    def prove(self) -> None:
+        """A request of it was let in."""
+        self.association.prove()
+
     @property
     def hostinfo(self) -> str:
         """Address and port of the peer."""

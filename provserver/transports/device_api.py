@@ -21,7 +21,7 @@ from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
-from provserver.transports.attributes import Changes, Polls
+from provserver.transports.attributes import Changes, Polls, watching
 from provserver.transports.http_server import CORS, RETRY, Connection, body, peer
 
 POLL_SECONDS = 60.0
@@ -33,6 +33,10 @@ _Call = Callable[[web.Request, Authenticated, bytes], Awaitable[web.Response]]
 
 
 class _NotAuthenticated(Exception):  # noqa: N818
+    pass
+
+
+class _NothingCame(Exception):  # noqa: N818
     pass
 
 
@@ -96,6 +100,8 @@ class DeviceApi:
                     return await call(request, await self._authenticate(request), payload)
             except _NotAuthenticated:
                 return web.Response(status=401, headers=CORS)
+            except _NothingCame:
+                return web.Response(status=408, headers=CORS)
             except InvalidData as fault:
                 return _refusal(400, str(fault))
             except (Unavailable, TimeoutError):
@@ -133,22 +139,28 @@ class DeviceApi:
     async def _updates(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
         deadline = _deadline(request)
         with self._polls.poll(device.device_id) as changes:
-            while (keys := await self._changed(request, changes, deadline)) is not None:
+            while True:
+                keys = await self._changed(request, changes, deadline)
                 try:
                     async with asyncio.timeout(self._request_timeout):
                         # Again, as the poll may have begun long ago, and what it is about to tell is new.
                         await self._authenticate(request)
+                        if keys is None:
+                            continue
                         values = await self._data.changed_attributes(device.device_id, keys)
                 except BaseException:
                     changes.add(keys)
                     raise
                 if values:
                     return _json(values)
-        return _nothing_came()
 
-    async def _calls(self, request: web.Request, _device: Authenticated, _payload: bytes) -> web.Response:
-        await self._changed(request, Changes(), _deadline(request))
-        return _nothing_came()
+    async def _calls(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
+        deadline = _deadline(request)
+        with watching(self._sessions, device.device_id) as changes:
+            while True:  # no call ever comes, but the credentials may go
+                if await self._changed(request, changes, deadline) in (None, ()):
+                    async with asyncio.timeout(self._request_timeout):
+                        await self._authenticate(request)
 
     async def _call(self, _request: web.Request, _device: Authenticated, _payload: bytes) -> web.Response:
         return _refusal(501, "Remote procedure calls are not supported!")
@@ -160,13 +172,13 @@ class DeviceApi:
         return _refusal(404, "Nothing is assigned to the device!")
 
     async def _changed(self, request: web.Request, changes: Changes, deadline: float) -> tuple[str, ...] | None:
-        """Wait for changes; None when there were none by the deadline, or nobody is there any more to be told."""
+        """Wait as `Changes.take` does; _NothingCame at the deadline, or when nobody is there any more to be told."""
         try:
             async with asyncio.timeout_at(deadline) as limit:
                 with self._ending_early(request, limit):
                     return await changes.take()
         except TimeoutError:
-            return None
+            raise _NothingCame from None
 
     @contextmanager
     def _ending_early(self, request: web.Request, limit: asyncio.Timeout) -> Iterator[None]:
@@ -199,10 +211,6 @@ def _deadline(request: web.Request) -> float:
 
 def _done() -> web.Response:
     return web.Response(headers=CORS)
-
-
-def _nothing_came() -> web.Response:
-    return web.Response(status=408, headers=CORS)
 
 
 def _json(value: object) -> web.Response:

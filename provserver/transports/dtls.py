@@ -1,8 +1,9 @@
 """A listener for DTLS 1.2 (RFC 6347): the associations by their peers' addresses, and their time.
 
 What it costs to be attacked: a datagram that is no hello of an unknown peer is looked at and forgotten; a hello is
-answered with a cookie and forgotten; only whoever returns the cookie gets state. Handshakes and associations have
-tables of their own, each bounded: what is oldest goes first.
+answered with a cookie and forgotten; only whoever returns the cookie gets state. Handshakes, associations of peers that
+have proved nothing yet, and all others have tables of their own, each bounded: what is oldest goes first. A certificate
+alone proves nothing, as anybody can make one: a request must have been let in.
 """
 
 import asyncio
@@ -34,12 +35,16 @@ class Limits:
 
     handshake_timeout: seconds, in which a lost flight may be repeated five times (RFC 6347 §4.2.4.1).
     idle_timeout: seconds without a datagram after which an association is closed; as long as ThingsBoard's by default.
+    max_unproven, max_unproven_per_address, unproven_idle_timeout: for associations whose peers have proved nothing yet.
     """
 
     max_handshakes: int = 1024
     max_associations: int = 10_000
     handshake_timeout: float = 60.0
     idle_timeout: float = 86_400.0
+    max_unproven: int = 1000
+    max_unproven_per_address: int = 64
+    unproven_idle_timeout: float = 60.0
 
 
 class Association:
@@ -70,6 +75,10 @@ class Association:
         if self._channel is not None and self.established:
             self._channel.write(data)
             self._endpoint.flush(self)
+
+    def prove(self) -> None:
+        """A request of the peer was let in: strangers take its room no more. Nothing when it has ended."""
+        self._endpoint.proved(self)
 
     def end(self) -> list[bytes]:
         """Let go; returns what says so to the peer."""
@@ -106,7 +115,9 @@ class DtlsEndpoint:
         self._limits = limits
         self._cookies = CookieExchange(secrets.token_bytes(32))
         self._handshakes: OrderedDict[Address, Association] = OrderedDict()
+        self._unproven: OrderedDict[Address, Association] = OrderedDict()
         self._associations: OrderedDict[Address, Association] = OrderedDict()
+        self._tables = (self._handshakes, self._unproven, self._associations)
         self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
         self._loop = asyncio.get_running_loop()
         self._socket: UdpSocket | None = None
@@ -126,7 +137,7 @@ class DtlsEndpoint:
 
     def close(self) -> None:
         """End every association, telling the peers, and close the socket."""
-        for association in (*self._handshakes.values(), *self._associations.values()):
+        for association in [each for table in self._tables for each in table.values()]:
             self._end(association)
         if self._socket is not None:
             self._socket.close()
@@ -139,7 +150,7 @@ class DtlsEndpoint:
             self._hello(data, first.body, address)
             return
         # While a peer that is known makes a new handshake, only a key tells which of both it means.
-        for association in [table.get(address) for table in (self._handshakes, self._associations)]:
+        for association in [table.get(address) for table in self._tables]:
             if association is not None:
                 self._feed(association, data)
 
@@ -152,13 +163,11 @@ class DtlsEndpoint:
         if verdict is not Hello.VERIFIED:
             return
         digest = hashlib.sha256(hello).digest()
-        known, unfinished = self._associations.get(address), self._handshakes.get(address)
-        if any(one is not None and one.hello == digest for one in (known, unfinished)):
+        if any((one := table.get(address)) is not None and one.hello == digest for table in self._tables):
             return  # it comes again, as our answers will
-        if unfinished is not None:
+        if (unfinished := self._handshakes.get(address)) is not None:
             self._end(unfinished)
-        while len(self._handshakes) >= self._limits.max_handshakes:
-            self._end(next(iter(self._handshakes.values())))
+        self._make_room(self._handshakes, self._limits.max_handshakes)
         self._context.refresh(self._loop.time())
         association = Association(self, address, Channel(self._context), digest)
         association.due = self._loop.time() + self._limits.handshake_timeout
@@ -186,8 +195,7 @@ class DtlsEndpoint:
             self._establish(association, channel)
         self.flush(association)
         while (data := channel.read()) and association.channel is not None:
-            association.due = self._loop.time() + self._limits.idle_timeout
-            self._associations.move_to_end(association.address)
+            self._touch(association)
             self._received(association, data)
         if channel.closed:
             self._end(association)
@@ -199,14 +207,42 @@ class DtlsEndpoint:
         psk = association.psk if channel.psk_identity else None
         association.peer = Peer(association.peer.transport, association.peer.address, channel.certificates, psk)
         association.established = True
-        association.due = self._loop.time() + self._limits.idle_timeout
         if self._handshakes.get(address) is association:
             del self._handshakes[address]
-        if (before := self._associations.get(address)) is not None:
+        if (before := self._associations.get(address) or self._unproven.get(address)) is not None:
             self._end(before)
-        while len(self._associations) >= self._limits.max_associations:
-            self._end(next(iter(self._associations.values())))
-        self._associations[address] = association
+        if psk is not None:
+            self._keep(association)
+            return
+        same = [each for each in self._unproven.values() if each.peer.address == association.peer.address]
+        if len(same) >= self._limits.max_unproven_per_address:
+            self._end(same[0])
+        self._make_room(self._unproven, self._limits.max_unproven)
+        self._unproven[address] = association
+        self._touch(association)
+
+    def proved(self, association: Association) -> None:
+        """See Association.prove."""
+        if self._unproven.get(association.address) is association:
+            del self._unproven[association.address]
+            self._keep(association)
+
+    def _keep(self, association: Association) -> None:
+        self._make_room(self._associations, self._limits.max_associations)
+        self._associations[association.address] = association
+        self._touch(association)
+
+    def _touch(self, association: Association) -> None:
+        """It is in use. Among strangers that saves nobody: who keeps them all busy would shut out the next."""
+        proven = self._associations.get(association.address) is association
+        if proven:
+            self._associations.move_to_end(association.address)
+        limit = self._limits.idle_timeout if proven else self._limits.unproven_idle_timeout
+        association.due = self._loop.time() + limit
+
+    def _make_room(self, table: OrderedDict[Address, Association], limit: int) -> None:
+        while len(table) >= limit:
+            self._end(next(iter(table.values())))
 
     def _end(self, association: Association) -> None:
         channel = association.channel
@@ -216,7 +252,7 @@ class DtlsEndpoint:
             log.info("DTLS with %s failed: %s", association.peer.address, channel.failure)
         for datagram in association.end():
             self._send(datagram, association.address)
-        for table in (self._handshakes, self._associations):
+        for table in self._tables:
             if table.get(association.address) is association:
                 del table[association.address]
         if association.established:

@@ -84,6 +84,12 @@ class OscoreRemote(OSCOREAddress):  # type: ignore[misc] # aiocoap has no types
             host = host.partition(":")[0]
         return Peer(Transport.COAP, host.removeprefix("::ffff:"), psk=psk)
 
+    def prove(self) -> None:
+        """A request of it was let in: the channel below hears of it."""
+        prove: Callable[[], None] | None = getattr(self.underlying_address, "prove", None)
+        if prove is not None:
+            prove()
+
 
 class OscoreSite(Resource):  # type: ignore[misc]
     """Opens protected requests for another site, and protects its answers; others pass as they are."""

@@ -43,6 +43,9 @@ CHUNK_SIZE: Final = 16_384
 """What `read` returns at most, and what to write at once: a record (RFC 8446 §5.1)."""
 
 _READ_SIZE: Final = 32_768
+_HANDSHAKE_TOO_LARGE: Final = "the handshake is too large"
+_MESSAGE_TOO_LARGE: Final = "a handshake message is too large"
+_SIZE_FAILURES: Final = frozenset({_HANDSHAKE_TOO_LARGE, _MESSAGE_TOO_LARGE, "excessive message size"})  # OpenSSL's
 _DTLS_1_2: Final = 0xFEFD
 _MAX_WAITING_DATAGRAMS: Final = 32
 _SESSION_LIFETIME: Final = 24 * 3600  # seconds
@@ -241,7 +244,7 @@ class Channel:
         if not self.established:
             self._fed += len(data)
             if self._fed > MAX_HANDSHAKE_SIZE:
-                self._fail("the handshake is too large")
+                self._fail(_HANDSHAKE_TOO_LARGE)
 
     def data_to_send(self) -> list[bytes]:
         """What is to be sent now: one piece of the stream, or datagrams."""
@@ -321,6 +324,11 @@ class Channel:
         return self._certificates
 
     @property
+    def oversized(self) -> bool:
+        """Whether the handshake failed by the size of what followed its ClientHello: certificates, that is."""
+        return self._begun and not self.established and self.failure in _SIZE_FAILURES
+
+    @property
     def resumed(self) -> bool:
         """Whether the handshake used an earlier session, or a pre-shared key of TLS 1.3."""
         return self.established and openssl.is_resumed(self._connection)
@@ -354,7 +362,7 @@ class Channel:
             if self._looking and self._look(data):
                 return
         except TooLarge:
-            self._fail("a handshake message is too large")
+            self._fail(_MESSAGE_TOO_LARGE)
             return
         self._release()
 

@@ -17,6 +17,9 @@ logger = logging.getLogger("provserver.tls")
 
 SharedKeyLookUp = Callable[[str], Awaitable[PreSharedKey | None]]
 
+Oversized = Callable[[str, str], None]
+"""Is told the IP address of a client whose certificates were too large, and the failure in words."""
+
 _READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
 
 
@@ -36,6 +39,7 @@ class TlsAcceptor:
         handshake_timeout: float,
         close_timeout: float,
         max_handshakes: int,
+        oversized: Oversized | None = None,
     ) -> None:
         self.context = context
         self.make_protocol = make_protocol
@@ -43,6 +47,7 @@ class TlsAcceptor:
         self.shared_key = shared_key
         self.handshake_timeout = handshake_timeout
         self.close_timeout = close_timeout
+        self.oversized = oversized
         self.refused = 0
         self.read_buffer = memoryview(bytearray(_READ_SIZE))
         self._max_handshakes = max_handshakes
@@ -87,6 +92,7 @@ def over_tls(
     handshake_timeout: float = 10,
     close_timeout: float = 2,
     max_handshakes: int = 10_000,
+    oversized: Oversized | None = None,
 ) -> TlsAcceptor:
     """A protocol factory for TCP that gives each inner protocol a transport once its handshake is done.
 
@@ -95,6 +101,7 @@ def over_tls(
     shared_key: looks an identity up; when it raises, the connection is cut without a word about the key.
     handshake_timeout, close_timeout: seconds for the handshake, and for the client to take the last bytes and close.
     max_handshakes: at one time; one more is closed at once.
+    oversized: told of each handshake that was ended because the client's certificates were too large.
     """
     return TlsAcceptor(
         context,
@@ -104,6 +111,7 @@ def over_tls(
         handshake_timeout=handshake_timeout,
         close_timeout=close_timeout,
         max_handshakes=max_handshakes,
+        oversized=oversized,
     )
 
 
@@ -348,6 +356,8 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         channel = self._channel
         if channel.failure:
             self._log(channel.failure)
+            if channel.oversized and self._acceptor.oversized is not None:
+                self._acceptor.oversized(self._address() or "", channel.failure)
             self._error = ConnectionAbortedError(channel.failure)
             self._closing = True
         if self._closing:
@@ -403,5 +413,8 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _log(self, what: str) -> None:
         if logger.isEnabledFor(logging.DEBUG):
-            peer = self._tcp.get_extra_info("peername")
-            logger.debug("%s: %s", peer[0] if peer else "a client that is gone", what)
+            logger.debug("%s: %s", self._address() or "a client that is gone", what)
+
+    def _address(self) -> str | None:
+        peer = self._tcp.get_extra_info("peername")
+        return peer[0] if peer else None

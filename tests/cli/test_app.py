@@ -32,6 +32,7 @@ def test_the_commands_are_the_documented_ones() -> None:
         *(f"db {name}" for name in ("upgrade", "status")),
         *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "key add", "key remove")),
         *(f"device {name}" for name in ("create", "import", "list", "show", "update", "rearm", "revoke", "delete")),
+        "attempt list",
         "ca init",
     }
 

@@ -1,11 +1,16 @@
 """Writes docs/conformance.md from the cases and rows: `python -m tests.conformance.document`."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
 from tests.conformance import model
 from tests.conformance.cases import CASES
+from tests.conformance.channels.cases import CASES as CHANNEL_CASES
+from tests.conformance.channels.document import cases as channel_cases
+from tests.conformance.channels.model import Case as ChannelCase
+from tests.conformance.channels.rows import ROWS as CHANNEL_ROWS
+from tests.conformance.channels.rows import SECTIONS as CHANNEL_SECTIONS
 from tests.conformance.clients import mqtt
 from tests.conformance.model import Case, Step, Transport
 from tests.conformance.rendering import short
@@ -16,25 +21,45 @@ PAGE = Path(__file__).parents[2] / "docs" / "conformance.md"
 _INTRODUCTION = """\
 # Conformance
 
-What devices, and the SDKs in them, rely on at ThingsBoard, and where provserver does better. `make test` runs every
-case below against a real server process over HTTP, MQTT 3.1.1, MQTT 5 and CoAP, and prints the matrix. This page is
-written from the same data: `python -m tests.conformance.document`.
+What devices, and the SDKs in them, rely on at ThingsBoard and Blynk, and where provserver does better. `make test`
+runs every case below against a real server process, and prints two matrices: [provisioning](#provisioning) on four
+transports, and [devices that come back](#devices-that-come-back) on nine channels. This page is written from the same
+data: `python -m tests.conformance.document`.
+
+# Provisioning
 
 The four columns say what the device gets, request by request; over MQTT a bare status is a reply on
 `/provision/response`, after the PUBACK if QoS 1 was used. *–*: the case does not concern the transport.
 """
 
+_CHANNELS = """\
+# Devices that come back
+
+Authentication, certificate chains and data, by the programs that devices use, unmodified: curl (HTTP, HTTPS),
+mosquitto's clients and paho (MQTT), libcoap's clients on OpenSSL and GnuTLS (CoAP, CoAPS), aiocoap (OSCORE). MQTTS is
+MQTT 5. The columns say what the device gets, step by step; *–*: the case does not concern the channel. Last, what the
+operator reads in the attempt.
+"""
+
 _ROWS = """\
 ## Rows
 
-What the cases show, rule by rule. A row that no case cites fails the run. **Amended**: ThingsBoard does otherwise,
-and we differ on purpose.
+What the cases show, rule by rule. A row that no case cites fails the run. **Amended**: ThingsBoard (or Blynk) does
+otherwise, and we differ on purpose.
+"""
+
+_CHANNEL_ROWS = """\
+## Rows of devices that come back
+
+From the specifications of ThingsBoard (6, 7) and Blynk (C), and our own.
 """
 
 
 def document() -> str:
     """The whole page."""
-    return "\n".join((_INTRODUCTION, *_cases(), _ROWS, *_rows()))
+    provisioning = (_INTRODUCTION, *_cases(), _ROWS, *_rows(CASES, ROWS, SECTIONS))
+    returning = (*channel_cases(), _CHANNEL_ROWS, *_rows(CHANNEL_CASES, CHANNEL_ROWS, CHANNEL_SECTIONS))
+    return "\n".join((*provisioning, _CHANNELS, *returning))
 
 
 def _cases() -> Iterator[str]:
@@ -96,19 +121,19 @@ def _counted(told: Iterable[str]) -> Iterator[str]:
         yield text if count == 1 else f"{count} × {text}"
 
 
-def _rows() -> Iterator[str]:
+def _rows(cases: Iterable[Case | ChannelCase], rows: Mapping[str, Row], sections: Mapping[str, str]) -> Iterator[str]:
     citing: dict[str, list[str]] = {}
-    for case in CASES:
+    for case in (*cases, *(CHANNEL_CASES if rows is ROWS else ())):
         for cited in case.rows:
             citing.setdefault(cited, []).append(case.id)
-    for section, title in SECTIONS.items():
-        number = "" if section == "ours" else f"{section} "
+    for section, title in sections.items():
+        number = f"{section} " if "." in section or section.isdigit() else ""
         yield f"### {number}{title}\n"
         yield "| row | what we do | shown by |"
         yield "|---|---|---|"
-        for row in ROWS.values():
+        for row in rows.values():
             if row.id.partition("/")[0] == section:
-                amended = "**Amended.** " if row.amended and section != "ours" else ""
+                amended = "**Amended.** " if row.amended and number else ""
                 yield f"| `{row.id}` | {amended}{_cell(row.text)} | {_shown(row, citing.get(row.id, []))} |"
         yield ""
 

@@ -1,10 +1,9 @@
-"""The matrix that a run prints: case by transport."""
+"""A matrix that a run prints: case by column."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from tests.conformance.model import Transport
-
-Cell = tuple[str, Transport]
+Cell = tuple[str, str]
+"""A case's id, and the column."""
 
 _MARKS = {"passed": "ok", "failed": "FAIL", "error": "FAIL", "skipped": "skip"}
 
@@ -12,13 +11,15 @@ _MARKS = {"passed": "ok", "failed": "FAIL", "error": "FAIL", "skipped": "skip"}
 class Matrix:
     """The outcome of each cell that has run."""
 
-    def __init__(self) -> None:
-        self._cells: dict[Cell, str] = {}
+    def __init__(self, title: str, columns: Sequence[str]) -> None:
+        self.title = title
+        self._columns = columns
+        self._cells: dict[tuple[int, Cell], str] = {}
 
-    def record(self, cell: Cell, outcome: str) -> None:
-        """Note an outcome of pytest's; a failure stays one."""
-        if self._cells.get(cell) != "failed":
-            self._cells[cell] = outcome
+    def record(self, number: int, cell: Cell, outcome: str) -> None:
+        """Note an outcome of pytest's; a failure stays one. number: cells are printed in this order."""
+        if self._cells.get((number, cell)) != "failed":
+            self._cells[number, cell] = outcome
 
     @property
     def empty(self) -> bool:
@@ -30,20 +31,20 @@ class Matrix:
 
     def lines(self) -> Iterator[str]:
         """Header, a line for each case, totals."""
-        rows: dict[str, dict[Transport, str]] = {}
-        for (case, transport), outcome in self._cells.items():
-            rows.setdefault(case, {})[transport] = _MARKS[outcome]
+        rows: dict[str, dict[str, str]] = {}
+        for (_, (case, column)), outcome in sorted(self._cells.items()):
+            rows.setdefault(case, {})[column] = _MARKS[outcome]
         width = max(map(len, rows))
-        yield _line("", {transport: transport.value for transport in Transport}, width)
+        yield self._line("", {column: column for column in self._columns}, width)
         for case, marks in rows.items():
-            yield _line(case, marks, width)
+            yield self._line(case, marks, width)
         totals = {
-            transport: f"{sum(marks.get(transport) == 'ok' for marks in rows.values())}"
-            f"/{sum(transport in marks for marks in rows.values())}"
-            for transport in Transport
+            column: f"{sum(marks.get(column) == 'ok' for marks in rows.values())}"
+            f"/{sum(column in marks for marks in rows.values())}"
+            for column in self._columns
         }
-        yield _line(f"{len(rows)} cases", totals, width)
+        yield self._line(f"{len(rows)} cases", totals, width)
 
-
-def _line(head: str, marks: Mapping[Transport, str], width: int) -> str:
-    return f"{head:<{width}}" + "".join(f"  {marks.get(transport, '-'):<10}" for transport in Transport).rstrip()
+    def _line(self, head: str, marks: Mapping[str, str], width: int) -> str:
+        cells = (f"  {marks.get(column, '-'):<{max(7, len(column))}}" for column in self._columns)
+        return (f"{head:<{width}}" + "".join(cells)).rstrip()

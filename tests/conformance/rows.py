@@ -80,7 +80,7 @@ _CONNECT = (
         "1.1/keep-alive", "Pings are answered; who is silent is kept a minute at least, however short its keep-alive."
     ),
     _row("1.1/will", "A Will and the properties of CONNECT change nothing."),
-    _row("1.1/tls", "The same over TLS, with a client certificate or without.", later="TLS"),
+    _row("1.1/tls", "The same over TLS, with a client certificate or without."),
     _amended("1.1/second-connect", "A second CONNECT ends the connection."),
     _amended(
         "1.1/waits",
@@ -172,7 +172,7 @@ _HTTP = (
 
 _COAP = (
     _row("3/udp", "CoAP on UDP; no CoAP over TCP."),
-    _row("3/dtls", "DTLS on a port of its own.", later="DTLS"),
+    _row("3/dtls", "DTLS on a port of its own."),
     _row("3/path", "POST to `/api/v1/provision`."),
     _row("3/path-token", "`/api/v1/{anything}/provision` is the same."),
     _row("3/path-number", "`/api/v1/provision/{digits}` is the same."),
@@ -194,7 +194,7 @@ _COAP = (
     _row("3/blockwise", "Bodies in blocks both ways, of 1024 bytes or what the client prefers."),
     _amended("3/body-limit", "A body over 64 KiB (as configured) is 4.13; one with a gap is 4.08."),
     _row("3/retransmission", "A request that is sent again is answered again, and done once."),
-    _row("3/chain", "No X.509 chains over CoAP at ThingsBoard.", later="X.509 chains, DTLS"),
+    _amended("3/chain", "X.509 chains provision over CoAP too."),
 )
 
 _MEMBERS = (
@@ -282,7 +282,7 @@ _PROFILES = (
     _amended("5.2/keys", "A profile may have several keys, so that one can be replaced while both work."),
     _amended("5.2/generated", "Keys and secrets that are not given come from the system's randomness."),
     _row("5.2/default", "A profile without a strategy is DISABLED."),
-    _row("5.2/chain", "A chain profile holds its CA's certificate.", later="X.509 chains"),
+    _row("5.2/chain", "A chain profile holds its CA's certificate."),
 )
 
 _CREATION = (
@@ -305,7 +305,7 @@ _PRE_PROVISIONED = (
     _amended("5.4/atomic", "Of simultaneous requests for one device exactly one succeeds."),
     _row("5.4/rearm", "Removing `provisionState` lets the device provision itself again."),
     _row("5.4/switch", "Devices that were created by provisioning stay provisioned when the strategy changes."),
-    _row("5.4/chain", "Chains write the attribute when they create a device.", later="X.509 chains"),
+    _row("5.4/chain", "Chains write the attribute when they provision a device."),
 )
 
 _CONCURRENCY = (
@@ -333,7 +333,7 @@ _CREDENTIALS = (
     _amended(
         "5.7/vector-sha3-empty", "The id of an empty text, a7ffc6f8…, is nobody's: such a certificate is refused."
     ),
-    _row("5.7/vector-chain", "The ids of ThingsBoard's own test chain.", later="X.509 chains"),
+    _row("5.7/vector-chain", "The ids of ThingsBoard's own test chain.", later="that chain's certificates"),
     _row("5.7/unique", "An id exists once, across profiles and types; a second one is FAILURE."),
     _row("5.7/one-each", "A device has one set of credentials."),
     _row("5.7/characters", "No control characters in a token, client id, user name or password."),

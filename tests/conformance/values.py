@@ -39,6 +39,10 @@ class Values:
         """Set further placeholders, or change some."""
         self._values |= values
 
+    def get(self, name: str) -> str | None:
+        """What was set for a placeholder, if anything was."""
+        return self._values.get(name)
+
     def text(self, text: str) -> str:
         """The text with its placeholders filled in."""
         return _PLACEHOLDER.sub(lambda match: self._value(match[1]), text)

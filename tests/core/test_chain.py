@@ -3,6 +3,7 @@ import datetime as dt
 import re
 import timeit
 import warnings
+from collections.abc import Sequence
 from uuid import UUID
 
 import pytest
@@ -201,6 +202,51 @@ def test_loops_and_forks_end_soon() -> None:
 
     assert isinstance(verdict(trust(ROOT), loop[0].leaf().der, *(each.der for each in loop)), Reason)
     assert isinstance(verdict(trust(ROOT, Authority.root("A")), leaf.der, *cross), Reason)
+
+
+# Issuers that are known from before
+
+
+def completed(trusted: Trust, known: Sequence[Authority], *certificates: bytes) -> list[str] | Reason:
+    """As `verdict`, with help."""
+    found = trusted.verify(presented(*certificates), pki.now(), [Certificate.load(each.der) for each in known])
+    return found.reason if isinstance(found, Refusal) else [str(each) for each in found]
+
+
+def test_known_issuers_complete_a_chain_at_any_place() -> None:
+    a = ROOT.intermediate("A")
+    b = a.intermediate("B")
+    leaf = b.leaf()
+    whole = ["CN=sensor-1", "CN=B", "CN=A", "CN=Root"]
+    for others, known in (((), [a, b]), ((b.der,), [a]), ((a.der,), [FACTORY, b]), ((OTHER.der,), [OTHER, b, a])):
+        assert completed(trust(ROOT), known, leaf.der, *others) == whole
+    assert completed(trust(ROOT), [a, FACTORY], leaf.der) is Reason.MISSING_INTERMEDIATE
+    assert completed(trust(OTHER), [a, b], leaf.der) is Reason.MISSING_INTERMEDIATE
+
+
+def test_what_known_issuers_complete_is_verified_like_the_rest() -> None:
+    expired, impostor = ROOT.intermediate("Line", not_after=days(-0.5)), OTHER.intermediate("Factory")
+
+    assert completed(trust(ROOT), [expired], expired.leaf().der) is Reason.CERTIFICATE_EXPIRED
+    assert completed(trust(ROOT, crls={ROOT: ROOT.crl(FACTORY)}), [FACTORY], DEVICE.der) is Reason.CERTIFICATE_REVOKED
+    assert completed(trust(ROOT, OTHER), [impostor], DEVICE.der) is Reason.MISSING_INTERMEDIATE
+    assert completed(trust(ROOT), [FACTORY], FACTORY.leaf(not_after=days(-0.1)).der) is Reason.CERTIFICATE_EXPIRED
+
+
+def test_of_known_issuers_that_were_renewed_any_that_is_good_will_do() -> None:
+    line = ROOT.intermediate("Line", not_before=days(-9), not_after=days(-0.5))
+    renewals = [ROOT.intermediate("Line", key=line.key, not_before=days(-n)) for n in range(1, 6)]
+    revoking = trust(ROOT, crls={ROOT: ROOT.crl(renewals[0])})
+
+    assert completed(revoking, [line, *renewals], line.leaf().der) == ["CN=sensor-1", "CN=Line", "CN=Root"]
+    assert completed(revoking, [line, renewals[0]], line.leaf().der) is Reason.CERTIFICATE_REVOKED
+
+
+def test_known_issuers_in_a_loop_end_soon() -> None:
+    a, b = Authority.root("A"), Authority.root("B")
+    loop = [a.intermediate("B", key=b.key), b.intermediate("A", key=a.key)]
+
+    assert completed(trust(ROOT), loop, loop[0].leaf().der) is Reason.MISSING_INTERMEDIATE
 
 
 # Revocation

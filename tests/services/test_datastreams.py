@@ -131,6 +131,14 @@ async def test_a_batch_leaves_pins_as_they_are_whose_values_are_empty(bench: Ben
     assert await bench.latest() == {"Uptime": 2, "Terminal": ""}
 
 
+async def test_a_batch_leaves_out_what_has_no_datastream(bench: Bench) -> None:
+    await bench.datastreams.update(bench.device, {"V99": ["x"], "V0": ["1"]}, batch=True)
+    assert await bench.says("batch_ds", '{"Nothing":1,"Temperature":2}') == {}
+    assert await bench.latest() == {"Uptime": 1, "Temperature": 2.0}
+    assert await refusal(bench.datastreams.update(bench.device, {"V99": ["x"], "V0": ["2"]}))
+    assert (await bench.latest())["Uptime"] == 1
+
+
 async def test_calls_of_pins_are_refused_in_blynks_words(bench: Bench) -> None:
     api, device = bench.datastreams, bench.device
     for call in (api.update(device, {"x1": ["1"]}), api.update(device, {}), api.get(device, [])):
@@ -379,7 +387,6 @@ async def test_the_time_is_utc_or_that_of_the_devices_zone(bench: Bench) -> None
         ("ds/Temperature/prop/1", b"x"),
         ("ds/Temperature/timestamped_batch", b"[[1,2]]"),
         ("batch_ds", b"not JSON"),
-        ("batch_ds", b'{"Nothing":1}'),
         ("event/overheated", b"it burns"),
         ("meta/Nothing", b"1"),
         ("meta/Height", b"high"),

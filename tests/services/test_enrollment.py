@@ -188,6 +188,7 @@ async def test_a_bad_chain_is_refused_with_its_reason(factory: Factory, case: st
     await factory.trust(*TRUSTED)
     good = FACTORY.leaf("good")
     await factory.admitted(good)
+    await factory.enrollment.drain()
     before = await without_attempts(factory.space)
     shown = (CASES | NAMES)[case]
 
@@ -223,6 +224,20 @@ async def test_an_attempt_says_whose_and_why(factory: Factory) -> None:
     assert (expired["profile_id"], expired["detail"], expired["address"]) == (profile.id, "CN=sensor-1", "192.0.2.7")
     assert (stranger["profile_id"], stranger["detail"]) == (None, "CN=sensor-1 names CN=Other")
     assert (mismatch["profile_id"], mismatch["detail"]) == (profile.id, "gateway\N{REPLACEMENT CHARACTER}-1")
+
+
+async def test_what_a_transport_refused_is_recorded_too(factory: Factory) -> None:
+    factory.enrollment.refuse(peer(), Reason.CERTIFICATE_TOO_LARGE, "the handshake is too large")
+    await factory.enrollment.drain()
+
+    (attempt,) = await factory.space.rows("SELECT * FROM attempt")
+    assert (attempt["transport"], attempt["address"], attempt["outcome"], attempt["reason"], attempt["detail"]) == (
+        "MQTT",
+        "192.0.2.7",
+        "failure",
+        "CERTIFICATE_TOO_LARGE",
+        "the handshake is too large",
+    )
 
 
 async def test_without_a_profile_nobody_is_let_in(factory: Factory) -> None:
@@ -510,6 +525,76 @@ async def test_a_revoked_intermediate_takes_its_devices_along(factory: Factory) 
     assert not await factory.comes_back(device)
     assert not await factory.comes_back(device, device.der)  # it may not hide who issued it
     assert await factory.comes_back(other)
+
+
+async def test_a_resumed_session_that_shows_the_leaf_alone_is_as_good_as_its_chain(factory: Factory) -> None:
+    await factory.trust(ROOT, crls=[ROOT.crl()])
+    elsewhere = Enrollment(factory.space.database, factory.space.keys)
+    first, second = FACTORY.leaf("sensor-1"), FACTORY.leaf("sensor-2")
+    made = await factory.admitted(second, of=elsewhere)
+    await elsewhere.drain()
+    restarted = Enrollment(factory.space.database, factory.space.keys)
+    line = ROOT.intermediate("Line").intermediate("Sub")
+    third = line.leaf("sensor-3")
+    assert await restarted.still_good(peer(second.der), made)
+
+    known = await factory.admitted(third)  # in another process, after `restarted` has read what there was
+    await factory.admitted(first)
+    await factory.enrollment.drain()
+
+    assert await restarted.still_good(peer(third.der), known)
+    for device in (first, second, third):
+        assert await factory.comes_back(device, device.der)
+    assert await factory.space.value("SELECT count(*) FROM chain_issuer") == 3
+    assert (
+        await factory.refused(FACTORY.leaf("sensor-4").der) is Reason.MISSING_INTERMEDIATE
+    )  # a stranger has to show it
+    await factory.change(crls=[ROOT.crl(FACTORY)])
+    assert [await factory.comes_back(each, each.der) for each in (first, third)] == [False, True]
+    await restarted.drain()
+
+
+async def test_only_issuers_on_the_way_to_a_ca_are_remembered(factory: Factory) -> None:
+    profile = await factory.trust(ROOT, crls=[ROOT.crl()])
+    device = FACTORY.leaf("sensor-1")
+    made = await factory.admitted(FACTORY.leaf("sensor-0"))
+    await factory.enrollment.drain()
+    await factory.space.rows("DELETE FROM chain_issuer")
+    fresh = Enrollment(factory.space.database, factory.space.keys)
+
+    stranger = OTHER.intermediate("Line")
+    assert isinstance(await fresh.admit(peer(*stranger.leaf("sensor-2").chain)), Refusal)
+    assert not await fresh.still_good(peer(device.der), made)
+    await fresh.drain()
+    assert await factory.space.value("SELECT count(*) FROM chain_issuer") == 0
+    assert await fresh.still_good(peer(*device.full_chain, stranger.der, OTHER.der), made)
+    await fresh.drain()
+
+    (row,) = await factory.space.rows("SELECT profile_id, der FROM chain_issuer")
+    assert tuple(row) == (profile.id, FACTORY.der)
+
+
+async def test_so_many_issuers_are_remembered(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("provserver.services.enrollment.MAX_ISSUERS", 2)
+    await factory.trust(ROOT)
+    for number in range(4):
+        await factory.admitted(ROOT.intermediate(f"Line {number}").leaf(f"sensor-{number}"))
+        await factory.enrollment.drain()
+
+    assert await factory.space.value("SELECT count(*) FROM chain_issuer") == 2
+    await factory.space.rows("DELETE FROM device")
+    await factory.space.rows("DELETE FROM device_profile")
+    assert await factory.space.value("SELECT count(*) FROM chain_issuer") == 0
+
+
+async def test_an_issuer_that_cannot_be_read_is_as_good_as_forgotten(factory: Factory) -> None:
+    profile = await factory.trust(ROOT, crls=[ROOT.crl()])
+    await factory.space.rows("INSERT INTO chain_issuer VALUES ($1, 'x', 'x')", profile.id)
+    device = FACTORY.leaf("sensor-1")
+    await factory.admitted(device)
+    await factory.enrollment.drain()
+
+    assert await factory.comes_back(device, device.der)
 
 
 async def test_a_stale_list_lets_nobody_in(factory: Factory) -> None:

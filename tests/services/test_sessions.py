@@ -1,15 +1,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from provserver.core.authentication import Denial
-from provserver.core.model import Authenticated, ReprovisionPolicy
+from provserver.core.model import Authenticated, ProvisionStrategy, ReprovisionPolicy
 from provserver.services.access import Access
+from provserver.services.profiles import ProfileChange
 from provserver.services.sessions import Cause, Sessions
 from provserver.store.database import Database
+from tests.chains import FACTORY
 from tests.conftest import Space
 from tests.services.conftest import PEER, Fleet, Outage, use
 
@@ -19,13 +22,21 @@ class Connection:
 
     def __init__(self) -> None:
         self.ended: asyncio.Future[Cause] = asyncio.get_running_loop().create_future()
-        self.changes: asyncio.Queue[tuple[str, ...]] = asyncio.Queue()
+        self.changes: asyncio.Queue[tuple[str, ...] | None] = asyncio.Queue()
+        self.welcome: bool | Exception = True
+        self.judged = 0
 
     def end(self, cause: Cause) -> None:
         self.ended.set_result(cause)
 
-    def attributes_changed(self, keys: tuple[str, ...]) -> None:
+    def attributes_changed(self, keys: tuple[str, ...] | None) -> None:
         self.changes.put_nowait(keys)
+
+    async def still_welcome(self) -> bool:
+        self.judged += 1
+        if isinstance(self.welcome, Exception):
+            raise self.welcome
+        return self.welcome
 
 
 @asynccontextmanager
@@ -233,12 +244,13 @@ async def test_a_session_on_a_password_that_was_changed_meanwhile_is_none(
 async def test_what_was_not_heard_is_caught_up_with(
     fleet: Fleet, access: Access, database_url: str, elsewhere: Sessions, space: Space
 ) -> None:
-    revoked, taken, kept = [await come_back(fleet, access, f"sensor-{n}") for n in range(3)]
-    connections = [Connection() for _ in range(3)]
+    revoked, taken, kept, unwelcome = [await come_back(fleet, access, f"sensor-{n}") for n in range(4)]
+    connections = [Connection() for _ in range(4)]
+    connections[3].welcome = False
     async with Outage.prepare(database_url) as outage:
         here = Sessions(outage.database)
         await here.start()
-        for device, connection in zip((revoked, taken, kept), connections, strict=True):
+        for device, connection in zip((revoked, taken, kept, unwelcome), connections, strict=True):
             await here.open(device, connection)
         await outage.begin()
         await space.rows(
@@ -252,6 +264,7 @@ async def test_what_was_not_heard_is_caught_up_with(
         assert await connections[0].ended is Cause.REVOKED
         assert await connections[1].ended is Cause.TAKEN_OVER
         assert await connections[2].changes.get() == ()  # it may have missed some
+        assert await connections[3].ended is Cause.REVOKED
         assert not connections[2].ended.done()
         await here.stop()
 
@@ -280,13 +293,70 @@ async def test_a_change_of_attributes_reaches_whom_it_concerns(
     assert watched.changes.empty()
 
 
+@pytest.mark.parametrize("rearmed", [False, True])
+async def test_who_watches_a_device_hears_that_credentials_went(
+    fleet: Fleet, access: Access, elsewhere: Sessions, space: Space, rearmed: bool
+) -> None:
+    device, other = [await come_back(fleet, access, name) for name in ("sensor-1", "sensor-2")]
+    mine, others = Connection(), Connection()
+    for each, connection in ((device, mine), (other, others)):
+        elsewhere.watch(each.device_id, connection.attributes_changed)
+
+    if rearmed:
+        await space.devices.rearm("sensor-1")
+        await fleet.ask("sensor-1")
+    else:
+        await space.devices.delete("sensor-1")
+
+    assert await mine.changes.get() is None
+    assert others.changes.empty()
+
+
+async def test_sessions_of_a_profile_whose_cas_change_are_judged_again(
+    space: Space, access: Access, here: Sessions, elsewhere: Sessions, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = ProfileChange(name="chain", strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN, authorities=[FACTORY.der])
+    profile = await space.profiles.create_keyless(chain)
+    fleet = await Fleet.make(space)
+    came = [await come_back(fleet, access, f"sensor-{n}") for n in range(4)]
+    devices = [replace(device, profile_id=profile.id) for device in came[:3]] + came[3:]
+    welcome, unwelcome, failing, foreign = connections = [Connection() for _ in devices]
+    for device, connection in zip(devices, connections, strict=True):
+        await (elsewhere if connection is unwelcome else here).open(device, connection)
+    unwelcome.welcome = foreign.welcome = False
+    failing.welcome = RuntimeError("pl4nted")
+    watched = Connection()
+    here.watch(came[0].device_id, watched.attributes_changed)
+
+    await space.profiles.update("chain", ProfileChange(crls=[FACTORY.crl()]))
+
+    assert await unwelcome.ended is Cause.REVOKED
+    assert await watched.changes.get() is None
+    await eventually(lambda: welcome.judged and failing.judged and here._reviewing and here._reviewing.done())
+    assert (welcome.ended.done(), failing.ended.done(), foreign.judged) == (False, False, 0)
+    assert "pl4nted" not in caplog.text
+
+
+async def test_many_sessions_are_judged_again(fleet: Fleet, access: Access, here: Sessions, space: Space) -> None:
+    devices = [await come_back(fleet, access, f"sensor-{n}") for n in range(120)]
+    connections = [Connection() for _ in devices]
+    await asyncio.gather(*map(here.open, devices, connections))
+    for connection in connections:
+        connection.welcome = False
+
+    await space.rows(f"SELECT pg_notify('profile', '{fleet.profile.id}')")
+
+    assert {await connection.ended for connection in connections} == {Cause.REVOKED}
+    assert not len(here)
+
+
 async def test_a_notification_that_is_not_ours_ends_nothing(
     fleet: Fleet, access: Access, here: Sessions, space: Space
 ) -> None:
     device = await come_back(fleet, access)
     connection = Connection()
     await here.open(device, connection)
-    for channel in ("session", "revoked", "attributes"):
+    for channel in ("session", "revoked", "profile", "attributes"):
         await space.rows(f"SELECT pg_notify('{channel}', 'nonsense')")
 
     await space.devices.delete("sensor-1")

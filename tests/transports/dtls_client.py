@@ -44,11 +44,18 @@ class DtlsClient(asyncio.DatagramProtocol):
     @classmethod
     @asynccontextmanager
     async def open(
-        cls, port: int, *, certificate: Issued | None = None, psk: tuple[str, bytes] | None = None, mtu: int = 1200
+        cls,
+        port: int,
+        *,
+        certificate: Issued | None = None,
+        psk: tuple[str, bytes] | None = None,
+        mtu: int = 1200,
+        host: str = "127.0.0.1",
     ) -> AsyncIterator[Self]:
+        """host: its own address."""
         loop = asyncio.get_running_loop()
         transport, client = await loop.create_datagram_endpoint(
-            lambda: cls(certificate, psk, mtu), remote_addr=("127.0.0.1", port)
+            lambda: cls(certificate, psk, mtu), remote_addr=("127.0.0.1", port), local_addr=(host, 0)
         )
         try:
             yield client

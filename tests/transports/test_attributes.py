@@ -63,6 +63,16 @@ async def test_when_any_may_have_changed_no_key_is_named() -> None:
     assert await changes.take() == ("c",)
 
 
+async def test_who_is_to_authenticate_again_has_no_changes_to_tell() -> None:
+    changes = Changes()
+    changes.add(None)
+    assert await changes.take() is None
+    assert not changes.closed
+    changes.add(("a",))
+    changes.add(None)
+    assert await changes.take() == ("a",)
+
+
 async def test_changes_that_are_closed_end() -> None:
     changes = Changes()
     taking = asyncio.create_task(changes.take())

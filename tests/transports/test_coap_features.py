@@ -430,6 +430,22 @@ async def test_a_device_whose_token_was_revoked_hears_nothing_more(back: Backend
     await back.until_watched(device, 0)
 
 
+async def test_a_revocation_ends_an_observation_at_once(back: Backend, site: Site) -> None:
+    device = await back.device("revoked at once")
+    async with site.datagrams() as client:
+        client.send(observe(device, 1))
+        await client.message()
+        await back.until_watched(device)
+        async with back.made.database.connection() as operator:  # others of its credentials: nothing is told
+            await operator.execute(f"SELECT pg_notify('revoked', '{bytes(32).hex()} {device.id}')")
+        await back.revoke(device)
+        response = await client.message()
+        client.send(acknowledgement(response))
+
+    assert (response.code, response.opt.observe, response.payload) == (Code.UNAUTHORIZED, None, b"")
+    await back.until_watched(device, 0)
+
+
 async def test_a_notification_that_is_large_is_fetched_in_blocks(back: Backend, site: Site) -> None:
     device = await back.device("large")
     value = "x" * 3_000

@@ -250,6 +250,40 @@ async def test_message_ids_begin_anew_with_an_association(site: Site) -> None:
     assert await site.backend.latest(device) == {"value": 2}
 
 
+async def test_whoever_is_let_in_keeps_its_association(services: Backend, directory: Path) -> None:
+    """However many strangers come; by whichever way it was let in."""
+    device = await services.device("let in")
+    own = self_signed("let in by certificate")
+    async with (
+        serving(services, directory, Limits(max_unproven=1)) as site,
+        DtlsClient.connected(site.port) as by_token,
+    ):
+        telemetry = message(1, f"api/v1/{device.token}/telemetry", b'{"x": 1}')
+        observe = message(2, f"api/v1/{device.token}/attributes", code=Code.GET, observe=0)
+        provision = site.body("let in x509", credentialsType="X509_CERTIFICATE", hash=own.pem)
+        assert Message.decode(await by_token.ask(telemetry)).code is Code.CREATED
+        async with DtlsClient.connected(site.port) as observer, DtlsClient.open(site.port) as provisioned:
+            assert Message.decode(await observer.ask(observe)).code is Code.CONTENT
+            await provisioned.handshake()
+            assert Message.decode(await provisioned.ask(message(3, "api/v1/provision", provision))).code is Code.CREATED
+            async with (
+                DtlsClient.connected(site.port, certificate=own) as by_certificate,
+                DtlsClient.open(site.port, certificate=self_signed("a stranger")) as stranger,
+            ):
+                own_telemetry = message(9, "api/v1/telemetry", b'{"x": 1}')
+                assert Message.decode(await by_certificate.ask(own_telemetry)).code is Code.CREATED
+                await stranger.handshake()
+                assert Message.decode(await stranger.ask(own_telemetry)).code is Code.UNAUTHORIZED
+                async with DtlsClient.connected(site.port):
+                    with pytest.raises(SSL.ZeroReturnError):
+                        await stranger.receive()
+                    again = message(20, "api/v1/telemetry", b'{"x": 2}')
+                    assert Message.decode(await by_certificate.ask(again)).code is Code.CREATED
+                    again = message(20, f"api/v1/{device.token}/telemetry", b'{"x": 2}')
+                    for client in (by_token, observer, provisioned):
+                        assert Message.decode(await client.ask(again)).code is Code.CREATED
+
+
 async def test_what_is_no_message_is_ignored(site: Site) -> None:
     device = await site.backend.device("garbage")
     async with DtlsClient.connected(site.port, psk=(str(device.id), device.token.encode())) as client:

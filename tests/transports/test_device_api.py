@@ -378,6 +378,32 @@ async def test_a_poll_of_a_device_whose_token_was_revoked_tells_nothing(back: Ba
     assert (response.status, response.body) == (401, b"")
 
 
+@pytest.mark.parametrize("rest", [WAITING, "rpc?timeout=300000"])
+async def test_a_revocation_ends_a_poll_at_once(back: Backend, site: Site, rest: str) -> None:
+    device = await back.device(f"revoked {rest}")
+    async with site.connection() as connection:
+        await connection.send(get(path(device, rest)))
+        await back.until_watched(device)
+        await back.revoke(device)
+
+        response = await connection.response()
+
+    assert (response.status, response.body) == (401, b"")
+
+
+async def test_a_poll_goes_on_when_other_credentials_went(back: Backend, site: Site) -> None:
+    device = await back.device("rotated")
+    await back.share(device, a=1)
+    async with site.connection() as connection:
+        await connection.send(get(path(device, WAITING)))
+        await back.until_watched(device)
+        async with back.made.database.connection() as operator:
+            await operator.execute(f"SELECT pg_notify('revoked', '{bytes(32).hex()} {device.id}')")
+        await back.share(device, b=2)
+
+        assert (await connection.response()).json == {"b": 2}
+
+
 async def test_what_could_not_be_told_is_told_later(back: Backend) -> None:
     class Away(Data):
         times = 0

@@ -32,6 +32,7 @@ class Endpoint(DtlsEndpoint):
     def __init__(self, context: ServerContext, limits: Limits) -> None:
         super().__init__(context, self.look_up, self.answer, self.gone, limits)
         self.peers: list[Peer] = []
+        self.associations: list[Association] = []
         self.lost: list[Peer] = []
         self.asked: list[str] = []
         self.before_look_up: Callable[[str], Any] = lambda _: asyncio.sleep(0)
@@ -44,6 +45,7 @@ class Endpoint(DtlsEndpoint):
 
     def answer(self, association: Association, data: bytes) -> None:
         self.peers.append(association.peer)
+        self.associations.append(association)
         association.send(data.upper())
 
     def gone(self, association: Association) -> None:
@@ -52,7 +54,7 @@ class Endpoint(DtlsEndpoint):
     @property
     def state(self) -> tuple[int, int]:
         """How many handshakes and associations there are."""
-        return len(self._handshakes), len(self._associations)
+        return len(self._handshakes), len(self._associations) + len(self._unproven)
 
     async def until(self, handshakes: int, associations: int) -> None:
         await until(lambda: self.state == (handshakes, associations))
@@ -307,15 +309,15 @@ async def test_who_does_not_finish_a_handshake_is_forgotten(
     ]
 
 
-async def test_who_was_quiet_for_longest_makes_room(context: ServerContext, certificate: Issued) -> None:
+async def test_who_was_quiet_for_longest_makes_room(context: ServerContext) -> None:
     async with (
         listening(context, max_associations=2) as endpoint,
-        DtlsClient.connected(endpoint.port, certificate=certificate) as first,
-        DtlsClient.connected(endpoint.port, certificate=certificate) as second,
+        DtlsClient.connected(endpoint.port, psk=PSK) as first,
+        DtlsClient.connected(endpoint.port, psk=PSK) as second,
     ):
         await second.ask(b"hello")
         await first.ask(b"hello")
-        async with DtlsClient.connected(endpoint.port, certificate=certificate) as third:
+        async with DtlsClient.connected(endpoint.port, psk=PSK) as third:
             assert await third.ask(b"hello") == b"HELLO"
             with pytest.raises(SSL.ZeroReturnError):
                 await second.receive()
@@ -324,13 +326,90 @@ async def test_who_was_quiet_for_longest_makes_room(context: ServerContext, cert
         assert len(endpoint.lost) == 1
 
 
-async def test_who_is_quiet_for_too_long_is_told(context: ServerContext, certificate: Issued) -> None:
-    async with listening(context, idle_timeout=0.05) as endpoint:
-        async with DtlsClient.connected(endpoint.port, certificate=certificate) as client:
+@pytest.mark.parametrize(("limit", "psk"), [("idle_timeout", PSK), ("unproven_idle_timeout", None)])
+async def test_who_is_quiet_for_too_long_is_told(
+    context: ServerContext, limit: str, psk: tuple[str, bytes] | None
+) -> None:
+    async with listening(context, **{limit: 0.05}) as endpoint:
+        async with DtlsClient.connected(endpoint.port, psk=psk) as client:
             with pytest.raises(SSL.ZeroReturnError):
                 await client.receive()
         assert endpoint.state == (0, 0)
         assert len(endpoint.lost) == 1
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["anonymous", "a certificate of nobody's"])
+async def test_who_has_proved_nothing_takes_no_room_from_who_has(
+    context: ServerContext, certificate: Issued, signed: bool
+) -> None:
+    async with (
+        listening(context, max_associations=2, max_unproven=3) as endpoint,
+        DtlsClient.connected(endpoint.port, psk=PSK) as by_key,
+        DtlsClient.connected(endpoint.port, certificate=certificate) as let_in,
+        AsyncExitStack() as stack,
+    ):
+        await let_in.ask(b"let me in")
+        endpoint.associations[-1].prove()
+        strangers = [
+            await stack.enter_async_context(
+                DtlsClient.connected(endpoint.port, certificate=certificate if signed else None)
+            )
+            for _ in range(5)
+        ]
+        for client in (*strangers[2:], by_key, let_in):
+            assert await client.ask(b"hello") == b"HELLO"
+        for client in strangers[:2]:
+            with pytest.raises(SSL.ZeroReturnError):
+                await client.receive()
+        assert endpoint.state == (0, 5)
+
+
+async def test_who_has_proved_nothing_gains_nothing_by_being_busy(context: ServerContext) -> None:
+    """Otherwise who keeps a full table busy would shut out whoever comes next."""
+    async with (
+        listening(context, max_unproven=2) as endpoint,
+        DtlsClient.connected(endpoint.port) as busy,
+        DtlsClient.connected(endpoint.port) as new,
+    ):
+        await busy.ask(b"hello")
+        async with DtlsClient.connected(endpoint.port):
+            with pytest.raises(SSL.ZeroReturnError):
+                await busy.receive()
+            assert await new.ask(b"hello") == b"HELLO"
+
+
+async def test_of_one_address_few_may_have_proved_nothing(context: ServerContext) -> None:
+    async with (
+        listening(context, max_unproven_per_address=2) as endpoint,
+        DtlsClient.connected(endpoint.port, host="127.0.0.2") as elsewhere,
+        DtlsClient.connected(endpoint.port) as first,
+        DtlsClient.connected(endpoint.port) as second,
+        DtlsClient.connected(endpoint.port) as third,
+    ):
+        for client in (elsewhere, second, third):
+            assert await client.ask(b"hello") == b"HELLO"
+        with pytest.raises(SSL.ZeroReturnError):
+            await first.receive()
+
+
+async def test_who_is_let_in_may_be_quiet_from_then_on(context: ServerContext, certificate: Issued) -> None:
+    async with (
+        listening(context, unproven_idle_timeout=1) as endpoint,
+        DtlsClient.connected(endpoint.port, certificate=certificate) as client,
+    ):
+        await client.ask(b"hello")
+        (let_in,) = endpoint.associations
+        let_in.prove()
+        let_in.prove()  # as each of its requests does
+        async with DtlsClient.connected(endpoint.port) as other:
+            with pytest.raises(SSL.ZeroReturnError):
+                await other.receive()
+        assert await client.ask(b"still here") == b"STILL HERE"
+        client.close()
+        await endpoint.until(0, 0)
+        let_in.prove()  # too late
+
+    assert endpoint.state == (0, 0)
 
 
 async def test_whoever_says_goodbye_is_forgotten(endpoint: Endpoint, certificate: Issued) -> None:

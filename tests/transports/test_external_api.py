@@ -210,7 +210,6 @@ REFUSALS = (
     ("batch/update", "Wrong pin format."),
     ("batch/update?pin=V1&value=2", "Wrong pin format."),
     ("batch/update?v0=1&v1=hot", "Value doesn't match the Datastream data type"),
-    ("batch/update?v0=1&v2=1", "No datastream setup for that pin."),
     ("get", "Wrong pin format."),
     ("get?1", "Wrong pin format."),
     ("get?v2", "Requested dataStream doesn't exist in the product sensors"),

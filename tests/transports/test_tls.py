@@ -337,6 +337,7 @@ def test_handshakes_are_bounded(context: ServerContext, version: int, what: str)
         assert fed <= MAX_HANDSHAKE_SIZE + 2 * MTU
     else:
         assert link.channel.failure in ("the handshake is too large", "excessive message size")
+        assert link.channel.oversized
         assert fed <= MAX_HANDSHAKE_SIZE + 1024
 
 
@@ -356,6 +357,7 @@ def test_a_message_that_claims_too_much_is_refused_unread(contexts: dict[bool, S
     channel = Channel(contexts[False])
     channel.feed(b"\x16\x03\x01\x00\x08\x01" + length.to_bytes(3) + b"\x03\x03ab")
     assert (channel.closed, channel.failure) == (True, "a handshake message is too large")
+    assert not channel.oversized  # that was no certificate yet
     assert channel.data_to_send() == []
 
 

@@ -510,6 +510,24 @@ def test_aborting_ends_handshakes_only(run: Run, context: ServerContext) -> None
     run(main())
 
 
+@each_stream
+def test_certificates_that_are_too_large_are_told_of(run: Run, context: ServerContext, version: int) -> None:
+    async def main() -> None:
+        told: list[tuple[str, str]] = []
+        async with listening(context, oversized=lambda *what: told.append(what)) as server:
+            wire = await Wire.open(server.port, Client(version, certificate=pki.self_signed("x" * 65_536)))
+            await wire.until(lambda client: client.error)
+            await server.until(lambda acceptor: not acceptor.handshakes)
+            await wire.close()
+            stranger = await Wire.open(server.port, Client(version, ciphers="AES128-SHA"))
+            stranger.writer.write(b"no TLS at all" * 4096)
+            await end(stranger.reader)
+            await stranger.close()
+        assert told == [("127.0.0.1", "excessive message size")]
+
+    run(main())
+
+
 def test_a_client_hears_why_it_is_refused(run: Run, context: ServerContext, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async with listening(context) as server:

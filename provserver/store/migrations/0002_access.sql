@@ -8,9 +8,10 @@ CREATE TABLE presence (
 );
 
 -- Triggers, as no way of taking credentials away may forget to say so: not even an operator's own SQL.
+-- They say `<digest in hex> <device id>`.
 CREATE FUNCTION notify_credentials_deleted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('revoked', encode(id_digest, 'hex')) FROM gone;
+    PERFORM pg_notify('revoked', encode(id_digest, 'hex') || ' ' || device_id) FROM gone;
     RETURN NULL;
 END $$;
 CREATE TRIGGER credentials_deleted AFTER DELETE ON credentials
@@ -18,7 +19,7 @@ CREATE TRIGGER credentials_deleted AFTER DELETE ON credentials
 
 CREATE FUNCTION notify_credentials_replaced() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_notify('revoked', encode(OLD.id_digest, 'hex'));
+    PERFORM pg_notify('revoked', encode(OLD.id_digest, 'hex') || ' ' || OLD.device_id);
     RETURN NULL;
 END $$;
 CREATE TRIGGER credentials_replaced AFTER UPDATE OF created_at ON credentials

@@ -15,3 +15,20 @@ CREATE TABLE certificate_authority (
 );
 CREATE INDEX ON certificate_authority (subject_digest);
 CREATE INDEX ON certificate_authority (profile_id);
+
+-- Intermediates of chains that were verified: a resumed TLS session shows the device's own certificate alone.
+CREATE TABLE chain_issuer (
+    profile_id  uuid  NOT NULL REFERENCES device_profile ON DELETE CASCADE,
+    fingerprint bytea NOT NULL,  -- SHA-256
+    der         bytea NOT NULL,
+    PRIMARY KEY (profile_id, fingerprint)
+);
+
+-- Word to every process, once a transaction, that a profile's CAs or their lists have changed: `<profile id>`.
+CREATE FUNCTION notify_authority_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('profile', id::text) FROM unnest(ARRAY[OLD.profile_id, NEW.profile_id]) AS id WHERE id IS NOT NULL;
+    RETURN NULL;
+END $$;
+CREATE TRIGGER authority_changed AFTER INSERT OR UPDATE OR DELETE ON certificate_authority
+    FOR EACH ROW EXECUTE FUNCTION notify_authority_changed();

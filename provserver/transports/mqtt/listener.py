@@ -338,6 +338,19 @@ class _Connection(asyncio.BufferedProtocol):
             self._changed = [keys]
             self._listener.run(self._update(self._device, self._listener.services.data))
 
+    async def still_welcome(self) -> bool:
+        """Judge the client's certificate again, if it has one; while nobody can, it stays."""
+        peer, services = self._peer(), self._listener.services
+        if not peer.certificates or services is None:
+            return True
+        try:
+            found = await services.access.with_channel(peer)
+        except Unavailable:
+            return True
+        if isinstance(found, Denial):
+            return False
+        return self._live is None or self._live.device.device_id == found.device_id
+
     def _peer(self) -> Peer:
         certificates = self._transport.get_extra_info("certificates") or ()
         return Peer(Transport.MQTT, self._address, certificates, self._transport.get_extra_info("psk"))

@@ -48,6 +48,7 @@ MAXIMUM_QOS: Final = 1
 
 MAX_SUBSCRIPTIONS: Final = 32
 MAX_TOPIC_FILTER: Final = 256
+MAX_UNRELEASED: Final = 256
 
 _RETURN_CODES: Final[dict[int, int]] = {
     ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
@@ -373,17 +374,19 @@ class Behaviour(ABC, Generic[RequestT]):
     """What a connected client may do: publish to some topics, subscribe to some, and get answers.
 
     requests: those in flight, in their order; so are their answers (§4.6).
+    _unreleased: packet ids of QoS 2 that had their PUBREC and no PUBREL yet, the oldest first (3.1.1 §4.3.3).
     """
 
     RETAIN_AVAILABLE: ClassVar[int]
     WILDCARDS_AVAILABLE: ClassVar[int]
 
-    __slots__ = ("_last_packet_id", "_quota", "_session", "_subscriptions", "requests")
+    __slots__ = ("_last_packet_id", "_quota", "_session", "_subscriptions", "_unreleased", "requests")
 
     def __init__(self, session: Session, connect: Connect) -> None:
         self.requests: list[RequestT] = []
         self._session = session
         self._subscriptions: dict[str, int] | None = None  # granted QoS by topic filter
+        self._unreleased: dict[int, None] | None = None
         self._last_packet_id = 0
         self._quota = connect.properties.get("receive_maximum", 0xFFFF)
 
@@ -408,6 +411,8 @@ class Behaviour(ABC, Generic[RequestT]):
         match packet:
             case Publish(dup=True) if packet.qos and any(each.packet_id == packet.packet_id for each in self.requests):
                 pass  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
+            case Publish(qos=2, dup=True) if self._unreleased and packet.packet_id in self._unreleased:
+                self.acknowledge(packet, ReasonCode.SUCCESS)
             case Publish():
                 self.publish(packet)
             case Subscribe():
@@ -415,6 +420,8 @@ class Behaviour(ABC, Generic[RequestT]):
             case Unsubscribe():
                 self._unsubscribe(packet)
             case Pubrel() if self._session.version is not Version.V5:
+                if self._unreleased:
+                    self._unreleased.pop(packet.packet_id, None)
                 self._session.send(Pubcomp(packet.packet_id))
             case Puback() if type(packet) is Puback:
                 self._quota += 1
@@ -434,6 +441,11 @@ class Behaviour(ABC, Generic[RequestT]):
             acknowledgement = Puback if request.qos == 1 else Pubrec
             properties = self._session.reason(reason) if reason else Properties()
             self._session.send(acknowledgement(request.packet_id, code, properties))
+        if request.qos == 2:
+            self._unreleased = self._unreleased or {}
+            self._unreleased[request.packet_id] = None
+            if len(self._unreleased) > MAX_UNRELEASED:
+                del self._unreleased[next(iter(self._unreleased))]
 
     def granted_qos(self, topic: str) -> int | None:
         """The highest QoS of the subscriptions that a topic matches; None when none does."""

@@ -71,8 +71,8 @@ CASES = (
         cites="3/path-unknown 3/path-root",
         steps=_coap(
             _refused("4.00", "api", "v1"),
-            _refused("4.00", "api", "v1", "telemetry"),
-            _refused("4.00", "api", "v1", "token", "telemetry"),
+            _refused("4.00", "api", "v1", "nonsense"),
+            _refused("4.00", "api", "v1", "token", "nonsense"),
             _refused("4.00", "api", "v1", "provision", "now"),
             _refused("4.04", "provision"),
             _refused("4.04", "api", "v2", "provision"),

@@ -16,7 +16,7 @@ from provserver.core.model import Authenticated
 from provserver.services.datastreams import Datastreams
 from provserver.transports.mqtt.device import DONE, UNAVAILABLE, DeviceAnswer, DeviceBehaviour, DeviceRequested, invalid
 from provserver.transports.mqtt.packets import ReasonCode
-from provserver.transports.mqtt.session import MAX_SUBSCRIPTIONS, MAX_TOPIC_FILTER, Limits
+from provserver.transports.mqtt.session import MAX_SUBSCRIPTIONS, MAX_TOPIC_FILTER, MAX_UNRELEASED, Limits
 from provserver.transports.mqtt.topics import Feature
 from tests.transports.mqtt.talk import Client, connack, disconnect
 from tests.transports.mqtt.wire import ALL, DISCONNECT, PINGREQ, PINGRESP, V3, V5, V311, Wire, packet, string, whole
@@ -170,6 +170,29 @@ def test_qos_2_before_5(wire: Wire) -> None:
     assert device.settle() == [wire.pubrec(9)]
     assert device.send(wire.pubrel(9)) == [wire.pubcomp(9)]
     assert not device.requests
+
+
+@before_5
+def test_qos_2_is_handled_once_until_it_is_released(wire: Wire) -> None:
+    """3.1.1 §4.3.3: repeated for want of the PUBREC, which was sent."""
+    device = Device(wire)
+    again = wire.publish(b"1", "v2/t", 2, 9, dup=True)
+    device.send(wire.publish(b"1", "v2/t", 2, 9))
+    assert device.settle() == [wire.pubrec(9)]
+    assert device.send(again, again) == [wire.pubrec(9)] * 2
+    assert device.send(wire.pubrel(9), wire.pubrel(9)) == [wire.pubcomp(9)] * 2
+    assert not device.requests
+    assert device.send(again) == []
+    assert device.settle() == [wire.pubrec(9)]
+
+
+def test_what_is_not_released_is_bounded() -> None:
+    device = Device(V311)
+    for packet_id in range(1, MAX_UNRELEASED + 2):
+        device.send(V311.publish(b"1", "v2/t", 2, packet_id))
+        device.settle()
+    assert device.send(V311.publish(b"1", "v2/t", 2, 2, dup=True)) == [V311.pubrec(2)]
+    assert device.send(V311.publish(b"1", "v2/t", 2, 1, dup=True)) == []
 
 
 def test_qos_2_in_5() -> None:

@@ -7,7 +7,7 @@ import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -21,14 +21,17 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from provserver.core import pki
 from provserver.core.model import Authenticated, Datastream, ProvisionStrategy
+from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
+from provserver.services.enrollment import Enrollment
 from provserver.services.profiles import ProfileChange, Profiles
 from provserver.services.sessions import Sessions
 from provserver.store.database import Database
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import over_tls
+from tests.chains import FACTORY
 from tests.conformance.test_sdk import SDK
 from tests.transports.devices import Backend, Device, backend, going_away, until
 from tests.transports.mqtt.sockets import PROTOCOLS, Find, Raw, run
@@ -781,6 +784,38 @@ async def test_provisioning_over_tls_with_a_certificate(
     async with aiomqtt.Client("127.0.0.1", port, tls_context=tls, protocol=PROTOCOLS["mqttv5"]) as client:
         await client.publish("v2/t", '{"t":2}', qos=1)
     assert await back.latest(Device(UUID(reply["deviceId"]), "")) == {"t": 2}
+
+
+async def test_a_revocation_list_ends_the_session_of_whom_it_names(back: Backend, secured: Secured) -> None:
+    made, listener = back.made, secured.site.listener
+    organization = await made.value("SELECT id FROM organization")
+    profiles = Profiles(made.database, made.keys, organization)
+    chain = ProfileChange(name="chain", strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN, authorities=[FACTORY.der])
+    await profiles.create_keyless(chain)
+    enrollment = Enrollment(made.database, made.keys)
+    assert listener.services is not None
+    access = Access(made.database, made.keys, enrollment)
+    listener.services = replace(listener.services, access=access)
+    issued = [FACTORY.leaf("revoked"), FACTORY.leaf("kept")]
+    raws = []
+    for each in issued:
+        tls = ssl.create_default_context(cafile=secured.authority_file)
+        tls.load_cert_chain(*each.write(secured.directory, each.der.hex()[-8:]))
+        raw = Raw(*await asyncio.open_connection("127.0.0.1", secured.site.port, ssl=tls))
+        await raw.send(V5.connect("client", None))
+        assert (await raw.packet())[3] == 0
+        raws.append(raw)
+    revoked, kept = raws
+
+    await profiles.update("chain", ProfileChange(crls=[FACTORY.crl(issued[0])]))
+
+    assert await revoked.rest() == b"\xe0\x01\x98"
+    await kept.send(PINGREQ)
+    assert await kept.packet() == PINGRESP
+    for raw in raws:
+        await raw.close()
+    await access.drain()
+    await enrollment.drain()
 
 
 async def test_stop_does_not_wait_for_handshakes(secured: Secured) -> None:

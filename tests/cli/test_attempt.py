@@ -1,0 +1,87 @@
+import asyncio
+from collections.abc import Iterator
+from datetime import datetime
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from provserver.core.ids import uuid7
+from tests.cli.conftest import Cli
+
+SUCCESS = ("MQTT", "192.0.2.7", "success", None, None)
+REFUSED = ("HTTP", "192.0.2.8", "failure", "NAME_TAKEN", "why it was")
+
+
+@pytest.fixture
+def device_id(url: str, cli: Cli, profile: str) -> Iterator[UUID]:
+    """Of a profile's three attempts: refused, granted, and the newest, refused."""
+    profile_id = UUID(cli.json("profile", "show", profile)["id"])
+    device_id = uuid4()
+    ids = [uuid7(now, lambda size: bytes(size)) for now in (4e9, 4e9 + 2, 4e9 + 1)]  # written in another order
+
+    async def write(statement: str, *values: object) -> None:
+        connection = await asyncpg.connect(url)
+        await connection.execute(statement, *values)
+        await connection.close()
+
+    async def write_all() -> None:
+        insert = (
+            "INSERT INTO attempt (id, profile_id, device_name, device_id, transport, address, outcome, reason, detail)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+        )
+        await write(insert, ids[0], profile_id, f"{profile} a", None, *REFUSED)
+        await write(insert, ids[1], None, None, None, *REFUSED)
+        await write(insert, ids[2], profile_id, f"{profile} b", device_id, *SUCCESS)
+
+    asyncio.run(write_all())
+    yield device_id
+    asyncio.run(write("DELETE FROM attempt WHERE id = ANY($1)", ids))
+
+
+def listed(cli: Cli, *options: str) -> list[str | None]:
+    return [attempt["device"] for attempt in cli.json("attempt", "list", *options)]
+
+
+def test_the_newest_is_first(cli: Cli, profile: str, device_id: UUID) -> None:
+    newest, second, third = cli.json("attempt", "list", "--limit", "3")
+
+    assert (newest["profile"], newest["profileId"], newest["device"]) == (None, None, None)
+    assert UUID(second.pop("id"))
+    assert UUID(second.pop("profileId"))
+    assert datetime.fromisoformat(second.pop("time"))
+    assert second == {
+        "transport": "MQTT",
+        "address": "192.0.2.7",
+        "outcome": "success",
+        "reason": None,
+        "device": f"{profile} b",
+        "deviceId": str(device_id),
+        "profile": profile,
+        "detail": None,
+    }
+    assert (third["device"], third["reason"], third["detail"]) == (f"{profile} a", "NAME_TAKEN", "why it was")
+
+
+def test_some_are_chosen(cli: Cli, profile: str, device_id: UUID) -> None:
+    a, b = f"{profile} a", f"{profile} b"
+    assert listed(cli, "--profile", profile) == [b, a]
+    assert listed(cli, "--profile", profile, "--limit", "1") == [b]
+    assert listed(cli, "--profile", profile, "--refused") == [a]
+    assert listed(cli, "--device", a) == [a]
+    assert listed(cli, "--device", str(device_id)) == [b]
+    assert listed(cli, "--device", "nobody") == []
+    assert listed(cli, "--refused", "--limit", "2") == [None, a]
+
+
+@pytest.mark.usefixtures("device_id")
+def test_people_get_a_table(cli: Cli, profile: str) -> None:
+    head, line = cli.run("attempt", "list", "--profile", profile, "--refused").out.splitlines()
+
+    assert head.split() == ["TIME", "TRANSPORT", "ADDRESS", "OUTCOME", "REASON", "DEVICE", "PROFILE", "DETAIL"]
+    assert line.split()[2:] == ["HTTP", "192.0.2.8", "failure", "NAME_TAKEN", profile, "a", profile, "why", "it", "was"]
+
+
+def test_what_cannot_be_is_refused(cli: Cli) -> None:
+    assert "There is no profile 'nothing'" in cli.refused("attempt", "list", "--profile", "nothing")
+    assert "--limit" in cli.refused("attempt", "list", "--limit", "0", code=2)
