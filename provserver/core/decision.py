@@ -6,8 +6,9 @@ In two steps, since the store is asked between them: `admit` needs the request a
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
+from dataclasses import dataclass
+from enum import Enum, StrEnum
+from typing import NamedTuple
 
 from provserver.core import credentials as building
 from provserver.core import x509
@@ -114,8 +115,7 @@ class Refusal:
         return self.reason.outcome
 
 
-@dataclass(frozen=True, slots=True)
-class Intent:
+class Intent(NamedTuple):
     """An admitted request: its key and secret are right, its members are valid.
 
     name: None when the server is to choose one. supplied: None when it is to generate an access token.
@@ -126,10 +126,13 @@ class Intent:
     name: str | None
     supplied: Credentials | None
     gateway: bool
-    nonce: str | None = field(repr=False)
+    nonce: str | None
+
+    def __repr__(self) -> str:
+        return f"<Intent {self.profile.name}>"
 
 
-class Change(Enum):
+class Change(StrEnum):
     """What becomes of a known device's credentials."""
 
     KEEP = "keep"
@@ -137,8 +140,7 @@ class Change(Enum):
     ADD_PENDING = "add_pending"
 
 
-@dataclass(frozen=True, slots=True)
-class Create:
+class Create(NamedTuple):
     """Make the device, provisioned, with these credentials."""
 
     name: str
@@ -146,8 +148,7 @@ class Create:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class Provision:
+class Provision(NamedTuple):
     """Mark a known device provisioned; its answer is `credentials`, changed or kept."""
 
     device: KnownDevice
@@ -156,8 +157,7 @@ class Provision:
     origin: Origin
 
 
-@dataclass(frozen=True, slots=True)
-class Repeat:
+class Repeat(NamedTuple):
     """Give the answer again that the device was given before; nothing changes."""
 
     device: KnownDevice
@@ -167,8 +167,7 @@ class Repeat:
 Decision = Create | Provision | Repeat | Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Fresh:
+class Fresh(NamedTuple):
     """Values generated for one request beforehand, so that deciding it again yields the same."""
 
     token: str

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 from uuid import UUID
 
 RESERVED_IDS = frozenset({"provision", "device", "mgmt_device"})
@@ -78,8 +79,7 @@ class PreSharedKey:
     id_digest: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """Who asked: the transport it came by, its address without the port, and what its channel has proved.
 
     certificates: DER, leaf first, as presented in the handshake; the leaf's private key is proved, nothing else is.
@@ -92,8 +92,7 @@ class Peer:
     psk: PreSharedKey | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Authenticated:
+class Authenticated(NamedTuple):
     """A device that has authenticated, as it was then.
 
     id_digest, issued_at: the credentials it used; those that replace them under the same id are others.
@@ -122,8 +121,7 @@ class MqttBasic:
         return "<MqttBasic>"
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
+class Credentials(NamedTuple):
     """Credentials of a device.
 
     id: the key they are looked up by, unique across everything (spec thingsboard §5.7).

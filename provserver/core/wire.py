@@ -3,8 +3,7 @@
 Both formats read into `ProvisionRequest`; both are written from a `Reply`. JSON `null` means absent.
 """
 
-from dataclasses import dataclass, fields
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
@@ -33,8 +32,7 @@ class InvalidRequest(ValueError):  # noqa: N818
         self.protobuf = protobuf
 
 
-@dataclass(frozen=True, slots=True)
-class ProvisionRequest:
+class ProvisionRequest(NamedTuple):
     """What a device asked. A member that was absent or null is None (`gateway`: false; the type: ACCESS_TOKEN).
 
     `key` and `secret` may be empty: that is decided, not refused. `protobuf`: the format it came in, and
@@ -59,11 +57,10 @@ class ProvisionRequest:
 
     def canonical(self) -> bytes:
         """Every member that a repeat must have again, unambiguously, whatever format it came in."""
-        return msgspec.json.encode([getattr(self, f.name) for f in fields(self) if f.name != "protobuf"])
+        return msgspec.json.encode(self[:-1])  # all but `protobuf`
 
 
-@dataclass(frozen=True, slots=True)
-class Granted:
+class Granted(NamedTuple):
     """What a device leaves with."""
 
     device_id: UUID

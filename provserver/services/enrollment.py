@@ -18,7 +18,7 @@ from uuid import UUID
 from provserver.core import chain, ids, x509
 from provserver.core import credentials as building
 from provserver.core.chain import Certificate, Chain, Trust
-from provserver.core.decision import Fresh, Intent, Reason, Refusal
+from provserver.core.decision import Intent, Reason, Refusal
 from provserver.core.model import Authenticated, DeviceProfile, Peer, ProvisionStrategy
 from provserver.core.secrets import ServerKeys
 from provserver.core.wire import Granted
@@ -226,14 +226,10 @@ class Enrollment:
         return [known[id_] for id_, _ in group]
 
     def _ticket(self, intent: Intent, peer: Peer) -> Ticket:
-        now = self._clock()
         return Ticket(
             intent,
             peer,
             asyncio.get_running_loop().time() + self._wait_limit,
-            ids.uuid7(now, self._random),
-            ids.uuid7(now, self._random),
-            Fresh("", ""),  # nothing is generated: the certificate is there, and has the name
             nonce_digest=None,
             request_digest=None,
             id_digest=self._id_digest(intent.supplied.id) if intent.supplied else None,

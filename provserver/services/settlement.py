@@ -12,6 +12,7 @@ from uuid import UUID
 
 import msgspec
 from asyncpg import PostgresError
+from asyncpg.pgproto import pgproto
 
 from provserver.core import ids
 from provserver.core.decision import Change, Create, Fresh, Intent, Provision, Refusal, Repeat, decide
@@ -31,7 +32,7 @@ from provserver.core.wire import Granted
 from provserver.errors import Outcome, Unavailable
 from provserver.store import provisions
 from provserver.store.database import Connection, Database
-from provserver.store.provisions import AttemptRow, DeviceRow, Look, Sighting, Write
+from provserver.store.provisions import AttemptRow, DeviceRow, Kind, Look, Sighting, Write
 
 log = logging.getLogger("provserver.provisioning")
 
@@ -39,6 +40,8 @@ ROUNDS = 8
 """How often a group's undecided rest is looked at again before it is told to come back later."""
 
 _BACKOFF = (0.02, 0.05, 0.1, 0.2, 0.5)
+
+_NOT_BEGUN = UUID(int=0)
 
 _sealed_value = msgspec.json.Decoder(tuple[str, str | MqttBasic])
 
@@ -51,21 +54,21 @@ class StaleProfile(Exception):  # noqa: N818
 class Ticket:
     """An admitted request on its way. deadline: event loop time after which nobody waits for it.
 
-    request_digest: keyed, over every member; None without a nonce. attempt_id and device_id are fixed from the
-    start, so that a write whose answer was lost is recognised as this request's own.
+    request_digest: keyed, over every member; None without a nonce.
+    id: of its attempt, of the event and of the device that come of it. Fixed before the first write, as what is fresh
+    is, so that a write whose answer was lost is recognised as this request's own.
     """
 
     intent: Intent
     peer: Peer
     deadline: float
-    attempt_id: UUID
-    device_id: UUID
-    fresh: Fresh
     nonce_digest: bytes | None
     request_digest: bytes | None
     id_digest: bytes | None
     look: bool
     broken: bool = False
+    id: UUID = _NOT_BEGUN
+    fresh: Fresh | None = None
     situation: Situation = VACANT
     granted: Granted | None = None
     result: Granted | Refusal | Exception | None = None
@@ -113,11 +116,12 @@ class Settlement:
         creating: list[tuple[Ticket, Write]] = []
         changing: list[tuple[Ticket, Write]] = []
         repeated: list[AttemptRow] = []
-        claimed: set[tuple[object, ...]] = set()
+        claimed: set[object] = set()
         for ticket in tickets:
             if ticket.result is not None:
                 continue
-            decision = decide(ticket.intent, ticket.situation, ticket.request_digest, ticket.fresh)
+            fresh = ticket.fresh or self._begin(ticket)
+            decision = decide(ticket.intent, ticket.situation, ticket.request_digest, fresh)
             if isinstance(decision, Refusal):
                 ticket.result = decision
             elif isinstance(decision, Repeat):
@@ -126,7 +130,7 @@ class Settlement:
                 repeated.append(self._attempt(ticket, ticket.result))
             else:
                 write = self._write(ticket, decision)
-                claims = _claims(write)
+                claims = _claims(ticket, write)
                 ticket.look = True  # whatever does not come through is looked at before it is decided again
                 if claimed.isdisjoint(claims):
                     claimed.update(claims)
@@ -138,7 +142,7 @@ class Settlement:
 
     async def _recognise_own(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
         """Find what was committed although the connection broke before it could say so."""
-        sent = {ticket.attempt_id: ticket for ticket in tickets if ticket.granted is not None}
+        sent = {ticket.id: ticket for ticket in tickets if ticket.granted is not None}
         if sent:
             for attempt_id in await provisions.committed(connection, list(sent)):
                 sent[attempt_id].result = sent[attempt_id].granted
@@ -199,40 +203,35 @@ class Settlement:
             ),
         )
 
+    def _begin(self, ticket: Ticket) -> Fresh:
+        intent, random = ticket.intent, self._random
+        ticket.id = pgproto.UUID(ids.uuid7_bytes(self._clock(), random))
+        ticket.fresh = fresh = Fresh(
+            ids.token(random) if intent.supplied is None else "",
+            ids.device_name(random) if intent.name is None else "",
+        )
+        return fresh
+
     def _write(self, ticket: Ticket, decision: Create | Provision) -> Write:
-        intent, credentials = ticket.intent, decision.credentials
+        intent, peer, credentials, id_ = ticket.intent, ticket.peer, decision.credentials, ticket.id
         if isinstance(decision, Create):
-            device_id, name, revision, change = ticket.device_id, decision.name, None, Change.REPLACE
+            device_id, name, revision, change = id_, decision.name, None, Change.REPLACE
         else:
             known = decision.device
             device_id, name, revision, change = known.id, known.name, known.revision, decision.change
         ticket.granted = Granted(device_id, name, credentials)
+        profile = intent.profile
         return Write(
-            device_id=device_id,
-            organization_id=intent.profile.organization_id,
-            profile_id=intent.profile.id,
-            profile_revision=intent.profile.revision,
-            name=name,
-            gateway=intent.gateway,
-            nonce_digest=ticket.nonce_digest,
-            request_digest=ticket.request_digest,
-            type=credentials.type,
-            origin=decision.origin,
-            id_digest=self._keys.digest("credentials", credentials.id),
-            sealed=seal_credentials(self._keys, device_id, credentials, self._random),
-            attempt_id=ticket.attempt_id,
-            transport=ticket.peer.transport,
-            address=ticket.peer.address,
-            outbox_id=ids.uuid7(self._clock(), self._random),
-            event={
-                "deviceId": str(device_id),
-                "deviceName": name,
-                "profileId": str(intent.profile.id),
-                "credentialsType": credentials.type,
-                "transport": ticket.peer.transport,
-            },
-            device_revision=revision,
-            change=change.value,
+            device_id,
+            name,
+            peer.address,
+            self._keys.digest("credentials", credentials.id),
+            seal_credentials(self._keys, device_id, credentials, self._random),
+            ticket.nonce_digest + ticket.request_digest if ticket.nonce_digest and ticket.request_digest else b"",
+            Kind(profile.id, profile.revision, intent.gateway, credentials.type, decision.origin, peer.transport),
+            ticket.id,
+            revision,
+            change,
         )
 
     async def _apply(
@@ -264,7 +263,7 @@ class Settlement:
 
     def _attempt(self, ticket: Ticket, granted: Granted) -> AttemptRow:
         return AttemptRow(
-            ticket.attempt_id,
+            ticket.id,
             ticket.peer.transport,
             ticket.peer.address,
             Outcome.SUCCESS.value,
@@ -288,12 +287,10 @@ def open_credentials(keys: ServerKeys, device_id: UUID, type_: CredentialsType, 
     return Credentials(type_, id_, value)
 
 
-def _claims(write: Write) -> set[tuple[object, ...]]:
+def _claims(ticket: Ticket, write: Write) -> list[object]:
     """What two writes of one statement must not share; the first in line has it, the others see what it left."""
-    claims: set[tuple[object, ...]] = {
-        ("name", write.organization_id, write.name),
-        ("credentials", write.id_digest),
-    }
-    if write.nonce_digest is not None:
-        claims.add(("nonce", write.profile_id, write.nonce_digest))
+    profile = ticket.intent.profile
+    claims: list[object] = [(profile.organization_id, write.name), write.id_digest]
+    if ticket.nonce_digest is not None:
+        claims.append((profile.id, ticket.nonce_digest))
     return claims

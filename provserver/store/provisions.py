@@ -6,6 +6,7 @@ back was decided on something that is no longer so, and nothing of it was writte
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 from provserver.store.database import Connection
@@ -64,105 +65,111 @@ class AttemptRow:
     device_name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Kind(NamedTuple):
+    """What most writes of a group have in common."""
+
+    profile_id: UUID
+    profile_revision: int
+    gateway: bool
+    type: str
+    origin: str
+    transport: str
+
+
+class Write(NamedTuple):
     """What one successful provision leaves; one row of the grouped statements.
 
+    id_digest: 32 bytes. proof: digests of nonce and of request, 32 bytes each; empty where there is no nonce.
+    attempt_id: also the event's, and that of the device where it is created.
     device_revision: None for a device to create, else the revision it was decided on.
     change: `keep`, `replace` or `add_pending`; what becomes of a known device's credentials.
     """
 
     device_id: UUID
-    organization_id: UUID
-    profile_id: UUID
-    profile_revision: int
     name: str
-    gateway: bool
-    nonce_digest: bytes | None
-    request_digest: bytes | None
-    type: str
-    origin: str
+    address: str
     id_digest: bytes
     sealed: bytes
+    proof: bytes
+    kind: Kind
     attempt_id: UUID
-    transport: str
-    address: str
-    outbox_id: UUID
-    event: object
     device_revision: int | None = None
     change: str = "replace"
 
 
-_COLUMNS = (
-    ("device_id", "uuid"),
-    ("organization_id", "uuid"),
-    ("profile_id", "uuid"),
-    ("profile_revision", "bigint"),
-    ("name", "text"),
-    ("gateway", "boolean"),
-    ("nonce_digest", "bytea"),
-    ("request_digest", "bytea"),
-    ("type", "text"),
-    ("origin", "text"),
-    ("id_digest", "bytea"),
-    ("sealed", "bytea"),
-    ("attempt_id", "uuid"),
-    ("transport", "text"),
-    ("address", "text"),
-    ("outbox_id", "uuid"),
-    ("event", "jsonb"),
-    ("device_revision", "bigint"),
-    ("change", "text"),
-)
-_WANTED = (
-    "wanted AS (SELECT w.* FROM unnest("
-    + ", ".join(f"${n}::{type_}[]" for n, (_, type_) in enumerate(_COLUMNS, 1))
-    + f") AS w({', '.join(name for name, _ in _COLUMNS)})"
-    + " JOIN device_profile p ON p.id = w.profile_id AND p.revision = w.profile_revision)"
-)
+def _wanted(*more: str) -> str:
+    """The writes whose profile is still what they were decided on.
 
-_RECORDS = """
+    asyncpg takes half a microsecond for each element of each array: so there are few.
+    """
+    names = ("device_id", "name", "address", "secret", "proof", "kind", *(each.split("::")[0] for each in more))
+    arrays = ["uuid", "text", "text", "bytea", "bytea", "smallint", *(each.split("::")[1] for each in more)]
+    kinds = ["uuid", "bigint", "boolean", "text", "text", "text"]
+    parameters = [f"${n}::{type_}[]" for n, type_ in enumerate(kinds + arrays, 1)]
+    return f"""
+kinds AS MATERIALIZED (
+    SELECT k.*, p.organization_id
+    FROM unnest({", ".join(parameters[: len(kinds)])}) WITH ORDINALITY AS k({", ".join(Kind._fields)}, kind)
+    JOIN device_profile p ON p.id = k.profile_id AND p.revision = k.profile_revision
+), wanted AS (
+    SELECT k.*, {", ".join(f"w.{name}" for name in names if name != "kind")},
+        substr(secret, 1, 32) AS id_digest, substr(secret, 33) AS sealed,
+        nullif(substr(proof, 1, 32), '') AS nonce_digest, nullif(substr(proof, 33), '') AS request_digest
+    FROM unnest({", ".join(parameters[len(kinds) :])}) AS w({", ".join(names)}) JOIN kinds k USING (kind)
+)"""
+
+
+_ACCEPTED = """
+accepted AS (  -- all as a rule: then no row is searched for
+    SELECT * FROM wanted WHERE (SELECT count(*) FROM done) = (SELECT count(*) FROM wanted)
+        OR device_id = ANY (ARRAY(SELECT id FROM done))
+)"""
+
+_EVENT = """jsonb_build_object('deviceId', device_id, 'deviceName', name, 'profileId', profile_id,
+        'credentialsType', type, 'transport', transport)"""
+
+
+def _records(attempt_id: str) -> str:
+    return f"""
 attempts AS (
     INSERT INTO attempt (id, transport, address, outcome, profile_id, device_id, device_name)
-    SELECT attempt_id, transport, address, 'success', profile_id, device_id, name FROM accepted
+    SELECT {attempt_id}, transport, address, 'success', profile_id, device_id, name FROM accepted
 ), events AS (
     INSERT INTO outbox (id, device_id, type, payload)
-    SELECT outbox_id, device_id, 'device.provisioned', event FROM accepted
+    SELECT {attempt_id}, device_id, 'device.provisioned', {_EVENT} FROM accepted
 )
 SELECT device_id FROM accepted
 """
 
+
+# A generated token is nobody else's; should it be, credentials' primary key makes the statement fail.
 _CREATE = f"""
-WITH {_WANTED}, created AS (
+WITH {_wanted()}, done AS (
     INSERT INTO device (id, organization_id, profile_id, name, gateway, nonce_digest, request_digest)
     SELECT device_id, organization_id, profile_id, name, gateway, nonce_digest, request_digest FROM wanted w
-    WHERE NOT EXISTS (SELECT FROM credentials c WHERE c.id_digest = w.id_digest)
+    WHERE origin = 'generated' OR NOT EXISTS (SELECT FROM credentials c WHERE c.id_digest = w.id_digest)
     ORDER BY name  -- as every process and import does, lest two wait for each other
     ON CONFLICT DO NOTHING
     RETURNING id
-), accepted AS (
-    SELECT w.* FROM wanted w JOIN created ON created.id = w.device_id
-), given AS (
+), {_ACCEPTED}, given AS (
     INSERT INTO credentials (id_digest, device_id, type, origin, sealed)
     SELECT id_digest, device_id, type, origin, sealed FROM accepted
 ), states AS (
     INSERT INTO attribute (device_id, scope, key, value)
     SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
-), {_RECORDS}
+), {_records("device_id")}
 """
 
 # Kept credentials begin a new life: their first use is yet to come, until when the new nonce is good.
 # A replaced credential may keep its id (a new password, say), so it is upserted; that it is not another
 # device's is enforced by making the statement fail (device_id is NOT NULL).
 _PROVISION = f"""
-WITH {_WANTED}, held AS (
+WITH {_wanted("attempt_id::uuid", "device_revision::bigint", "change::text")}, done AS (
     UPDATE device d SET revision = d.revision + 1, rearmed = false, gateway = d.gateway OR w.gateway,
         nonce_digest = coalesce(w.nonce_digest, d.nonce_digest), request_digest = w.request_digest
     FROM wanted w WHERE d.id = w.device_id AND d.revision = w.device_revision AND d.profile_id = w.profile_id
     RETURNING d.id
-), accepted AS (
-    SELECT w.* FROM wanted w JOIN held ON held.id = w.device_id
-), gone AS (
+), {_ACCEPTED}, gone AS (
     DELETE FROM credentials c USING accepted a
     WHERE c.device_id = a.device_id AND c.id_digest <> a.id_digest
         AND (a.change = 'replace' OR a.change = 'add_pending' AND c.pending)
@@ -179,7 +186,7 @@ WITH {_WANTED}, held AS (
     INSERT INTO attribute (device_id, scope, key, value)
     SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
     ON CONFLICT (device_id, scope, key) DO UPDATE SET value = excluded.value, updated_at = now()
-), {_RECORDS}
+), {_records("attempt_id")}
 """
 
 _LOOK = """
@@ -241,7 +248,14 @@ async def create(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
 
 async def provision(connection: Connection, writes: Sequence[Write]) -> set[UUID]:
     """Provision known devices; returns the ids of those that were. Raises as `create`."""
-    return await _write(connection, _PROVISION, writes)
+    return await _write(
+        connection,
+        _PROVISION,
+        writes,
+        [write.attempt_id for write in writes],
+        [write.device_revision for write in writes],
+        [write.change for write in writes],
+    )
 
 
 async def committed(connection: Connection, attempt_ids: Sequence[UUID]) -> set[UUID]:
@@ -255,10 +269,22 @@ async def record(connection: Connection, attempts: Sequence[AttemptRow]) -> None
     await connection.execute(_ATTEMPTS, *zip(*map(_row, attempts), strict=True))
 
 
-async def _write(connection: Connection, statement: str, writes: Sequence[Write]) -> set[UUID]:
-    rows = await connection.fetch(statement, *zip(*map(_row, writes), strict=True))
-    return {row["device_id"] for row in rows}
+async def _write(connection: Connection, statement: str, writes: Sequence[Write], *more: Sequence[object]) -> set[UUID]:
+    numbers: dict[Kind, int] = {}
+    kinds = [numbers.setdefault(write.kind, len(numbers) + 1) for write in writes]
+    rows = await connection.fetch(
+        statement,
+        *zip(*numbers, strict=True),
+        [write.device_id for write in writes],
+        [write.name for write in writes],
+        [write.address for write in writes],
+        [write.id_digest + write.sealed for write in writes],
+        [write.proof for write in writes],
+        kinds,
+        *more,
+    )
+    return {row[0] for row in rows}
 
 
-def _row(row: Look | AttemptRow | Write) -> tuple[object, ...]:
+def _row(row: Look | AttemptRow) -> tuple[object, ...]:
     return tuple(getattr(row, name) for name in type(row).__slots__)

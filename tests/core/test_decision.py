@@ -152,7 +152,7 @@ def matches(digest: bytes, secret: str) -> bool:
 
 
 def ask(**members: object) -> ProvisionRequest:
-    return replace(ProvisionRequest("key", SECRET), **members)  # type: ignore[arg-type]
+    return ProvisionRequest("key", SECRET)._replace(**members)  # type: ignore[arg-type]
 
 
 def admitted(strategy: ProvisionStrategy = ALLOW, **members: object) -> Intent | Refusal:

@@ -99,7 +99,7 @@ class Fleet:
             under_way = asyncio.create_task(self.ask(f"under way {uuid4()}"))
             await held.until_waiting()
             tasks = [asyncio.create_task(ask) for ask in asks]
-            await until(lambda: len(self.space.provisioning._tickets._waiting) == len(asks))
+            await until(lambda: self.space.provisioning._tickets._waiting == len(asks))
         assert (await under_way)["status"] == "SUCCESS"
         return await asyncio.gather(*tasks)
 

@@ -85,7 +85,7 @@ async def as_one_group(data: Data, lock: Locking, space: Space, *calls: Awaitabl
         under_way = asyncio.create_task(data.telemetry(other, b'{"a":1}'))
         await held.until_waiting()
         tasks = [asyncio.ensure_future(call) for call in calls]
-        await until(lambda: len(data._messages._waiting) == len(calls))
+        await until(lambda: data._messages._waiting == len(calls))
     await asyncio.gather(under_way, return_exceptions=True)
     return await asyncio.gather(*tasks, return_exceptions=True)
 

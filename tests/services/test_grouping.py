@@ -229,3 +229,111 @@ async def test_drain_waits_for_what_waits_and_what_is_under_way(gate: Gate) -> N
 
     assert gate.groups == [["a"], ["b"]]
     await grouper.drain()  # of nothing
+
+
+# --- who shares the work
+
+
+async def test_each_has_the_same_part_in_a_group(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_group=4, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    tasks = await submit(grouper, "a1", "a2", "a3", "a4", "a5", "a6", "b1", "c1", "c2")
+    gate.let_through(4)
+
+    await asyncio.gather(*under_way, *tasks)
+
+    assert gate.groups[1] == ["a1", "b1", "c1", "a2"]
+    assert gate.groups[2:] == [["c2", "a3", "a4", "a5"], ["a6"]]
+
+
+async def test_who_shares_takes_turns_when_there_are_more_than_a_group_has_items(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_group=2, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    tasks = await submit(grouper, "a1", "a2", "b1", "b2", "c1", "c2")
+    gate.let_through(4)
+
+    await asyncio.gather(*under_way, *tasks)
+
+    assert gate.groups[1:] == [["a1", "b1"], ["c1", "a2"], ["b2", "c2"]]
+
+
+async def test_past_max_waiting_the_last_of_whoever_has_most_is_refused(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=3, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    greedy = await submit(grouper, "a1", "a2", "a3")
+
+    modest = await submit(grouper, "b1")
+    with pytest.raises(Unavailable):
+        await greedy[2]
+    with pytest.raises(Unavailable):
+        await grouper.submit("a4")
+
+    gate.let_through(2)
+    assert await asyncio.gather(*under_way, *greedy[:2], *modest) == ["X", "A1", "A2", "B1"]
+
+
+async def test_nobody_is_forgotten_when_his_last_item_is_refused(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=1, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    first = await submit(grouper, "a1")
+
+    second = await submit(grouper, "b1")
+
+    with pytest.raises(Unavailable):
+        await first[0]
+    gate.let_through(3)
+    assert await asyncio.gather(*under_way, *second, *await submit(grouper, "a2")) == ["X", "B1", "A2"]
+
+
+# --- without futures
+
+
+async def test_who_gave_a_callback_hears_of_his_result_or_fault(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    fault = gate.results["b"] = ValueError("b is bad")
+    heard: list[object] = []
+    grouper.submit_to("a", heard.append)
+    grouper.submit_to("b", heard.append)
+    gate.let_through()
+    await grouper.drain()
+
+    assert heard == ["A", fault]
+    assert gate.groups == [["a", "b"]]
+
+
+async def test_a_callback_past_max_waiting_is_called_at_once(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=1)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    heard: list[object] = []
+    grouper.submit_to("b", heard.append)
+    assert not heard
+
+    grouper.submit_to("c", heard.append)
+
+    assert [type(each) for each in heard] == [Unavailable]
+    gate.let_through(2)
+    await asyncio.gather(*under_way)
+    await grouper.drain()
+    assert heard[1:] == ["B"]
+
+
+async def test_who_asks_again_from_a_callback_is_served(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work)
+    heard: list[object] = []
+
+    def again(result: object) -> None:
+        heard.append(result)
+        if len(heard) < 3:
+            grouper.submit_to("b", again)
+
+    grouper.submit_to("a", again)
+    gate.let_through(3)
+    await grouper.drain()
+
+    assert heard == ["A", "B", "B"]
+    assert not grouper.busy

@@ -1013,3 +1013,60 @@ async def test_a_refusal_does_not_wait_for_its_record(fleet: Fleet, lock: Lockin
 
 def members(key: str, secret: str) -> dict[str, Any]:
     return {"provisionDeviceKey": key, "provisionDeviceSecret": secret}
+
+
+# --- answers by callback
+
+
+async def test_a_callback_that_fails_spares_the_others_of_its_group(
+    fleet: Fleet, lock: Locking, caplog: pytest.LogCaptureFixture
+) -> None:
+    provisioning, outcomes = fleet.space.provisioning, list[Outcome]()
+
+    def broken(_answer: object) -> None:
+        raise ValueError("planted")
+
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
+        under_way = asyncio.create_task(fleet.ask("sensor-0"))
+        await held.until_waiting()
+        for name in ("sensor-1", "sensor-2", "sensor-3"):
+            body = json.dumps(members(fleet.pair.key, fleet.pair.secret) | {"deviceName": name}).encode()
+            provisioning.request(
+                body, PEER, broken if name == "sensor-2" else lambda answer: outcomes.append(answer.outcome)
+            )
+    await under_way
+    await provisioning.drain()
+
+    assert outcomes == [Outcome.SUCCESS, Outcome.SUCCESS]
+    assert "an answer failed: ValueError at" in caplog.text
+    assert "planted" not in caplog.text
+
+
+async def test_a_fault_of_ours_is_told_as_unavailable(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    provisioning = Provisioning(fleet.space.database, fleet.space.keys)
+
+    def fail(*_: object) -> bool:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(provisioning, "_ticket", fail)
+
+    assert (await fleet.ask("sensor-1", of=provisioning))["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
+    await provisioning.drain()
+    assert "a provision request failed: ValueError at" in caplog.text
+    assert "planted" not in caplog.text
+
+
+async def test_who_was_told_to_come_back_hears_nothing_more(fleet: Fleet, lock: Locking) -> None:
+    hasty, outcomes = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=0.05), list[Outcome]()
+    body = json.dumps(members(fleet.pair.key, fleet.pair.secret) | {"deviceName": "sensor-1"}).encode()
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"):
+        hasty.request(body, PEER, lambda answer: outcomes.append(answer.outcome))
+        await until(lambda: bool(outcomes))
+
+    await hasty.drain()
+
+    assert outcomes == [Outcome.UNAVAILABLE]
+    assert await fleet.space.value("SELECT count(*) FROM device") == 1
+    assert not hasty._under_way

@@ -330,7 +330,7 @@ async def test_names_in_opposite_order_at_two_processes_are_all_given(
         await held.until_waiting(2)
         asks += [asyncio.create_task(fleet.ask(name)) for name in names]
         asks += [asyncio.create_task(fleet.ask(name, of=other)) for name in reversed(names)]
-        await until(lambda: len(other._tickets._waiting) == len(names))
+        await until(lambda: other._tickets._waiting == len(names))
 
     replies = await asyncio.gather(*asks, *under_way)
 
