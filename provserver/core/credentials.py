@@ -3,6 +3,8 @@
 from provserver.core import x509
 from provserver.core.model import RESERVED_IDS, Credentials, CredentialsType, MqttBasic
 
+_ACCESS_TOKEN = CredentialsType.ACCESS_TOKEN  # found once: see core/decision.py
+
 MAX_LENGTH = 512
 """Characters of a token, user name, client id or password."""
 
@@ -23,7 +25,7 @@ def access_token(token: str) -> Credentials:
     if not token:
         raise InvalidCredentials("the token is empty", "token")
     _check("token", token)
-    return Credentials(CredentialsType.ACCESS_TOKEN, token, token)
+    return Credentials(_ACCESS_TOKEN, token, token)
 
 
 def mqtt_basic(client_id: str = "", user_name: str = "", password: str = "") -> Credentials:

@@ -15,6 +15,8 @@ from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
 LWM2M_CREDENTIALS: Final = "LWM2M_CREDENTIALS"
 """A type ThingsBoard's enumeration has, and nothing can supply here."""
 
+_ACCESS_TOKEN = CredentialsType.ACCESS_TOKEN.value  # found once: see core/decision.py
+
 _TYPE_NAMES = (*("ACCESS_TOKEN", "X509_CERTIFICATE", "MQTT_BASIC"), LWM2M_CREDENTIALS)
 _TYPE_NUMBERS = {name: number for number, name in enumerate(_TYPE_NAMES)}
 _STATUS_NUMBERS = {"SUCCESS": 1, "NOT_FOUND": 2, "FAILURE": 3}
@@ -123,13 +125,13 @@ def encode_granted(granted: Granted, *, protobuf: bool) -> bytes:
         return _encode_protobuf("SUCCESS", credentials.type, text)
     reply: dict[str, object] = {
         "credentialsValue": value,
-        "credentialsType": credentials.type.value,
+        "credentialsType": credentials.type,
         "status": "SUCCESS",
         "provisionDeviceStatus": "SUCCESS",
         "deviceId": str(granted.device_id),
         "deviceName": granted.device_name,
     }
-    if credentials.type is CredentialsType.ACCESS_TOKEN:
+    if credentials.type == _ACCESS_TOKEN:
         reply["accessToken"] = value
     return msgspec.json.encode(reply)
 
@@ -161,7 +163,7 @@ def _request(members: _Members, proved: _Proved, *, protobuf: bool = False) -> P
         raise InvalidRequest("Failed to find the field provisionDeviceKey!", protobuf=protobuf)
     if members.provisionDeviceSecret is None:
         raise InvalidRequest("Failed to find the field provisionDeviceSecret!", protobuf=protobuf)
-    type_ = CredentialsType.ACCESS_TOKEN.value if members.credentialsType is None else members.credentialsType
+    type_ = _ACCESS_TOKEN if members.credentialsType is None else members.credentialsType
     if type_ not in _TYPE_NUMBERS:
         raise InvalidRequest(f"credentialsType must be one of {', '.join(_TYPE_NAMES)}!", protobuf=protobuf)
     return ProvisionRequest(

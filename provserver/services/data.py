@@ -69,7 +69,9 @@ class Data:
         self._online_period = timedelta(seconds=online_period)
         self._random = random
         self._clock = clock
-        self._messages: Grouper[_Message, None] = Grouper("data", self._write)
+        self._messages: Grouper[_Message, None] = Grouper(
+            "data", self._write, sharer=lambda message: message.device.profile_id
+        )
 
     async def telemetry(self, device: Authenticated, payload: bytes) -> None:
         """Keep a telemetry message (`core/telemetry.py`). Raises InvalidData, Unavailable."""

@@ -90,7 +90,7 @@ class Enrollment:
         self._clock = clock
         self._trusted: dict[UUID, Trusted] = {}
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
-            "enroll", Settlement(database, keys, random, clock).settle
+            "enroll", Settlement(database, keys, random, clock).settle, sharer=lambda ticket: ticket.intent.profile.id
         )
         self._lookups = Grouper("authority", self._look_up)
         self._profiles = Grouper("trust", self._get)

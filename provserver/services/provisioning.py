@@ -11,7 +11,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from uuid import UUID
 
 from provserver.core import ids, wire
 from provserver.core.decision import Intent, Reason, Refusal, admit
@@ -26,6 +25,9 @@ from provserver.store import profiles
 from provserver.store.database import Database
 
 log = logging.getLogger("provserver.provisioning")
+
+_SUCCESS = Outcome.SUCCESS  # found once: see core/decision.py
+_ALLOW_CREATE = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
 
 _UNPROVEN = {Reason.NAME_BLANK, Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.SECRET_WRONG}
 
@@ -73,7 +75,9 @@ class Provisioning:
         self._wait_limit = wait_limit
         self._recognised: dict[str, ProvisionKey] = {}
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
-            "provision", Settlement(database, keys, random, clock).settle, sharer=_profile_id
+            "provision",
+            Settlement(database, keys, random, clock).settle,
+            sharer=lambda ticket: ticket.intent.profile.id,
         )
         self._lookups = Grouper("provision-key", self._recognise)
         self._attempts = Attempts(database, random, clock)
@@ -186,7 +190,7 @@ class Provisioning:
             keys.digest("request-nonce", intent.profile.id.bytes, nonce) if nonce else None,
             keys.digest("request", asked.request.canonical()) if nonce else None,
             keys.digest("credentials", supplied.id) if supplied else None,
-            look=intent.profile.strategy is not ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
+            look=intent.profile.strategy is not _ALLOW_CREATE,
         )
 
     def _secret_matches(self, digest: bytes, secret: str) -> bool:
@@ -221,7 +225,7 @@ class _Request:
         provisioning, request = self._provisioning, self.request
         if isinstance(result, Granted):
             body = wire.encode_granted(result, protobuf=request.protobuf)
-            provisioning._answer(self, Answer(Outcome.SUCCESS, body, request.protobuf))  # noqa: SLF001 - one thing
+            provisioning._answer(self, Answer(_SUCCESS, body, request.protobuf))  # noqa: SLF001 - one thing
         elif isinstance(result, Refusal):
             provisioning._refuse(self, result)  # noqa: SLF001
         elif isinstance(result, StaleProfile):
@@ -243,10 +247,6 @@ class _Request:
 def _unavailable(request: ProvisionRequest) -> Answer:
     body = wire.encode_refusal(Outcome.UNAVAILABLE, protobuf=request.protobuf)
     return Answer(Outcome.UNAVAILABLE, body, request.protobuf)
-
-
-def _profile_id(ticket: Ticket) -> UUID:
-    return ticket.intent.profile.id
 
 
 def _log_failure(what: str, fault: Exception) -> None:

@@ -41,6 +41,7 @@ ROUNDS = 8
 
 _BACKOFF = (0.02, 0.05, 0.1, 0.2, 0.5)
 
+_REPLACE = Change.REPLACE  # found once: see core/decision.py
 _NOT_BEGUN = UUID(int=0)
 
 _sealed_value = msgspec.json.Decoder(tuple[str, str | MqttBasic])
@@ -215,7 +216,7 @@ class Settlement:
     def _write(self, ticket: Ticket, decision: Create | Provision) -> Write:
         intent, peer, credentials, id_ = ticket.intent, ticket.peer, decision.credentials, ticket.id
         if isinstance(decision, Create):
-            device_id, name, revision, change = id_, decision.name, None, Change.REPLACE
+            device_id, name, revision, change = id_, decision.name, None, _REPLACE
         else:
             known = decision.device
             device_id, name, revision, change = known.id, known.name, known.revision, decision.change
