@@ -1,7 +1,6 @@
 """The commands, put together."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -28,6 +27,8 @@ cli.add_typer(ca.cli, name="ca")
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version  # here, as it takes a twentieth of every command's start
+
         typer.echo(f"provserver {version('provserver')}")
         raise typer.Exit
 

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, TypeVar, cast
 
@@ -70,7 +71,7 @@ def create(
     if isinstance(row, csvfile.RowError):
         raise Refused(f"{row.column}: {row.reason}.")
     device = _on(config, data_dir, database_url, lambda devices: devices.create(row, profile))
-    _print(_device(device), json)
+    output.print_object(_device(device), json=json)
 
 
 @cli.command("import")
@@ -253,11 +254,8 @@ def _lines(file: Path, *, quiet: bool) -> Iterator[tuple[Iterator[str], Callable
     """The file's lines, and what to tell about the rows done: a bar on a terminal, by the bytes read."""
     piped = str(file) == "-"
     try:
-        # What is not UTF-8 becomes lone surrogates, which `csvfile` reports where they are.
-        stream = open(  # noqa: SIM115 - closed below
-            0 if piped else file, closefd=not piped, encoding="utf-8", errors="surrogateescape", newline=""
-        )
-        total = os.fstat(stream.fileno()).st_size or None
+        content = open(0 if piped else file, "rb", closefd=not piped)  # noqa: SIM115 - closed below
+        total = os.fstat(content.fileno()).st_size or None
     except OSError as fault:
         raise Refused(f"{file} cannot be read: {fault.strerror}.") from None
     columns = (
@@ -266,15 +264,15 @@ def _lines(file: Path, *, quiet: bool) -> Iterator[tuple[Iterator[str], Callable
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
     )
+    # What is not UTF-8 becomes lone surrogates, which `csvfile` reports where they are.
+    stream = TextIOWrapper(content, encoding="utf-8", errors="surrogateescape", newline="")
     with stream, Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
         task = bar.add_task("", total=total, rows=0)
 
-        def read() -> Iterator[str]:
-            for line in stream:
-                bar.advance(task, len(line.encode("utf-8", "surrogateescape")))
-                yield line
+        def advance(rows: int) -> None:
+            bar.update(task, rows=rows, completed=content.tell() if total else None)
 
-        yield read(), lambda rows: bar.update(task, rows=rows)
+        yield stream, advance
 
 
 def _read(file: Path) -> str:
@@ -326,7 +324,7 @@ def _print_details(details: DeviceDetails, json: bool) -> None:
         lines = [f"{sample.key}={msgspec.json.encode(sample.value).decode()}" for sample in details.telemetry[:SHOWN]]
         more = len(details.telemetry) - SHOWN
         members["telemetry"] = lines + ([f"… and {more} more"] if more > 0 else [])
-    _print(members, json)
+    output.print_object(members, json=json)
 
 
 def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
@@ -363,10 +361,3 @@ def _say_report(report: ImportReport, dry_run: bool) -> None:
         output.say(f"… and {report.error_count - len(report.errors)} more errors")
     verb = "would be imported" if dry_run else "imported"
     output.say(f"{report.imported} devices {verb}, {report.error_count} rows refused.")
-
-
-def _print(members: dict[str, object], json: bool) -> None:
-    if json:
-        output.print_json(members)
-    else:
-        output.print_object(members)

@@ -50,8 +50,11 @@ async def print_json_array(values: AsyncIterable[object]) -> None:
     sys.stdout.write("\n]\n" if before.startswith(",") else "[\n]\n")
 
 
-def print_object(members: Mapping[str, object]) -> None:
-    """An object, a member a line; of a list of objects, an object a line."""
+def print_object(members: Mapping[str, object], *, json: bool = False) -> None:
+    """An object, a member a line; of a list of objects, an object a line. json: as one JSON value instead."""
+    if json:
+        print_json(members)
+        return
     width = max(map(len, members))
     for name, value in members.items():
         objects = isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value)

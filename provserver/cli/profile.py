@@ -160,12 +160,12 @@ def create(
     )
     if ca and key is None and secret is None:
         profile = _on(config, data_dir, database_url, lambda profiles: profiles.create_keyless(change), make=True)
-        _print(_profile(profile), json)
+        output.print_object(_profile(profile), json=json)
         return
     profile, pair = _on(
         config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret), make=True
     )
-    _print(_profile(profile) | _pair(pair), json)
+    output.print_object(_profile(profile) | _pair(pair), json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
@@ -194,7 +194,7 @@ def show(
 ) -> None:
     """Show a profile: its settings, provision keys, number of devices, and what to beware of."""
     details = _on(config, data_dir, database_url, lambda profiles: profiles.show(profile))
-    _print(_details(details), json)
+    output.print_object(_details(details), json=json)
     for warning in details.warnings:
         output.say(f"warning: {warning}", quiet=json)
 
@@ -237,7 +237,7 @@ def update(
         allow_create=allow_create,
     )
     changed = _on(config, data_dir, database_url, lambda profiles: profiles.update(profile, change))
-    _print(_profile(changed), json)
+    output.print_object(_profile(changed), json=json)
 
 
 @cli.command()
@@ -267,7 +267,7 @@ def add_key(
 ) -> None:
     """Add a provision key; the others stay valid. The secret is shown this once."""
     pair = _on(config, data_dir, database_url, lambda profiles: profiles.add_key(profile, key, secret))
-    _print(_pair(pair), json)
+    output.print_object(_pair(pair), json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
@@ -353,10 +353,3 @@ def _authority(authority: AuthorityFacts) -> dict[str, object]:
 
 def _pair(pair: KeyPair) -> dict[str, object]:
     return {"provisionDeviceKey": pair.key, "provisionDeviceSecret": pair.secret}
-
-
-def _print(members: dict[str, object], json: bool) -> None:
-    if json:
-        output.print_json(members)
-    else:
-        output.print_object(members)

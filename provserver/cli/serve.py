@@ -1,11 +1,11 @@
 """`provserver serve`."""
 
+import gc
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from provserver import observability
 from provserver.cli import options, welcome
 from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.workspace import Workspace
@@ -19,6 +19,15 @@ Listener = Annotated[
         callback=options.listener,
     ),
 ]
+SecureListener = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address under TLS (coaps: DTLS); off by default; needs a certificate (provserver ca init).",
+        show_default=False,
+        callback=options.listener,
+    ),
+]
 
 
 def serve(
@@ -28,9 +37,9 @@ def serve(
     http: Listener = None,
     mqtt: Listener = None,
     coap: Listener = None,
-    https: Listener = None,
-    mqtts: Listener = None,
-    coaps: Listener = None,
+    https: SecureListener = None,
+    mqtts: SecureListener = None,
+    coaps: SecureListener = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
@@ -59,12 +68,15 @@ def serve(
         ready_file=str(ready_file) if ready_file else None,
         log_level=log_level,
     )
+    gc.disable()  # as in `provserver.cli`
+    from provserver import app, observability  # here, as the other commands need neither protocols nor logs
+
+    gc.freeze()
+    gc.enable()
     observability.set_up(settings.log_level, settings.log_format)
 
     async def on_ready(space: Workspace, addresses: dict[str, str]) -> None:
         if demo:
             await welcome.greet(space.profiles, addresses, settings)
-
-    from provserver import app  # here, as the other commands need none of the protocols
 
     raise typer.Exit(app.run(settings, on_ready))

@@ -7,9 +7,10 @@ generates a token); `gateway` (true/false); `attribute:KEY` and `shared:KEY`, wh
 import csv
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
+from typing import NamedTuple
 
 from provserver.core import credentials as building
 from provserver.core import decision
@@ -24,8 +25,7 @@ _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 _SCOPES = {"attribute": "SERVER", "shared": "SHARED"}
 
 
-@dataclass(frozen=True, slots=True)
-class RowError:
+class RowError(NamedTuple):
     """What is wrong where. line: the first of its row, from 1 (the header); column: None for the row as a whole."""
 
     line: int
@@ -33,15 +33,14 @@ class RowError:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRow:
+class DeviceRow(NamedTuple):
     """One device. credentials: None when the server is to generate a token; attributes by (scope, key)."""
 
     line: int
     name: str
     credentials: Credentials | None
     gateway: bool
-    attributes: Mapping[tuple[str, str], object] = field(default_factory=dict)
+    attributes: Mapping[tuple[str, str], object] = MappingProxyType({})
 
 
 class HeaderFault(ValueError):  # noqa: N818
@@ -62,6 +61,7 @@ def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
     except csv.Error as fault:
         raise HeaderFault(f"The header row is not CSV: {fault}.") from None
     _check_header(header)
+    row = _Columns(header).row
     while True:
         line = reader.line_num + 1
         try:
@@ -76,7 +76,7 @@ def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
         if len(cells) != len(header):
             yield RowError(line, None, f"{len(cells)} cells where the header has {len(header)}")
             continue
-        yield device_row(line, dict(zip(header, cells, strict=True)))
+        yield row(line, cells)
 
 
 def _check_header(header: list[str]) -> None:
@@ -100,39 +100,61 @@ def _check_header(header: list[str]) -> None:
 
 def device_row(line: int, cells: Mapping[str, str]) -> DeviceRow | RowError:
     """Check one row, given as its cells by column."""
-    for column, cell in cells.items():
-        if _NOT_UTF8.search(cell):
-            return RowError(line, column, "not UTF-8")
-    name = decision.check_name(cells["name"])
-    if name is None:
-        return RowError(line, "name", "the device name is empty")
-    if isinstance(name, decision.Refusal):
-        return RowError(line, "name", name.reason.text)
-    gateway = cells.get("gateway", "").strip().lower()
-    if gateway not in ("", "true", "false"):
-        return RowError(line, "gateway", "must be true or false")
-    given = [column for column in CREDENTIAL_COLUMNS if cells.get(column)]
-    try:
-        credentials = _credentials(cells, given)
-    except building.InvalidCredentials as fault:
-        return RowError(line, _PARTS.get(fault.part, given[0]), str(fault))
-    attributes: dict[tuple[str, str], object] = {}
-    for column, cell in cells.items():
-        scope, _, key = column.partition(":")
-        if key and cell:
-            if "\0" in cell or "\\u0000" in cell:
-                return RowError(line, column, "contains a NUL character")
-            attributes[_SCOPES[scope], key] = from_text(cell)
-    return DeviceRow(line, name, credentials, gateway == "true", attributes)
+    return _Columns(list(cells)).row(line, list(cells.values()))
 
 
-def _credentials(cells: Mapping[str, str], given: list[str]) -> Credentials | None:
+class _Columns:
+    """Where a header has what, looked up once for all rows."""
+
+    def __init__(self, header: Sequence[str]) -> None:
+        self._header = header
+        self._name = header.index("name")
+        self._gateway = header.index("gateway") if "gateway" in header else None
+        self._credentials = [(column, header.index(column)) for column in CREDENTIAL_COLUMNS if column in header]
+        self._attributes = [
+            (place, (_SCOPES[scope], key))
+            for place, (scope, _, key) in enumerate(column.partition(":") for column in header)
+            if key
+        ]
+
+    def row(self, line: int, cells: Sequence[str]) -> DeviceRow | RowError:
+        """Check one row: a cell for each column."""
+        if not "".join(cells).isascii():
+            for column, cell in zip(self._header, cells, strict=True):
+                if _NOT_UTF8.search(cell):
+                    return RowError(line, column, "not UTF-8")
+        name = decision.check_name(cells[self._name])
+        if name is None:
+            return RowError(line, "name", "the device name is empty")
+        if isinstance(name, decision.Refusal):
+            return RowError(line, "name", name.reason.text)
+        gateway = "" if self._gateway is None else cells[self._gateway].strip().lower()
+        if gateway not in ("", "true", "false"):
+            return RowError(line, "gateway", "must be true or false")
+        given = {column: cells[place] for column, place in self._credentials if cells[place]}
+        try:
+            credentials = _credentials(given)
+        except building.InvalidCredentials as fault:
+            return RowError(line, _PARTS.get(fault.part) or next(iter(given)), str(fault))
+        if not self._attributes:
+            return DeviceRow(line, name, credentials, gateway == "true")
+        attributes: dict[tuple[str, str], object] = {}
+        for place, scope_and_key in self._attributes:
+            if cell := cells[place]:
+                if "\0" in cell or "\\u0000" in cell:
+                    return RowError(line, self._header[place], "contains a NUL character")
+                attributes[scope_and_key] = from_text(cell)
+        return DeviceRow(line, name, credentials, gateway == "true", attributes)
+
+
+def _credentials(given: Mapping[str, str]) -> Credentials | None:
     if not given:
         return None
-    if "token" in given and len(given) == 1:
-        return building.access_token(cells["token"])
-    if "certificate" in given and len(given) == 1:
-        return building.certificate(cells["certificate"])
+    if len(given) == 1:
+        if token := given.get("token"):
+            return building.access_token(token)
+        if certificate := given.get("certificate"):
+            return building.certificate(certificate)
     if "token" in given or "certificate" in given:
         raise building.InvalidCredentials(f"a device has one kind of credentials, not {' and '.join(given)}")
-    return building.mqtt_basic(cells.get("clientId", ""), cells.get("username", ""), cells.get("password", ""))
+    return building.mqtt_basic(given.get("clientId", ""), given.get("username", ""), given.get("password", ""))

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from enum import Enum, StrEnum
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from provserver.core import credentials as building
 from provserver.core import x509
 from provserver.core.model import (
@@ -122,7 +124,7 @@ class Refusal:
         return self.reason.outcome
 
 
-class Intent(NamedTuple):
+class Intent(Struct, frozen=True, gc=False):
     """An admitted request: its key and secret are right, its members are valid.
 
     name: None when the server is to choose one. supplied: None when it is to generate an access token.
@@ -147,7 +149,7 @@ class Change(StrEnum):
     ADD_PENDING = "add_pending"
 
 
-class Create(NamedTuple):
+class Create(Struct, frozen=True, gc=False):
     """Make the device, provisioned, with these credentials."""
 
     name: str
@@ -174,7 +176,7 @@ class Repeat(NamedTuple):
 Decision = Create | Provision | Repeat | Refusal
 
 
-class Fresh(NamedTuple):
+class Fresh(Struct, frozen=True, gc=False):
     """Values generated for one request beforehand, so that deciding it again yields the same."""
 
     token: str

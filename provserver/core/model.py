@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
 from uuid import UUID
+
+from msgspec import Struct
 
 RESERVED_IDS = frozenset({"provision", "device", "mgmt_device"})
 """Can never be a token, user name or client id of a device: they mean something at CONNECT."""
@@ -79,7 +80,7 @@ class PreSharedKey:
     id_digest: bytes | None = None
 
 
-class Peer(NamedTuple):
+class Peer(Struct, frozen=True, gc=False):
     """Who asked: the transport it came by, its address without the port, and what its channel has proved.
 
     certificates: DER, leaf first, as presented in the handshake; the leaf's private key is proved, nothing else is.
@@ -92,7 +93,7 @@ class Peer(NamedTuple):
     psk: PreSharedKey | None = None
 
 
-class Authenticated(NamedTuple):
+class Authenticated(Struct, frozen=True, gc=False):
     """A device that has authenticated, as it was then.
 
     id_digest, issued_at: the credentials it used; those that replace them under the same id are others.
@@ -121,7 +122,7 @@ class MqttBasic:
         return "<MqttBasic>"
 
 
-class Credentials(NamedTuple):
+class Credentials(Struct, frozen=True, gc=False):
     """Credentials of a device.
 
     id: the key they are looked up by, unique across everything (spec thingsboard §5.7).

@@ -62,7 +62,7 @@ class ProvisionRequest(NamedTuple):
         return msgspec.json.encode(self[:-1])  # all but `protobuf`
 
 
-class Granted(NamedTuple):
+class Granted(msgspec.Struct, frozen=True, gc=False):
     """What a device leaves with."""
 
     device_id: UUID

@@ -1,14 +1,17 @@
 """What operators do with devices: make, import, list, show, change, revoke, re-arm, delete."""
 
+import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from bisect import insort
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import attrgetter
 from uuid import UUID
 
 from asyncpg import PostgresError
+from asyncpg.pgproto import pgproto
 
 from provserver.core import credentials as building
 from provserver.core import ids
@@ -22,10 +25,10 @@ from provserver.services.settlement import open_credentials, seal_credentials
 from provserver.store import data, profiles
 from provserver.store import devices as store
 from provserver.store.database import Connection, Database
-from provserver.store.devices import CredentialsRow, DeviceSummary
+from provserver.store.devices import CredentialsRow, DeviceSummary, StagedDevice
 
-BATCH = 2_000
-"""Rows checked and written together."""
+BATCH = 1_000
+"""Rows written together: about what a socket takes at once."""
 
 MAX_ERRORS = 1_000
 """Row errors an import keeps; it counts the rest."""
@@ -73,17 +76,18 @@ class DeviceDetails:
 
 @dataclass(slots=True)
 class ImportReport:
-    """What an import did, or would do. errors: the first MAX_ERRORS of error_count."""
+    """What an import did, or would do. errors: the first MAX_ERRORS of error_count, in order of lines."""
 
     imported: int = 0
     error_count: int = 0
     errors: list[RowError] = field(default_factory=list)
 
     def refuse(self, error: RowError) -> None:
-        """Count an error, and keep it while there is room."""
+        """Count an error, and keep it if it is one of the first."""
         self.error_count += 1
-        if len(self.errors) < MAX_ERRORS:
-            self.errors.append(error)
+        if len(self.errors) < MAX_ERRORS or error.line < self.errors[-1].line:
+            insort(self.errors, error, key=attrgetter("line"))
+            del self.errors[MAX_ERRORS:]
 
 
 class _NothingKept(Exception):  # noqa: N818
@@ -128,16 +132,12 @@ class Devices:
             async with self._database.transaction() as connection:
                 found = await self._profile(connection, profile)
                 await store.begin_staging(connection)
-                stream = iter(rows)
-                done = 0
-                while batch := list(islice(stream, BATCH)):
-                    await self._stage(connection, found, batch, report)
-                    done += len(batch)
-                    progress(done)
+                await self._stage_all(connection, iter(rows), report, progress)
+                await self._resolve(connection, report)
                 if dry_run or (report.error_count and not partial):
                     raise _NothingKept
                 await self._profile(connection, str(found.id), lock="KEY SHARE")
-                await store.add_staged(connection)
+                await store.add_staged(connection, self._organization_id, found.id)
         except _NothingKept:
             if not dry_run:
                 report.imported = 0
@@ -231,55 +231,73 @@ class Devices:
             raise Refused(f"There is no device {reference!r}. `provserver device list` names them.")
         return device
 
-    async def _stage(
+    async def _stage_all(
         self,
         connection: Connection,
-        profile: DeviceProfile,
-        batch: Sequence[DeviceRow | RowError],
+        rows: Iterator[DeviceRow | RowError],
         report: ImportReport,
+        progress: Callable[[int], None],
     ) -> None:
-        good: list[tuple[DeviceRow, bytes | None]] = []
-        errors: list[RowError] = []
-        for row in batch:
-            if isinstance(row, RowError):
-                errors.append(row)
-            else:
-                digest = self._keys.digest("credentials", row.credentials.id) if row.credentials else None
-                good.append((row, digest))
-        names, digests = await store.taken(
-            connection,
-            self._organization_id,
-            [row.name for row, _ in good],
-            [digest for _, digest in good if digest],
-        )
-        devices: list[tuple[UUID, UUID, UUID, str, bool]] = []
+        done = 0
+        staging: asyncio.Task[None] | None = None
+        try:
+            while batch := list(islice(rows, BATCH)):
+                devices, attributes = self._prepare(batch, report)
+                if staging is not None:
+                    await staging
+                staging = asyncio.create_task(store.stage(connection, devices, attributes))
+                await asyncio.sleep(0)  # it is sent: Postgres takes it in while the next batch is prepared
+                done += len(batch)
+                progress(done)
+        finally:
+            if staging is not None:
+                await staging
+
+    def _prepare(
+        self, batch: Sequence[DeviceRow | RowError], report: ImportReport
+    ) -> tuple[list[StagedDevice], list[tuple[UUID, str, str, object]]]:
+        digest, random = self._keys.digest, ids.in_stock(self._random)
+        devices: list[StagedDevice] = []
+        attributes: list[tuple[UUID, str, str, object]] = []
         now = time.time()
         # In the rows' order, which lists then have.
-        identities = iter(sorted((ids.uuid7(now, self._random) for _ in good), key=attrgetter("int")))
-        credentials: list[tuple[bytes, UUID, str, str, bytes]] = []
-        attributes: list[tuple[UUID, str, str, object]] = []
-        for row, digest in good:
-            if row.name in names:
-                errors.append(RowError(row.line, "name", "a device of this name exists already"))
+        identities = sorted(ids.uuid7_bytes(now, random) for _ in batch)
+        for row, identity in zip(batch, identities, strict=True):
+            if isinstance(row, RowError):
+                report.refuse(row)
                 continue
-            if digest is not None and digest in digests:
-                errors.append(RowError(row.line, None, "these credentials are in use by another device"))
-                continue
-            names.add(row.name)
-            given, origin = row.credentials, Origin.IMPORTED
-            if given is None or digest is None:
-                given, origin = building.access_token(ids.token(self._random)), Origin.GENERATED
-                digest = self._keys.digest("credentials", given.id)
-            digests.add(digest)
-            id_ = next(identities)
-            devices.append((id_, self._organization_id, profile.id, row.name, row.gateway))
-            sealed = seal_credentials(self._keys, id_, given, self._random)
-            credentials.append((digest, id_, given.type, origin, sealed))
-            attributes.extend((id_, scope, key, value) for (scope, key), value in row.attributes.items())
-        for error in sorted(errors, key=lambda error: error.line):
-            report.refuse(error)
-        await store.stage(connection, devices, credentials, attributes)
+            line, name, given, gateway, more = row
+            origin = Origin.IMPORTED
+            if given is None:
+                given, origin = building.access_token(ids.token(random)), Origin.GENERATED
+            id_ = pgproto.UUID(identity)  # made and written in C: a tenth of uuid.UUID's time
+            sealed = seal_credentials(self._keys, id_, given, random)
+            devices.append(
+                StagedDevice(line, id_, name, gateway, digest("credentials", given.id), given.type, origin, sealed)
+            )
+            if more:
+                attributes.extend((id_, scope, key, value) for (scope, key), value in more.items())
         report.imported += len(devices)
+        return devices, attributes
+
+    async def _resolve(self, connection: Connection, report: ImportReport) -> None:
+        """Take back the rows whose name or credentials another device or an earlier row has."""
+        names: set[int | None] = set()
+        credentials: set[int | None] = set()
+        async for found in store.conflicts(connection, self._organization_id, BATCH):
+            refused = []
+            for each in found:
+                if each.name_taken or each.same_name in names:
+                    report.refuse(RowError(each.line, "name", "a device of this name exists already"))
+                elif each.credentials_taken or each.same_credentials in credentials:
+                    report.refuse(RowError(each.line, None, "these credentials are in use by another device"))
+                else:
+                    names.add(each.same_name or each.line)
+                    credentials.add(each.same_credentials or each.line)
+                    continue
+                refused.append(each.place)
+            await store.unstage(connection, refused)
+            report.imported -= len(refused)
 
 
 def _value(key: str, text: str) -> Value:

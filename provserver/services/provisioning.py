@@ -10,7 +10,8 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+
+from msgspec import Struct
 
 from provserver.core import ids, wire
 from provserver.core.decision import Intent, Reason, Refusal, admit
@@ -41,7 +42,7 @@ _ON_PROFILE = {
 """Refusals that rest on the profile and its keys alone, hence on a copy that may be old."""
 
 
-class Answer(NamedTuple):
+class Answer(Struct, frozen=True, gc=False):
     """What a transport sends back.
 
     body: the reply's bytes, JSON or protobuf as the request was; empty when the outcome has no reply.

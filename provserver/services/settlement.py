@@ -39,6 +39,9 @@ log = logging.getLogger("provserver.provisioning")
 ROUNDS = 8
 """How often a group's undecided rest is looked at again before it is told to come back later."""
 
+_RANDOM_BYTES = 96
+"""About what a ticket takes: for its id, token and seal."""
+
 _BACKOFF = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 _REPLACE = Change.REPLACE  # found once: see core/decision.py
@@ -93,11 +96,12 @@ class Settlement:
         stood still: who was told to come back is served by its requestNonce, or by the operator.)
         """
         now = asyncio.get_running_loop().time
+        random = ids.in_stock(self._random, _RANDOM_BYTES * len(tickets))
         rounds = faults = 0
         while rounds < ROUNDS and (open_ := [t for t in tickets if t.result is None and now() <= t.deadline]):
             try:
                 async with self._database.connection() as connection:
-                    await self._round(connection, open_)
+                    await self._round(connection, open_, random)
                 rounds += 1
             except Unavailable as fault:
                 for ticket in open_:
@@ -111,7 +115,7 @@ class Settlement:
                 break
         return [ticket.result or Unavailable("The request could not be settled.") for ticket in tickets]
 
-    async def _round(self, connection: Connection, tickets: Sequence[Ticket]) -> None:
+    async def _round(self, connection: Connection, tickets: Sequence[Ticket], random: ids.Randomness) -> None:
         await self._recognise_own(connection, [ticket for ticket in tickets if ticket.broken])
         await self._look(connection, [t for t in tickets if t.look and t.result is None])
         creating: list[tuple[Ticket, Write]] = []
@@ -121,7 +125,7 @@ class Settlement:
         for ticket in tickets:
             if ticket.result is not None:
                 continue
-            fresh = ticket.fresh or self._begin(ticket)
+            fresh = ticket.fresh or self._begin(ticket, random)
             decision = decide(ticket.intent, ticket.situation, ticket.request_digest, fresh)
             if isinstance(decision, Refusal):
                 ticket.result = decision
@@ -130,7 +134,7 @@ class Settlement:
                 ticket.result = Granted(device.id, device.name, decision.credentials)
                 repeated.append(self._attempt(ticket, ticket.result))
             else:
-                write = self._write(ticket, decision)
+                write = self._write(ticket, decision, random)
                 claims = _claims(ticket, write)
                 ticket.look = True  # whatever does not come through is looked at before it is decided again
                 if claimed.isdisjoint(claims):
@@ -204,8 +208,8 @@ class Settlement:
             ),
         )
 
-    def _begin(self, ticket: Ticket) -> Fresh:
-        intent, random = ticket.intent, self._random
+    def _begin(self, ticket: Ticket, random: ids.Randomness) -> Fresh:
+        intent = ticket.intent
         ticket.id = pgproto.UUID(ids.uuid7_bytes(self._clock(), random))
         ticket.fresh = fresh = Fresh(
             ids.token(random) if intent.supplied is None else "",
@@ -213,7 +217,7 @@ class Settlement:
         )
         return fresh
 
-    def _write(self, ticket: Ticket, decision: Create | Provision) -> Write:
+    def _write(self, ticket: Ticket, decision: Create | Provision, random: ids.Randomness) -> Write:
         intent, peer, credentials, id_ = ticket.intent, ticket.peer, decision.credentials, ticket.id
         if isinstance(decision, Create):
             device_id, name, revision, change = id_, decision.name, None, _REPLACE
@@ -227,7 +231,7 @@ class Settlement:
             name,
             peer.address,
             self._keys.digest("credentials", credentials.id),
-            seal_credentials(self._keys, device_id, credentials, self._random),
+            seal_credentials(self._keys, device_id, credentials, random),
             ticket.nonce_digest + ticket.request_digest if ticket.nonce_digest and ticket.request_digest else b"",
             Kind(profile.id, profile.revision, intent.gateway, credentials.type, decision.origin, peer.transport),
             ticket.id,

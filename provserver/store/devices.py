@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -88,11 +89,64 @@ async def attributes(connection: Connection, device_id: UUID) -> list[asyncpg.Re
     )
 
 
+class StagedDevice(NamedTuple):
+    """A device that is to be made, with its credentials. line: of its row, which names it in errors."""
+
+    line: int
+    id: UUID
+    name: str
+    gateway: bool
+    id_digest: bytes
+    type: str
+    origin: str
+    sealed: bytes
+
+
+class Conflict(NamedTuple):
+    """A staged device whose name or credentials exist, or are staged for another one as well.
+
+    place: where it is staged. same_name, same_credentials: the first line that has them; None where it alone has.
+    """
+
+    place: object
+    line: int
+    name_taken: bool
+    credentials_taken: bool
+    same_name: int | None
+    same_credentials: int | None
+
+
 _STAGES = """
-CREATE TEMPORARY TABLE staged_device (LIKE device INCLUDING DEFAULTS, PRIMARY KEY (name)) ON COMMIT DROP;
-CREATE TEMPORARY TABLE staged_credentials (LIKE credentials INCLUDING DEFAULTS, PRIMARY KEY (id_digest)) ON COMMIT DROP;
+CREATE TEMPORARY TABLE staged_device (
+    line      bigint  NOT NULL,
+    id        uuid    NOT NULL,
+    name      text    NOT NULL,
+    gateway   boolean NOT NULL,
+    id_digest bytea   NOT NULL,
+    type      text    NOT NULL,
+    origin    text    NOT NULL,
+    sealed    bytea   NOT NULL
+) ON COMMIT DROP;
 CREATE TEMPORARY TABLE staged_attribute (LIKE attribute INCLUDING DEFAULTS) ON COMMIT DROP;
 """
+
+# Windows, as sorting costs the same whatever the planner takes the tables to be like: nothing has analysed them.
+_CONFLICTS = """
+SELECT place, line, name_taken, credentials_taken, nullif(first_named, 0), nullif(first_known, 0) FROM (
+    SELECT s.ctid AS place, s.line, d.name IS NOT NULL AS name_taken, c.id_digest IS NOT NULL AS credentials_taken,
+        CASE WHEN count(*) OVER named > 1 THEN min(s.line) OVER named ELSE 0 END AS first_named,
+        CASE WHEN count(*) OVER known > 1 THEN min(s.line) OVER known ELSE 0 END AS first_known
+    FROM staged_device s
+    LEFT JOIN device d ON d.organization_id = $1 AND d.name = s.name
+    LEFT JOIN credentials c ON c.id_digest = s.id_digest
+    WINDOW named AS (PARTITION BY s.name), known AS (PARTITION BY s.id_digest)
+) AS staged
+WHERE name_taken OR credentials_taken OR first_named > 0 OR first_known > 0
+ORDER BY line
+"""
+
+_LONG = 600.0
+"""Seconds that a statement about everything staged may take."""
 
 
 async def begin_staging(connection: Connection) -> None:
@@ -100,49 +154,54 @@ async def begin_staging(connection: Connection) -> None:
     await connection.execute(_STAGES)
 
 
-async def taken(
-    connection: Connection, organization_id: UUID, names: Sequence[str], id_digests: Sequence[bytes]
-) -> tuple[set[str], set[bytes]]:
-    """Which of these names the organization has, and which of these credentials exist anywhere; staged ones too."""
-    rows = await connection.fetch(
-        "SELECT name FROM device WHERE organization_id = $1 AND name = ANY($2::text[])"
-        " UNION ALL SELECT name FROM staged_device WHERE name = ANY($2::text[])",
-        organization_id,
-        names,
-    )
-    digests = await connection.fetch(
-        "SELECT id_digest FROM credentials WHERE id_digest = ANY($1::bytea[])"
-        " UNION ALL SELECT id_digest FROM staged_credentials WHERE id_digest = ANY($1::bytea[])",
-        id_digests,
-    )
-    return {row["name"] for row in rows}, {row["id_digest"] for row in digests}
-
-
 async def stage(
     connection: Connection,
-    devices: Sequence[tuple[UUID, UUID, UUID, str, bool]],
-    credentials_: Sequence[tuple[bytes, UUID, str, str, bytes]],
+    devices: Sequence[StagedDevice],
     attributes_: Sequence[tuple[UUID, str, str, object]],
 ) -> None:
-    """Copy devices into the staging tables."""
-    await connection.copy_records_to_table(
-        "staged_device", records=devices, columns=("id", "organization_id", "profile_id", "name", "gateway")
-    )
-    await connection.copy_records_to_table(
-        "staged_credentials", records=credentials_, columns=("id_digest", "device_id", "type", "origin", "sealed")
-    )
-    await connection.copy_records_to_table(
-        "staged_attribute", records=attributes_, columns=("device_id", "scope", "key", "value")
+    """Copy devices, and attributes as (device id, scope, key, value), into the staging tables."""
+    await connection.copy_records_to_table("staged_device", records=devices)
+    if attributes_:
+        await connection.copy_records_to_table(
+            "staged_attribute", records=attributes_, columns=("device_id", "scope", "key", "value")
+        )
+
+
+async def conflicts(connection: Connection, organization_id: UUID, size: int) -> AsyncIterator[list[Conflict]]:
+    """What cannot be added, or not all of it, in order of lines, up to `size` at a time."""
+    cursor = await connection.cursor(_CONFLICTS, organization_id, timeout=_LONG)
+    while rows := await cursor.fetch(size, timeout=_LONG):
+        yield [Conflict(*row) for row in rows]
+
+
+async def unstage(connection: Connection, places: Sequence[object]) -> None:
+    """Take staged devices back, with their attributes."""
+    await connection.execute(
+        "WITH gone AS (DELETE FROM staged_device WHERE ctid = ANY($1::tid[]) RETURNING id)"
+        " DELETE FROM staged_attribute WHERE device_id IN (SELECT id FROM gone)",
+        places,
+        timeout=_LONG,
     )
 
 
-async def add_staged(connection: Connection) -> None:
+async def add_staged(connection: Connection, organization_id: UUID, profile_id: UUID) -> None:
     """Add what is staged; raises asyncpg.UniqueViolationError when something of it is there by now."""
     # By name, as provisioning writes: two that want the same rows do not wait for each other crosswise.
-    await connection.execute("INSERT INTO device SELECT * FROM staged_device ORDER BY name", timeout=600)
-    await connection.execute("INSERT INTO credentials SELECT * FROM staged_credentials", timeout=600)
+    await connection.execute(
+        "INSERT INTO device (id, organization_id, profile_id, name, gateway)"
+        " SELECT id, $1, $2, name, gateway FROM staged_device ORDER BY name",
+        organization_id,
+        profile_id,
+        timeout=_LONG,
+    )
+    # By their key, which is random: in any other order each would be put into another page of a large index.
+    await connection.execute(
+        "INSERT INTO credentials (id_digest, device_id, type, origin, sealed)"
+        " SELECT id_digest, id, type, origin, sealed FROM staged_device ORDER BY id_digest",
+        timeout=_LONG,
+    )
     await connection.execute("SET LOCAL provserver.quiet = 'on'")  # nobody can be listening for devices so new
-    await connection.execute("INSERT INTO attribute SELECT * FROM staged_attribute", timeout=600)
+    await connection.execute("INSERT INTO attribute SELECT * FROM staged_attribute", timeout=_LONG)
 
 
 async def rearm(connection: Connection, device_id: UUID) -> None:

@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from provserver.cli.app import cli as application
+from provserver.config import LISTENERS, Config
 from provserver.store.keyfile import load_or_create
 from tests.cli.conftest import Cli, Holder
 from tests.server import CommandFailed, Server
@@ -51,6 +52,14 @@ def test_every_command_and_option_has_a_help_text(path: tuple[str, ...], monkeyp
     assert (done.code, done.err) == (0, "")
     assert f"Usage: provserver {' '.join(path)}".rstrip() in done.out
     assert re.sub(r"\s+", " ", command.help.split("\n\n")[0]) in re.sub(r"\s+", " ", done.out)
+
+
+@pytest.mark.parametrize("listener", LISTENERS)
+def test_the_help_says_which_listeners_are_off_and_what_they_need(listener: str) -> None:
+    (option,) = (each for each in COMMANDS["serve",].params if each.name == listener)
+
+    secure = not getattr(Config(), listener)
+    assert ("off by default" in option.help.lower()) == ("provserver ca init" in option.help) == secure
 
 
 @pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if not hasattr(command, "commands")])

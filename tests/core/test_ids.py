@@ -52,6 +52,25 @@ def test_uuid7_asks_for_ten_bytes() -> None:
     assert asked == [10]
 
 
+def test_randomness_in_stock_is_drawn_at_once_and_given_out_once() -> None:
+    asked: list[int] = []
+
+    def source(n: int) -> bytes:
+        asked.append(n)
+        return bytes(len(asked) + i for i in range(n))
+
+    random = ids.in_stock(source, 5)
+    assert [random(n) for n in (2, 3, 4, 2, 7, 0)] == [
+        bytes([1, 2]),
+        bytes([3, 4, 5]),
+        bytes([2, 3, 4, 5]),
+        bytes([3, 4]),
+        bytes([4, 5, 6, 7, 8, 9, 10]),
+        b"",
+    ]
+    assert asked == [5, 5, 5, 7]
+
+
 def test_every_byte_value_counts_alike_or_not_at_all() -> None:
     drawn = ids.alphanumeric(248, lambda n: bytes(range(n)))
     assert Counter(drawn) == dict.fromkeys(ids.ALPHANUMERIC, 4)

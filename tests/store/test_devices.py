@@ -6,6 +6,8 @@ import pytest
 
 from provserver.core.ids import uuid7
 from provserver.store import devices
+from provserver.store.database import Connection
+from provserver.store.devices import StagedDevice
 from tests.conftest import Space
 from tests.store.test_profiles import make_profile
 
@@ -18,12 +20,21 @@ async def make_devices(space: Space, *names: str, profile: str = "sensors") -> d
         await devices.begin_staging(connection)
         await devices.stage(
             connection,
-            [(id_, space.organization_id, profile_id, name, False) for name, id_ in made.items()],
-            [(name.encode(), id_, "ACCESS_TOKEN", "imported", b"sealed") for name, id_ in made.items()],
+            [staged(line, name, id_=id_) for line, (name, id_) in enumerate(made.items(), 2)],
             [(id_, "SERVER", "rack", {"row": 1}) for id_ in made.values()],
         )
-        await devices.add_staged(connection)
+        await devices.add_staged(connection, space.organization_id, profile_id)
     return made
+
+
+def staged(line: int, name: str, digest: str = "", id_: UUID | None = None) -> StagedDevice:
+    """A device whose credentials have the id digest given, else its name."""
+    id_digest = (digest or name).encode()
+    return StagedDevice(line, id_ or uuid4(), name, False, id_digest, "ACCESS_TOKEN", "imported", b"sealed")
+
+
+async def conflicts(connection: Connection, organization_id: UUID) -> list[tuple[object, ...]]:
+    return [each[1:] async for found in devices.conflicts(connection, organization_id, 2) for each in found]
 
 
 async def test_what_is_copied_is_found(space: Space) -> None:
@@ -49,7 +60,8 @@ async def test_the_devices_of_another_organization_are_not_found(space: Space) -
         assert await devices.find(connection, uuid4(), str(made["a"])) is None
         assert [device async for device in devices.stream(connection, uuid4(), None)] == []
         await devices.begin_staging(connection)
-        assert await devices.taken(connection, uuid4(), ["a"], [b"a"]) == (set(), {b"a"})  # credentials are of all
+        await devices.stage(connection, [staged(2, "a")], [])
+        assert await conflicts(connection, uuid4()) == [(2, False, True, None, None)]  # credentials are of all
 
 
 async def test_the_devices_of_a_profile_are_found(space: Space) -> None:
@@ -67,9 +79,33 @@ async def test_what_is_taken_is_told(space: Space) -> None:
     await make_devices(space, "a", "b")
     async with space.database.transaction() as connection:
         await devices.begin_staging(connection)
-        taken = await devices.taken(connection, space.organization_id, ["a", "c", "a"], [b"b", b"c"])
-        assert taken == ({"a"}, {b"b"})
-        assert await devices.taken(connection, space.organization_id, [], []) == (set(), set())
+        assert await conflicts(connection, space.organization_id) == []
+        rows = [("a", "1"), ("c", "b"), ("d", "d"), ("e", "e"), ("e", "4"), ("f", "d"), ("e", "e"), ("g", "g")]
+        await devices.stage(connection, [staged(line, *row) for line, row in enumerate(rows, 2)], [])
+        assert await conflicts(connection, space.organization_id) == [
+            (2, True, False, None, None),
+            (3, False, True, None, None),
+            (4, False, False, None, 4),
+            (5, False, False, 5, 5),
+            (6, False, False, 5, None),
+            (7, False, False, None, 4),
+            (8, False, False, 5, 5),
+        ]
+
+
+async def test_what_is_taken_back_is_not_added(space: Space) -> None:
+    profile_id = (await make_profile(space)).id
+    kept, gone = uuid4(), uuid4()
+    async with space.database.transaction() as connection:
+        await devices.begin_staging(connection)
+        rows = [staged(2, "a", id_=gone), staged(3, "b", id_=kept), staged(4, "a", "c", gone)]
+        await devices.stage(connection, rows, [(id_, "SERVER", "rack", 1) for id_ in (gone, kept)])
+        async for found in devices.conflicts(connection, space.organization_id, 10):
+            await devices.unstage(connection, [each.place for each in found])
+        await devices.unstage(connection, [])
+        await devices.add_staged(connection, space.organization_id, profile_id)
+    for query in ("SELECT id FROM device", "SELECT device_id FROM credentials", "SELECT device_id FROM attribute"):
+        assert [row[0] for row in await space.rows(query)] == [kept]
 
 
 async def test_adding_what_is_there_adds_nothing(space: Space) -> None:
@@ -78,9 +114,8 @@ async def test_adding_what_is_there_adds_nothing(space: Space) -> None:
     async def add(*names: str) -> None:
         async with space.database.transaction() as connection:
             await devices.begin_staging(connection)
-            rows = [(uuid4(), space.organization_id, uuid4(), name, False) for name in names]
-            await devices.stage(connection, rows, [], [])
-            await devices.add_staged(connection)
+            await devices.stage(connection, [staged(n, name, f"{name}{n}") for n, name in enumerate(names)], [])
+            await devices.add_staged(connection, space.organization_id, uuid4())
 
     for names in (("b", "a"), ("b", "b")):
         with pytest.raises(asyncpg.UniqueViolationError):
