@@ -1,13 +1,14 @@
 """The composition root: build, start, drain, stop."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,8 +17,6 @@ from typing import Any
 
 import uvloop
 
-from provserver.adapters.outgoing import Outgoing, networks
-from provserver.adapters.sink import receiver
 from provserver.config import LISTENERS, Config, join_address, split_address
 from provserver.core.decision import Reason
 from provserver.core.model import Peer, Transport
@@ -119,11 +118,13 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
         contexts = _contexts(config)
         supervisor = stack.enter_context(Supervisor(stop_timeout=config.drain_timeout + _STOP_MARGIN))
         try:
-            url = _told(supervisor.start("database", _child(partial(_keep, config)), vital=True))
+            bound = [each for name in sockets for each in sockets[name]]
+            url = _told(supervisor.start("database", _child(partial(_keep, config), bound), vital=True))
             for n in range(config.workers):
                 own = {name: each[n] for name, each in sockets.items()}
                 work = partial(_work_alone, config, url, max_connections, own, contexts)
-                addresses = _told(supervisor.start(f"worker {n + 1}", _child(work)))
+                others = [each for each in bound if each not in own.values()]
+                addresses = _told(supervisor.start(f"worker {n + 1}", _child(work, others)))
         except NotReady as fault:
             log.error("%s", fault)  # noqa: TRY400 - it has said why itself
             return fault.code or 1
@@ -133,14 +134,21 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
             _say_ready(config, addresses)
         code = supervisor.watch()
         log.info("stopping: what is under way is answered first")
+        for each in bound:
+            each.close()
     log.info("stopped")
     return code
 
 
-def _child(main: Callable[[Report], Coroutine[Any, Any, None]]) -> Run:
-    """What a child does; a fault that a person can mend is reported, for its supervisor to say."""
+def _child(main: Callable[[Report], Coroutine[Any, Any, None]], foreign: Iterable[socket.socket]) -> Run:
+    """What a child does; a fault that a person can mend is reported, for its supervisor to say.
+
+    foreign: sockets that it has no use for; while anybody has one open, the kernel accepts connections for nobody.
+    """
 
     def run(report: Report) -> None:
+        for each in foreign:
+            each.close()
         try:
             uvloop.run(main(report))
         except ProvserverError as fault:
@@ -161,7 +169,7 @@ def _told(reported: Any) -> Any:
 
 async def _keep(config: Config, report: Report) -> None:
     stop = _stop_signal()
-    async with _database(config) as url:
+    async with _database(config, os.getppid()) as url:
         report(url)
         await stop.wait()
 
@@ -190,12 +198,12 @@ async def _announce(config: Config, url: str, addresses: dict[str, str], on_read
 
 
 @asynccontextmanager
-async def _database(config: Config) -> AsyncIterator[str]:
-    """The URL of a database that runs and is up to date."""
+async def _database(config: Config, pid: int | None = None) -> AsyncIterator[str]:
+    """The URL of a database that runs and is up to date. pid: as the embedded one has it."""
     async with AsyncExitStack() as stack:
         url = config.database_url
         if not url:
-            url = (await stack.enter_async_context(EmbeddedPostgres(config.data_dir))).dsn
+            url = (await stack.enter_async_context(EmbeddedPostgres(config.data_dir, pid=pid))).dsn
         opened = Database(url, size=1)
         await opened.open()
         try:
@@ -228,10 +236,18 @@ async def _work(
         addresses = await _listen(
             config, services, opened, max_connections, sockets or {}, contexts or _contexts(config), stack
         )
+        _spare_collector()
         await on_ready(space, addresses)
         await stop.wait()
         if sockets is None:
             log.info("stopping: what is under way is answered first")
+
+
+def _spare_collector() -> None:
+    """Collect garbage seldom, and never look again at what was made until now: hardly anything is in cycles."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def _stop_signal() -> asyncio.Event:
@@ -253,12 +269,16 @@ def _contexts(config: Config) -> dict[str, ServerContext]:
 async def _start(config: Config, opened: Database, space: Workspace, stack: AsyncExitStack) -> Services:
     sink = None
     if config.sink_url:
+        # Here, as they bring a broker's client along, and most have no sink.
+        from provserver.adapters.outgoing import Outgoing, networks
+        from provserver.adapters.sink import receiver
+
         outgoing = Outgoing(private=networks(config.outgoing_private))
         stack.push_async_callback(outgoing.close)
         sink = Sink(opened, receiver(config.sink_url, outgoing), limit=config.sink_limit)
         await sink.start()
         stack.push_async_callback(sink.stop, config.drain_timeout)
-    sessions = Sessions(opened)
+    sessions = Sessions(opened, wait_limit=config.request_timeout)
     await sessions.start()
     stack.push_async_callback(sessions.stop)
     provisioning = Provisioning(opened, space.keys, wait_limit=config.request_timeout)
@@ -295,6 +315,7 @@ async def _listen(
         max_connections=max_connections,
         connect_timeout=config.connect_timeout,
         request_timeout=config.request_timeout,
+        front=config.http_front,
     )
     mqtt = MqttListener(
         services.provisioning,
@@ -315,6 +336,7 @@ async def _listen(
         data=data,
         sessions=sessions,
         wrap=partial(OscoreSite, shared_key=access.shared_key, numbers=services.sequence_numbers),
+        front=config.coap_front,
         max_payload_size=config.max_payload_size,
         request_timeout=config.request_timeout,
     )
@@ -407,8 +429,9 @@ def _raise_file_limit() -> int:
 
 
 def _max_connections(config: Config, files: int) -> int:
-    """As configured, or as many as the machine allows."""
+    """As configured, or as many as the machine allows: worth a word to who wanted more than the default."""
     possible = max(files - _OTHER_FILES, 1)
     if possible < config.max_connections:
-        log.info("at most %d connections are taken: that is what the limit of open files leaves", possible)
+        level = logging.DEBUG if config.max_connections == Config().max_connections else logging.INFO
+        log.log(level, "at most %d connections are taken: that is what the limit of open files leaves", possible)
     return min(config.max_connections, possible)

@@ -21,7 +21,7 @@ LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps")
 """The options that are addresses to listen on."""
 
 _ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
-_WANTED = {int: "a whole number, 1 or more", float: "a number of seconds"}
+_WANTED = {bool: "true or false", int: "a whole number, 1 or more", float: "a number of seconds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,8 @@ class Config:
     tls_key: str = ""
     ready_file: str = ""
     workers: int = 1
+    http_front: bool = True
+    coap_front: bool = True
     max_payload_size: int = 65_536
     request_timeout: float = 10.0
     drain_timeout: float = 10.0
@@ -131,9 +133,20 @@ def _convert(name: str, value: object, source: str) -> object:
         close = difflib.get_close_matches(name, _TYPES, n=1)
         raise Misconfigured(f"{source}: unknown option {name!r}." + (f" Did you mean {close[0]!r}?" if close else ""))
     try:
+        if wanted is bool:
+            return _truth(value)
         return _number(wanted, value) if wanted in _WANTED else wanted(_text(value))
     except ValueError:
         raise Misconfigured(f"{source}: option {name!r} must be {_WANTED.get(wanted, 'text')}.") from None
+
+
+def _truth(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    try:
+        return {"true": True, "false": False}[_text(value).lower()]
+    except KeyError:
+        raise ValueError from None
 
 
 def _number(wanted: type[int] | type[float], value: object) -> int | float:

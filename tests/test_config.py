@@ -76,6 +76,8 @@ def test_other_variables_are_none_of_ours() -> None:
         ("drain_timeout", "0", 0.0),
         ("log_level", "debug", "debug"),
         ("database_url", "8", "8"),
+        ("coap_front", "false", False),
+        ("http_front", "True", True),
     ],
 )
 def test_types_in_the_environment(name: str, text: str, value: object) -> None:
@@ -84,9 +86,10 @@ def test_types_in_the_environment(name: str, text: str, value: object) -> None:
 
 
 def test_types_in_the_file(file: Path) -> None:
-    file.write_text('data_dir = "x"\ndatabase_connections = 16\nrequest_timeout = 3\n')
+    file.write_text('data_dir = "x"\ndatabase_connections = 16\nrequest_timeout = 3\ncoap_front = false\n')
     config = load(file, {})
     assert (config.data_dir, config.database_connections, config.request_timeout) == (Path("x"), 16, 3.0)
+    assert (config.http_front, config.coap_front) == (True, False)
     assert type(config.request_timeout) is float
 
 
@@ -118,6 +121,9 @@ def test_types_in_the_file(file: Path) -> None:
         ("request_timeout = inf", "option 'request_timeout' must be a number of seconds."),
         ("request_timeout = false", "option 'request_timeout' must be a number of seconds."),
         ("request_timeout = [1]", "option 'request_timeout' must be a number of seconds."),
+        ("coap_front = 0", "option 'coap_front' must be true or false."),
+        ('coap_front = "off"', "option 'coap_front' must be true or false."),
+        ("http_front = []", "option 'http_front' must be true or false."),
     ],
 )
 def test_a_wrong_option_in_the_file_is_named(file: Path, text: str, message: str) -> None:
@@ -135,6 +141,7 @@ def test_a_wrong_option_in_the_file_is_named(file: Path, text: str, message: str
         ("PROVSERVER_HTPP_FILE", "/x", "unknown option 'htpp_file'."),
         ("PROVSERVER_DATABASE_CONNECTIONS", "8.0", "option 'database_connections' must be a whole number, 1 or more."),
         ("PROVSERVER_DATABASE_CONNECTIONS", "", "option 'database_connections' must be a whole number, 1 or more."),
+        ("PROVSERVER_COAP_FRONT", "", "option 'coap_front' must be true or false."),
         ("PROVSERVER_IDLE_TIMEOUT", "nan", "option 'idle_timeout' must be a number of seconds."),
         ("PROVSERVER_IDLE_TIMEOUT", "1e999", "option 'idle_timeout' must be a number of seconds."),
     ],

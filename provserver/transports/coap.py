@@ -120,14 +120,12 @@ class _Site(Resource):  # type: ignore[misc] # aiocoap has no types
         request = Request(
             int(pipe.request.code),
             [(int(option.number), option.encode()) for option in pipe.request.opt.option_list()],
-            pipe.request.payload,
-            confirmable=pipe.request.mtype is not Type.NON,
         )
-        async with aclosing(self._replies(request, pipe.request.remote)) as replies:
+        async with aclosing(self._replies(request, pipe.request.payload, pipe.request.remote)) as replies:
             with self._working():
                 reply = await anext(replies)
             response = _response(reply)
-            response.opt.no_response = request.no_response or None
+            response.opt.no_response = request.unwanted[pipe.request.mtype is not Type.NON] or None
             pipe.add_response(response, is_last=reply.observe is None)
             if reply.observe is None:
                 return
@@ -153,9 +151,9 @@ class _Site(Resource):  # type: ignore[misc] # aiocoap has no types
             if not self._under_way:
                 self._idle.set()
 
-    async def _replies(self, request: Request, remote: Any) -> AsyncGenerator[Reply]:
+    async def _replies(self, request: Request, payload: bytes, remote: Any) -> AsyncGenerator[Reply]:
         """The reply, and further ones if it is a notification."""
-        begun = self._resources.begin(request, remote.blockwise_key)
+        begun = self._resources.begin(request, payload, remote.blockwise_key)
         let_in = getattr(remote, "prove", None)
         if isinstance(begun, Reply):
             yield begun

@@ -24,7 +24,7 @@ _Send = Callable[[bytes, Address], None]
 
 def exchange(address: Address, id_: int) -> bytes:
     """What tells a message from others of the same socket: bytes, as those are small."""
-    peer, local = address
+    peer, local = address.peer, address.local
     key = _pack(peer[1], id_) + peer[0].encode()
     if len(peer) > 2:
         key = peer[3].to_bytes(4) + key  # the interface, where the address needs one
@@ -34,40 +34,53 @@ def exchange(address: Address, id_: int) -> bytes:
 class Answers:
     """What requests were answered, so that one which comes again is not done again (§4.5). The oldest are forgotten
     first, by age or for want of room. max_bytes: of memory, about.
+
+    entries: by exchange; `find` says what an entry is worth.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self.entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
         self._bytes = 0
+        self._oldest = 0.0  # no entry ends before
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.entries)
 
     def keep(self, key: bytes, datagram: bytes, now: float) -> None:
         """Remember an answer, instead of what was remembered before. Empty: there is none, or not yet.
 
         now: seconds of a monotonic clock, as of `find`.
         """
-        self.forget(key)
-        entries = self._entries
-        entries[key] = (now + EXCHANGE_LIFETIME, datagram)
+        entries = self.entries
+        if key in entries:
+            self.forget(key)
+        entries[key] = now + EXCHANGE_LIFETIME, datagram
         self._bytes += len(datagram) + _ENTRY
-        while entries:
-            oldest, (end, answer) = next(iter(entries.items()))
-            if end > now and self._bytes <= self._max_bytes:
-                break
-            del entries[oldest]
+        while self._bytes > self._max_bytes:
+            _, (_, answer) = entries.popitem(last=False)
             self._bytes -= len(answer) + _ENTRY
+        if now >= self._oldest:
+            self._let_go(now)
+
+    def _let_go(self, now: float) -> None:
+        """Forget what is too old."""
+        entries = self.entries
+        while entries:
+            key, (end, _) = next(iter(entries.items()))
+            if end > now:
+                self._oldest = end
+                return
+            self.forget(key)
 
     def forget(self, key: bytes) -> None:
         """Take a request as new."""
-        if (entry := self._entries.pop(key, None)) is not None:
+        if (entry := self.entries.pop(key, None)) is not None:
             self._bytes -= len(entry[1]) + _ENTRY
 
     def find(self, key: bytes, now: float) -> bytes | None:
         """The answer; None when the request is new."""
-        entry = self._entries.get(key)
+        entry = self.entries.get(key)
         return entry[1] if entry is not None and entry[0] > now else None
 
 

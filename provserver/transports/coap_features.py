@@ -24,7 +24,7 @@ from provserver.services.data import Data
 from provserver.services.sessions import Sessions
 from provserver.transports.attributes import Changes, watching
 from provserver.transports.coap_message import Code
-from provserver.transports.coap_options import Reply, Request, Target, text_format
+from provserver.transports.coap_options import Reply, Request, Target
 
 MAX_OBSERVERS = 10_000
 MAX_OBSERVERS_PER_DEVICE = 4
@@ -84,6 +84,7 @@ class Features:
                 watching(self._sessions, device.device_id) as changes,
                 self._observers.joined(device.device_id, changes) as joined,
             ):
+                changes.add(None)  # what went before anybody watched was not heard
                 async with asyncio.timeout(self._request_timeout):
                     values = await self._data.changed_attributes(device.device_id, ())
                 if not joined:
@@ -194,4 +195,4 @@ def _refusal(fault: Exception) -> Reply:
 
 
 def _json(value: object, request: Request, observe: int | None = None) -> Reply:
-    return Reply(Code.CONTENT, msgspec.json.encode(value), text_format(request), observe=observe)
+    return Reply(Code.CONTENT, msgspec.json.encode(value), request.json_format, observe=observe)

@@ -1,8 +1,10 @@
 """CoAP messages and their bytes in a datagram (RFC 7252 §3)."""
 
+import struct
 from enum import IntEnum
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 Options = tuple[tuple[int, bytes], ...]
 """Numbers and values, in the order of the numbers."""
@@ -11,7 +13,11 @@ MAX_TOKEN = 8
 MAX_OPTIONS = 64
 """Of one message: nobody needs as many, and each takes time."""
 
+_MAX_REMEMBERED = 128
+"""Bytes of options that are remembered as they were read, as devices of a kind send the same."""
+
 _VERSION = 1 << 6
+_head = struct.Struct("!BBH").pack
 _MARKER = 0xFF
 _MAX_NUMBER = 65_535
 
@@ -55,7 +61,7 @@ class Malformed(ValueError):  # noqa: N818
         self.id = id_
 
 
-class Message(NamedTuple):
+class Message(msgspec.Struct, frozen=True):
     """A message."""
 
     type: int
@@ -87,31 +93,40 @@ def decode(datagram: bytes) -> Message:
     if len(datagram) < 4 or datagram[0] >> 6 != 1:
         raise Malformed
     first, code, id_ = datagram[0], datagram[1], datagram[2] << 8 | datagram[3]
-    type_, start = first >> 4 & 3, 4 + (first & 15)
-    rejected = id_ if type_ == 0 else None
-    if start > 12 or start > len(datagram) or not _SUITS[type_ << 8 | code] or (code == 0 and len(datagram) > 4):
-        raise Malformed(rejected)
+    type_, start, size = first >> 4 & 3, 4 + (first & 15), len(datagram)
+    if start > 12 or start > size or not _SUITS[type_ << 8 | code] or (code == 0 and size > 4):
+        raise Malformed(id_ if type_ == 0 else None)
+    # Where whole options end before the first such byte, it is the marker; else it may be within an option.
+    marker = datagram.find(b"\xff", start)
+    end = marker if marker >= 0 else size
+    options = _remembered(datagram[start:end]) if end - start <= _MAX_REMEMBERED and marker != size - 1 else None
+    if options is not None:
+        return Message(type_, code, id_, datagram[4:start], options, datagram[end + 1 :])
     try:
-        options, end = _decode_options(datagram, start)
+        read, end = _decode_options(datagram, start)
     except IndexError:  # the datagram ends too early
-        raise Malformed(rejected) from None
-    if options is None:
-        raise Malformed(rejected)
-    return Message(type_, code, id_, datagram[4:start], tuple(options), datagram[end:])
+        read = None
+    if read is None:
+        raise Malformed(id_ if type_ == 0 else None)
+    return Message(type_, code, id_, datagram[4:start], tuple(read), datagram[end:])
 
 
 def encode(message: Message) -> bytes:
     """Write a message."""
-    type_, code, id_, token, options, payload = message
-    head = bytes((_VERSION | type_ << 4 | len(token), code, id_ >> 8, id_ & 0xFF)) + token
-    if payload:
-        return head + _encode_options(options) + b"\xff" + payload
-    return head + _encode_options(options)
+    return assemble(
+        message.type, message.code, message.id, message.token, encode_options(message.options), message.payload
+    )
+
+
+def assemble(type_: int, code: int, id_: int, token: bytes, options: bytes, payload: bytes) -> bytes:
+    """Write a message whose options are written already."""
+    head = _head(_VERSION | type_ << 4 | len(token), code, id_) + token + options
+    return head + b"\xff" + payload if payload else head
 
 
 def empty(type_: Type, id_: int) -> bytes:
     """An acknowledgement or a reset (§4.2)."""
-    return bytes((_VERSION | type_ << 4, 0, id_ >> 8, id_ & 0xFF))
+    return _head(_VERSION | type_ << 4, 0, id_)
 
 
 def uint(value: int) -> bytes:
@@ -141,6 +156,16 @@ def _decode_options(datagram: bytes, at: int) -> tuple[list[tuple[int, bytes]] |
     return options, end
 
 
+@lru_cache(maxsize=256)
+def _remembered(run: bytes) -> Options | None:
+    """The options that bytes are; None if they are none, or end too early."""
+    try:
+        options, _ = _decode_options(run, 0)
+    except IndexError:
+        return None
+    return tuple(options) if options is not None else None
+
+
 def _extended(datagram: bytes, nibble: int, at: int) -> tuple[int, int]:
     """A delta or length that did not fit (§3.1), negative if it is reserved, and what comes after."""
     if nibble == 13:
@@ -150,8 +175,8 @@ def _extended(datagram: bytes, nibble: int, at: int) -> tuple[int, int]:
     return -1, at
 
 
-@lru_cache(maxsize=64)
-def _encode_options(options: Options) -> bytes:
+def encode_options(options: Options) -> bytes:
+    """Write options, that are in the order of their numbers."""
     parts = bytearray()
     before = 0
     for number, value in options:

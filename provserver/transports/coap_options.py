@@ -2,10 +2,13 @@
 
 from collections.abc import Iterable
 from enum import IntEnum
+from functools import lru_cache
 from typing import NamedTuple
 
+import msgspec
+
 from provserver.transports.blockwise import Block
-from provserver.transports.coap_message import Code, Options, uint
+from provserver.transports.coap_message import Code, Options, encode_options, uint
 
 
 class Option(IntEnum):
@@ -53,6 +56,7 @@ _CRITICAL: dict[int, range] = {
 """The critical options that are understood, besides Uri-Path and Uri-Query, and the lengths they may have. Not If-Match
 nor If-None-Match: a condition that is not looked at must not be taken as met (§5.10.8)."""
 
+_NOT_PLAIN = frozenset({Option.OSCORE, Option.BLOCK1, Option.BLOCK2})
 _PROXYING = frozenset({Option.PROXY_URI, Option.PROXY_SCHEME})
 
 _NO_4XX = 8
@@ -70,7 +74,7 @@ class Target(NamedTuple):
         return f"<Target {self.feature}>"
 
 
-class Reply(NamedTuple):
+class Reply(msgspec.Struct, frozen=True):
     """What is answered. max_age: seconds; observe: the number of a notification, None when no more follow."""
 
     code: int
@@ -88,8 +92,6 @@ class Reply(NamedTuple):
     @property
     def options(self) -> Options:
         """As they are sent."""
-        if self.observe is None and self.max_age is None and self.block1 is None and self.block2 is None:
-            return () if self.format is None else ((Option.CONTENT_FORMAT, uint(self.format)),)
         numbers = {
             Option.OBSERVE: self.observe,
             Option.CONTENT_FORMAT: self.format,
@@ -100,24 +102,37 @@ class Reply(NamedTuple):
         }
         return tuple((number, uint(value)) for number, value in numbers.items() if value is not None)
 
+    @property
+    def encoded_options(self) -> bytes:
+        """As bytes."""
+        if self.observe is None and self.block1 is None and self.block2 is None and self.size2 is None:
+            return _encoded(self.format, self.max_age)
+        return encode_options(self.options)
+
+
+@lru_cache(maxsize=64)
+def _encoded(format_: int | None, max_age: int | None) -> bytes:
+    return encode_options(Reply(Code.EMPTY, format=format_, max_age=max_age).options)
+
 
 class Request:
-    """What a request asks for.
+    """What is asked for by a method and options: the same for all requests that have the same.
 
     path, query: the values of Uri-Path and Uri-Query. values: those of other options, the first where one is repeated.
     refusal: why it cannot be taken: it has a critical option that is not known (§5.4.1) or is none of its kind
         (§5.4.3), one that comes again but may not (§5.4.5), or one for a proxy (§5.10.2).
+    target: where path and method lead, or the answer to a request that leads nowhere.
+    unwanted: the classes of response codes that are not to be sent (RFC 7967 §2.1), 1 << class - 1 of each: to a
+        request that needs no confirmation, and to one that does.
+    plain: whether one datagram has all of it, and needs no other.
+    json_format: what JSON is sent under: text where that was asked for.
     """
 
-    __slots__ = ("code", "confirmable", "path", "payload", "query", "refusal", "values")
+    __slots__ = ("code", "json_format", "path", "plain", "query", "refusal", "target", "unwanted", "values")
 
-    def __init__(
-        self, code: int, options: Iterable[tuple[int, bytes]], payload: bytes, *, confirmable: bool = True
-    ) -> None:
+    def __init__(self, code: int, options: Iterable[tuple[int, bytes]]) -> None:
         """options: in the order of their numbers."""
         self.code = code
-        self.confirmable = confirmable
-        self.payload = payload
         path: list[str] = []
         query: list[str] = []
         values: dict[int, bytes] = {}
@@ -138,14 +153,20 @@ class Request:
                 bad = bad or f"Invalid option {number}"
             if len(value) > _MAX_SEGMENT:
                 bad = bad or f"Invalid option {number}"
-        self.path = path
-        self.query = query
+        self.path = tuple(path)
+        self.query = tuple(query)
         self.values = values
+        self.target = _target(code, path)
+        self.plain = _NOT_PLAIN.isdisjoint(values) and not (code == Code.GET and Option.OBSERVE in values)
         self.refusal: Reply | None = None
         if bad:
             self.refusal = Reply(Code.BAD_OPTION, bad.encode())
         elif not _PROXYING.isdisjoint(values):
             self.refusal = Reply(Code.PROXYING_NOT_SUPPORTED)
+        unwanted = self._uint(Option.NO_RESPONSE, 1) or 0
+        rejected = self.refusal is not None and self.refusal.code == Code.BAD_OPTION  # (§5.4.1), to say nothing (§4.3)
+        self.unwanted = unwanted | _NO_4XX if rejected else unwanted, unwanted
+        self.json_format = Format.TEXT if self.format == Format.TEXT else Format.JSON
 
     def __repr__(self) -> str:
         return f"<Request 0.{self.code:02}>"
@@ -171,41 +192,10 @@ class Request:
         """Which part of the answer it asks for."""
         return self._block(Option.BLOCK2)
 
-    @property
-    def no_response(self) -> int:
-        """The classes of response codes that are not to be sent: 1 << class - 1 of each (RFC 7967 §2.1)."""
-        unwanted = self._uint(Option.NO_RESPONSE, 1) or 0
-        if self.refusal is not None and self.refusal.code == Code.BAD_OPTION and not self.confirmable:
-            unwanted |= _NO_4XX  # it is rejected (§5.4.1), which is to say nothing (§4.3)
-        return unwanted
-
     def parameter(self, name: str) -> list[str]:
         """The values of a query parameter."""
         parameters = (each.partition("=") for option in self.query for each in option.split("&"))
         return [value for name_, _, value in parameters if name_ == name]
-
-    def target(self) -> Target | Reply:
-        """Where path and method lead, or the answer to a request that leads nowhere."""
-        path = self.path
-        if len(path) == 1 and "/" in path[0]:  # the whole path in one option
-            path = path[0].removeprefix("/").split("/")
-        if path[:2] != ["api", "v1"]:
-            return Reply(Code.NOT_FOUND)
-        if self.code not in (Code.GET, Code.POST):
-            return Reply(Code.METHOD_NOT_ALLOWED)
-        match path[2:]:
-            case (feature,):
-                found = Target(feature.lower())
-            case (feature, number, *_) if _is_number(number):
-                found = Target(feature.lower(), request_id=number)
-            case (token, feature, number, *_) if _is_number(number):
-                found = Target(feature.lower(), token, number)
-            case (token, feature, *_):
-                found = Target(feature.lower(), token)
-            case _:
-                return Reply(Code.BAD_REQUEST)
-        taken = _FEATURES if self.code == Code.POST else _READABLE
-        return found if found.feature in taken else Reply(Code.BAD_REQUEST)
 
     def _uint(self, number: int, longest: int) -> int | None:
         value = self.values.get(number)
@@ -216,9 +206,32 @@ class Request:
         return None if value is None else Block.of(value)
 
 
-def text_format(request: Request) -> Format:
-    """The format that JSON is sent under: text where that was asked for."""
-    return Format.TEXT if request.format == Format.TEXT else Format.JSON
+@lru_cache(maxsize=128)
+def requested(code: int, options: Options) -> Request:
+    """What is asked for; devices of a kind ask for the same."""
+    return Request(code, options)
+
+
+def _target(code: int, path: list[str]) -> Target | Reply:
+    if len(path) == 1 and "/" in path[0]:  # the whole path in one option
+        path = path[0].removeprefix("/").split("/")
+    if path[:2] != ["api", "v1"]:
+        return Reply(Code.NOT_FOUND)
+    if code not in (Code.GET, Code.POST):
+        return Reply(Code.METHOD_NOT_ALLOWED)
+    match path[2:]:
+        case (feature,):
+            found = Target(feature.lower())
+        case (feature, number, *_) if _is_number(number):
+            found = Target(feature.lower(), request_id=number)
+        case (token, feature, number, *_) if _is_number(number):
+            found = Target(feature.lower(), token, number)
+        case (token, feature, *_):
+            found = Target(feature.lower(), token)
+        case _:
+            return Reply(Code.BAD_REQUEST)
+    taken = _FEATURES if code == Code.POST else _READABLE
+    return found if found.feature in taken else Reply(Code.BAD_REQUEST)
 
 
 def _complaint(number: int, value: bytes, *, again: bool) -> str:

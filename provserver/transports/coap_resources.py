@@ -4,7 +4,9 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Hashable
 from contextlib import aclosing
-from typing import NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from provserver.core.model import Peer
 from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
@@ -12,11 +14,12 @@ from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports.blockwise import Progress, RequestBodies, ResponseBodies, cut
 from provserver.transports.coap_features import Features
 from provserver.transports.coap_message import Code
-from provserver.transports.coap_options import Format, Option, Reply, Request, Target, text_format
+from provserver.transports.coap_options import Format, Option, Reply, Request, Target
 
 log = logging.getLogger("provserver.coap")
 
 BLOCK_EXPONENT = 6  # 1024 bytes, the largest over UDP
+_BLOCK = 1 << BLOCK_EXPONENT + 4
 
 _PROGRESS = {
     Progress.CONTINUE: Code.CONTINUE,
@@ -30,13 +33,16 @@ BUSY = Reply(Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS)
 _BLOCKS = frozenset({Option.BLOCK1, Option.BLOCK2})
 
 
-class Call(NamedTuple):
+class Call(Struct, frozen=True):
     """A request that leads somewhere, and whose body is complete. remote: whoever may ask for more of the answer."""
 
     target: Target
     request: Request
     payload: bytes
     remote: Hashable
+
+    def __repr__(self) -> str:  # payloads are secrets
+        return f"<Call {self.target.feature}>"
 
     @property
     def observes(self) -> bool:
@@ -62,21 +68,33 @@ class Resources:
         self._requests = RequestBodies(max_payload_size)
         self._responses: ResponseBodies[tuple[int, int | None]] = ResponseBodies()
 
-    def begin(self, request: Request, remote: Hashable) -> Call | Reply:
+    def begin(self, request: Request, payload: bytes, remote: Hashable) -> Call | Reply:
         """What is to be done, or the reply where nothing is: to a refused request, to a block that is not the last,
         to one for a later block of an answer. remote: whoever may send blocks of the same body.
         """
+        target = request.target
         if request.refusal is not None:
             return request.refusal
-        target = request.target()
         if isinstance(target, Reply):
             return target
-        if not _BLOCKS.isdisjoint(request.values):
-            payload = self._payload(request, _exchange(request, remote))
-            return payload if isinstance(payload, Reply) else Call(target, request, payload, remote)
-        if len(request.payload) > self._max_payload_size:
+        if not request.plain and not _BLOCKS.isdisjoint(request.values):
+            body = self._payload(request, payload, _exchange(request, remote))
+            return body if isinstance(body, Reply) else Call(target, request, body, remote)
+        if len(payload) > self._max_payload_size:
             return Reply(Code.REQUEST_ENTITY_TOO_LARGE)
-        return Call(target, request, request.payload, remote)
+        return Call(target, request, payload, remote)
+
+    def provision(self, call: Call, peer: Peer, done: Callable[[Reply], None]) -> None:
+        """Answer a call that provisions as `answer` does, but through `done`, at once or later, and without a task."""
+
+        def answered(answer: Answer) -> None:
+            done(self._reply(call, answer))
+
+        try:
+            self._provisioning.request(call.payload, peer, answered)
+        except Exception:
+            log.exception("a request failed")
+            done(Reply(Code.INTERNAL_SERVER_ERROR))
 
     async def answer(self, call: Call, peer: Peer, let_in: Callable[[], None] | None = None) -> Reply:
         """The one reply to a call. A fault of ours is logged, and told without its words.
@@ -88,15 +106,14 @@ class Resources:
                 answer = await self._provisioning.answer(call.payload, peer)
                 if let_in is not None and answer.outcome is Outcome.SUCCESS:
                     let_in()
-                reply = _reply(answer, call.request)
-            elif self._features is None:
-                reply = Reply(Code.BAD_REQUEST)
-            else:
-                reply = await self._features.answer(call.target, call.request, call.payload, peer, let_in)
+                return self._reply(call, answer)
+            if self._features is None:
+                return Reply(Code.BAD_REQUEST)
+            reply = await self._features.answer(call.target, call.request, call.payload, peer, let_in)
+            return self._fitting(reply, call)
         except Exception:
             log.exception("a request failed")
             return Reply(Code.INTERNAL_SERVER_ERROR)
-        return self._fitting(reply, call)
 
     async def observe(self, call: Call, peer: Peer, let_in: Callable[[], None] | None = None) -> AsyncGenerator[Reply]:
         """The replies to a call that observes. let_in: see `answer`."""
@@ -111,7 +128,15 @@ class Resources:
             log.exception("a request failed")
             yield Reply(Code.INTERNAL_SERVER_ERROR)
 
-    def _payload(self, request: Request, key: Hashable) -> bytes | Reply:
+    def _reply(self, call: Call, answer: Answer) -> Reply:
+        outcome, body, format_ = answer.outcome, answer.body, None
+        if body:
+            format_ = Format.OCTETSTREAM if answer.protobuf else call.request.json_format
+        max_age = RETRY_AFTER_SECONDS if outcome is Outcome.UNAVAILABLE else None
+        reply = Reply(RENDERINGS[outcome].coap, body, format_, max_age)
+        return reply if call.request.plain and len(body) <= _BLOCK else self._fitting(reply, call)
+
+    def _payload(self, request: Request, payload: bytes, key: Hashable) -> bytes | Reply:
         """The whole body, or what is answered while it is not complete or its answer is fetched block by block."""
         block1, block2 = request.block1, request.block2
         if any(block is not None and block.exponent == 7 for block in (block1, block2)):
@@ -122,7 +147,6 @@ class Resources:
                 return Reply(Code.REQUEST_ENTITY_INCOMPLETE)
             body, (code, format_) = kept
             return _part(Reply(code, body, format_), block2.number, block2.exponent)
-        payload = request.payload
         if block1 is None:
             return payload if len(payload) <= self._max_payload_size else Reply(Code.REQUEST_ENTITY_TOO_LARGE)
         whole = self._requests.feed(key, block1, payload, self._clock())
@@ -131,9 +155,9 @@ class Resources:
     def _fitting(self, reply: Reply, call: Call) -> Reply:
         """The reply as it fits into a datagram: its first block when it does not, and the others are kept."""
         exponent = BLOCK_EXPONENT
-        if not _BLOCKS.isdisjoint(call.request.values):
+        if not call.request.plain and not _BLOCKS.isdisjoint(call.request.values):
             block2 = call.request.block2
-            reply = reply._replace(block1=call.request.block1)
+            reply = replace(reply, block1=call.request.block1)
             exponent = min(block2.exponent, exponent) if block2 is not None else exponent
         if len(reply.body) <= 1 << exponent + 4:
             return reply
@@ -144,7 +168,7 @@ class Resources:
 
 def _exchange(request: Request, remote: Hashable) -> Hashable:
     """What the blocks of one body have in common."""
-    return remote, request.code, tuple(request.path), tuple(request.query)
+    return remote, request.code, request.path, request.query
 
 
 def _part(reply: Reply, number: int, exponent: int) -> Reply:
@@ -153,12 +177,4 @@ def _part(reply: Reply, number: int, exponent: int) -> Reply:
     if part is None:
         return Reply(Code.BAD_OPTION)
     body, block = part
-    return reply._replace(body=body, block2=block, size2=len(reply.body) if number == 0 else None)
-
-
-def _reply(answer: Answer, request: Request) -> Reply:
-    format_ = None
-    if answer.body:
-        format_ = Format.OCTETSTREAM if answer.protobuf else text_format(request)
-    max_age = RETRY_AFTER_SECONDS if answer.outcome is Outcome.UNAVAILABLE else None
-    return Reply(RENDERINGS[answer.outcome].coap, answer.body, format_, max_age)
+    return replace(reply, body=body, block2=block, size2=len(reply.body) if number == 0 else None)

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Awaitable, Callable
-from weakref import WeakKeyDictionary, WeakSet
+from functools import partial
+from typing import cast
 
 from aiohttp import web
 
-from provserver.errors import RENDERINGS, Outcome, Unavailable
+from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
@@ -17,9 +17,12 @@ from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
 from provserver.transports import external_api
 from provserver.transports.device_api import DeviceApi
+from provserver.transports.http_front import PATH, Front, rendered
 from provserver.transports.http_server import (
     CORS,
+    KEEPALIVE_TIMEOUT,
     RETRY,
+    Connection,
     Runner,
     Server,
     Site,
@@ -43,6 +46,7 @@ class HttpTransport:
     ready: raises Unavailable when the server cannot serve now, for `/readyz`.
     access, data, sessions: for devices that have been provisioned; without them there is provisioning alone.
     access, datastreams: for Blynk's API.
+    front: whether plain provision requests are answered without aiohttp.
     connect_timeout: seconds from accepting a connection to its first request's headers, and for each body.
     request_timeout: seconds after which a device is told to come back.
     """
@@ -56,6 +60,7 @@ class HttpTransport:
         data: Data | None = None,
         sessions: Sessions | None = None,
         datastreams: Datastreams | None = None,
+        front: bool = True,
         max_payload_size: int = 65_536,
         max_connections: int = 10_000,
         connect_timeout: float = 10.0,
@@ -64,18 +69,9 @@ class HttpTransport:
         self._provisioning = provisioning
         self._ready = ready
         self._connect_timeout = connect_timeout
-        self._spoken: WeakSet[asyncio.Transport] = WeakSet()
-        self._accepted: WeakKeyDictionary[asyncio.Transport, float] = WeakKeyDictionary()
-
-        @web.middleware
-        async def spoken(request: web.Request, handler: _Handler) -> web.StreamResponse:
-            if request.transport is not None:
-                self._spoken.add(request.transport)
-            return await handler(request)
-
-        application = web.Application(client_max_size=max_payload_size, middlewares=[spoken])
-        application.router.add_post("/api/v1/provision", self._provision)
-        application.router.add_options("/api/v1/provision", _preflight)
+        application = web.Application(client_max_size=max_payload_size, middlewares=[_spoken])
+        application.router.add_post(PATH, self._provision)
+        application.router.add_options(PATH, _preflight)
         application.router.add_get("/healthz", _healthz)
         application.router.add_get("/readyz", self._readyz)
         self._device_api: DeviceApi | None = None
@@ -89,9 +85,9 @@ class HttpTransport:
         self._runner = Runner(
             application,
             max_connections,
+            partial(Front, provisioning=provisioning, max_body=max_payload_size) if front else None,
             access_log=None,
             logger=protocol_log,
-            keepalive_timeout=75,
             lingering_time=connect_timeout,
             handle_signals=False,
         )
@@ -142,11 +138,9 @@ class HttpTransport:
         if not payload:
             return refusal(400, "The body is empty!")
         answer = await self._provisioning.answer(payload, peer(request), accept_protobuf=False)
-        rendering = RENDERINGS[answer.outcome]
-        if not answer.body:
-            return refusal(rendering.http, rendering.error or "")
-        headers = RETRY if answer.outcome is Outcome.UNAVAILABLE else CORS
-        return web.Response(body=answer.body, status=rendering.http, content_type="application/json", headers=headers)
+        status, text = rendered(answer)
+        headers = RETRY if status == 503 else CORS
+        return web.Response(body=text, status=status, content_type="application/json", headers=headers)
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         try:
@@ -156,21 +150,20 @@ class HttpTransport:
         return web.json_response({"status": "ready"})
 
     async def _sweep(self) -> None:
-        """Close connections that never say anything: aiohttp has a time limit between requests only."""
         reported = 0
         while True:
-            await asyncio.sleep(self._connect_timeout / 4)
+            await asyncio.sleep(min(self._connect_timeout, KEEPALIVE_TIMEOUT) / 4)
             if self.refused > reported:
                 log.warning("%d connections were refused: max_connections are open", self.refused - reported)
                 reported = self.refused
-            server = self._runner.server
-            now = time.monotonic()
-            for handler in server.connections if server is not None else ():
-                transport = handler.transport
-                if transport is None or transport in self._spoken:
-                    continue
-                if now - self._accepted.setdefault(transport, now) > self._connect_timeout:
-                    transport.abort()
+            if isinstance(self._runner.server, Server):
+                self._runner.server.sweep(self._connect_timeout)
+
+
+@web.middleware
+async def _spoken(request: web.Request, handler: _Handler) -> web.StreamResponse:
+    cast("Connection", request.protocol).spoken = True
+    return await handler(request)
 
 
 async def _preflight(_request: web.Request) -> web.Response:

@@ -7,12 +7,12 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
-import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from provserver.core.model import Peer, Transport
 from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.transports.http_front import SERVER, Behind, Front, channel_peer, refusal_body
 
 log = logging.getLogger("provserver.http")
 
@@ -27,6 +27,9 @@ protocol_log = logging.getLogger("provserver.http.protocol")
 
 _BACKLOG = 4096
 
+KEEPALIVE_TIMEOUT = 75.0
+"""Seconds after which a connection is closed that was of use before."""
+
 LARGE_BODIES = {"/external/api/batch/update": 2 * 1024 * 1024}
 """Bytes of a body on paths that read it once its sender has authenticated; elsewhere it is `client_max_size`."""
 
@@ -35,19 +38,23 @@ class Connection(web.RequestHandler):
     """A connection that does not quote what it could not read, as that may be a secret after a wrong length.
 
     when_lost: called when it is lost, for who would else wait in vain.
+    accepted: when, by the loop's clock. spoken: whether there was a request.
     """
 
-    __slots__ = ("when_lost",)
+    __slots__ = ("accepted", "spoken", "when_lost")
 
     def __init__(self, server: "Server", **options: object) -> None:
         super().__init__(server, **options)  # type: ignore[arg-type] # as aiohttp passes them on
         self.when_lost: Callable[[], None] | None = None
+        self.accepted = 0.0
+        self.spoken = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Stay, if there is room."""
         if cast("Server", self._manager).full():
             transport.close()
         else:
+            self.accepted = self._loop.time()
             super().connection_made(transport)
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -69,40 +76,89 @@ class Connection(web.RequestHandler):
         protocol_log.debug("a request could not be read (%s)", type(exc).__name__)
         response = refusal(400, "The request is not valid HTTP!")
         response.force_close()
+        response.headers["Server"] = SERVER
         return response
 
 
 class Server(web.Server):
-    """Makes the connections, up to a number; one more is closed at once, and counted in `refused`."""
+    """Makes the connections, up to a number; one more is closed at once, and counted in `refused`.
 
-    def __init__(self, max_connections: int, handler: Callable[..., Awaitable[web.StreamResponse]], **options: object):
+    front: makes what answers plain requests before they come to us.
+    """
+
+    def __init__(
+        self,
+        max_connections: int,
+        front: Callable[[Behind], Front] | None,
+        handler: Callable[..., Awaitable[web.StreamResponse]],
+        **options: object,
+    ) -> None:
         super().__init__(handler, **options)  # type: ignore[arg-type] # as aiohttp passes them on
         self._max_connections = max_connections
+        self._front = front
+        self.fronts: set[Front] = set()
         self.refused = 0
 
     def full(self) -> bool:
         """Whether a connection must be refused; it is then counted."""
-        if len(self._connections) < self._max_connections:
+        if len(self._connections) + len(self.fronts) < self._max_connections:
             return False
         self.refused += 1
         return True
 
-    def __call__(self) -> web.RequestHandler:
+    def __call__(self) -> asyncio.BaseProtocol:  # type: ignore[override] # aiohttp gives it to the loop only
         """Make one, for the loop."""
-        return Connection(self, loop=self._loop, **self._kwargs)
+        return self._front(self) if self._front is not None else self._connection()
+
+    def take(self, front: Front) -> asyncio.Protocol:
+        """Take a connection over."""
+        connection = self._connection()
+        connection.connection_made(cast("asyncio.BaseTransport", front.transport))
+        connection.accepted, connection.spoken = front.accepted, front.peer is not None
+        return connection
+
+    def sweep(self, connect_timeout: float) -> None:
+        """Close connections that say nothing: aiohttp has a time limit between requests only."""
+        now = self._loop.time()
+        for handler, transport in tuple(self._connections.items()):
+            connection = cast("Connection", handler)
+            if not connection.spoken and now - connection.accepted > connect_timeout:
+                transport.abort()
+        for front in tuple(self.fronts):
+            front.expire(now, connect_timeout, KEEPALIVE_TIMEOUT)
+
+    def pre_shutdown(self) -> None:
+        """Close what is idle."""
+        for front in tuple(self.fronts):
+            front.close()
+        super().pre_shutdown()
+
+    async def shutdown(self, timeout: float | None = None) -> None:
+        """Close all, those with a request under way once it is answered."""
+        await asyncio.gather(super().shutdown(timeout), *(front.shutdown(timeout) for front in self.fronts))
+
+    def _connection(self) -> Connection:
+        return Connection(self, loop=self._loop, keepalive_timeout=KEEPALIVE_TIMEOUT, **self._kwargs)
 
 
 class Runner(web.AppRunner):
-    """Puts `_as_json` around the whole application: aiohttp answers `Expect` before its middlewares."""
+    """Puts `_answer` around the whole application: aiohttp answers `Expect` before its middlewares."""
 
-    def __init__(self, application: web.Application, max_connections: int, **options: object) -> None:
+    def __init__(
+        self,
+        application: web.Application,
+        max_connections: int,
+        front: Callable[[Behind], Front] | None,
+        **options: object,
+    ) -> None:
         super().__init__(application, **options)  # type: ignore[arg-type] # as aiohttp passes them on
         self._max_connections = max_connections
+        self._front = front
 
     async def _make_server(self) -> web.Server:
         made = await super()._make_server()
-        handler = partial(_as_json, handler=made.request_handler)
-        return Server(self._max_connections, handler, request_factory=made.request_factory, **self._kwargs)
+        handler = partial(_answer, handler=made.request_handler)
+        return Server(self._max_connections, self._front, handler, request_factory=made.request_factory, **self._kwargs)
 
 
 class Site(web.BaseSite):
@@ -144,10 +200,7 @@ class Site(web.BaseSite):
 def peer(request: web.BaseRequest) -> Peer:
     """Who asks."""
     channel = request.transport
-    if channel is None:
-        return Peer(Transport.HTTP, request.remote or "")
-    certificates, psk = channel.get_extra_info("certificates", ()), channel.get_extra_info("psk")
-    return Peer(Transport.HTTP, request.remote or "", certificates, psk)
+    return channel_peer(channel) if channel is not None else Peer(Transport.HTTP, request.remote or "")
 
 
 async def body(request: web.BaseRequest, limit: float) -> bytes:
@@ -161,8 +214,17 @@ async def body(request: web.BaseRequest, limit: float) -> bytes:
 
 def refusal(status: int, message: str, headers: dict[str, str] | None = None) -> web.Response:
     """A refusal that any client of ours can read."""
-    text = msgspec.json.encode({"errorMsg": message, "status": "FAILURE", "provisionDeviceStatus": "FAILURE"})
-    return web.Response(body=text, status=status, content_type="application/json", headers=CORS | (headers or {}))
+    headers = CORS | (headers or {})
+    return web.Response(body=refusal_body(message), status=status, content_type="application/json", headers=headers)
+
+
+async def _answer(
+    request: web.BaseRequest, handler: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Every answer says who serves as the front does, without versions."""
+    response = await _as_json(request, handler)
+    response.headers["Server"] = SERVER
+    return response
 
 
 async def _as_json(

@@ -10,7 +10,8 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+
+import msgspec
 
 log = logging.getLogger("provserver.udp")
 
@@ -23,7 +24,7 @@ _RECEIVE_BUFFER = 4 * 1024 * 1024
 datagrams: fewer than there are devices when the power comes back, and each that is lost comes again seconds later."""
 
 
-class Address(NamedTuple):
+class Address(msgspec.Struct, frozen=True):
     """Where a datagram came from, and the address it came to as the kernel wants it back (in_pktinfo, in6_pktinfo).
 
     local: empty where the socket listens on one address only.
@@ -75,9 +76,9 @@ class UdpSocket:
 
     def send(self, datagram: bytes, address: Address) -> None:
         """Send a datagram to where another came from."""
-        peer, local = address
+        peer = address.peer
         try:
-            if local:
+            if local := address.local:
                 self._socket.sendmsg((datagram,), ((self._level, self._option, local),), 0, peer)
             else:
                 self._socket.sendto(datagram, peer)

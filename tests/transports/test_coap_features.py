@@ -24,7 +24,7 @@ from provserver.services.data import Data
 from provserver.transports import coap, coap_features
 from provserver.transports.coap import CoapTransport
 from provserver.transports.coap_udp import UdpRemote, listen
-from tests.transports.devices import Backend, Device, backend, going_away
+from tests.transports.devices import Backend, Device, RevokedMeanwhile, backend, going_away
 from tests.transports.test_coap import LIMIT, Site
 from tests.transports.test_http import logging_as_serve_does
 
@@ -444,6 +444,17 @@ async def test_a_revocation_ends_an_observation_at_once(back: Backend, site: Sit
 
     assert (response.code, response.opt.observe, response.payload) == (Code.UNAUTHORIZED, None, b"")
     await back.until_watched(device, 0)
+
+
+async def test_a_revocation_before_anybody_watched_ends_an_observation(back: Backend, front: bool) -> None:
+    device = await back.device("revoked early")
+    async with serving(back, front=front, access=RevokedMeanwhile(back, device)) as site, site.datagrams() as client:
+        client.send(observe(device, 1))
+        await client.message()
+        response = await client.message()
+        client.send(acknowledgement(response))
+
+    assert (response.code, response.opt.observe, response.payload) == (Code.UNAUTHORIZED, None, b"")
 
 
 async def test_a_notification_that_is_large_is_fetched_in_blocks(back: Backend, site: Site) -> None:

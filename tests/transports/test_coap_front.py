@@ -1,21 +1,24 @@
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from provserver.core.model import Peer, Transport
 from provserver.errors import RETRY_AFTER_SECONDS, Outcome
-from provserver.services.provisioning import Answer, Provisioning
+from provserver.services.provisioning import Answer, Done, Provisioning
 from provserver.transports import coap_exchanges, coap_front
 from provserver.transports.coap_exchanges import EXCHANGE_LIFETIME
 from provserver.transports.coap_front import Front
 from provserver.transports.coap_message import Code, Message, Options, Type, decode, empty, encode, uint
+from provserver.transports.coap_options import Reply
 from provserver.transports.coap_resources import Resources
 from provserver.transports.udp import Address
 from tests.transports.devices import until
@@ -31,18 +34,29 @@ class Desk(Provisioning):
     """Decides what it is told to, when it is told to."""
 
     def __init__(self) -> None:
-        self.answers: dict[bytes, Answer | Exception] = {}
+        self.answers: dict[bytes, Answer] = {}
         self.asked: list[tuple[bytes, Peer]] = []
-        self.open = asyncio.Event()
-        self.open.set()
+        self._waiting: list[Callable[[], None]] = []
+        self._open = True
 
-    async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:  # noqa: ARG002
+    def request(self, payload: bytes, peer: Peer, done: Done, *, accept_protobuf: bool = True) -> None:  # noqa: ARG002
         self.asked.append((payload, peer))
-        await self.open.wait()
         answer = self.answers.get(payload, Answer(Outcome.SUCCESS, b'{"status":"SUCCESS"}'))
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if self._open:
+            asyncio.get_running_loop().call_soon(done, answer)
+        else:
+            self._waiting.append(partial(done, answer))
+
+    def close(self) -> None:
+        """Let answers wait."""
+        self._open = False
+
+    def open(self) -> None:
+        """Give those that wait."""
+        self._open = True
+        waiting, self._waiting = self._waiting, []
+        for answer in waiting:
+            asyncio.get_running_loop().call_soon(answer)
 
 
 class Beyond:
@@ -116,6 +130,42 @@ async def test_an_answer_is_on_the_acknowledgement(talk: Talk) -> None:
     assert talk.desk.asked == [(b"{}", Peer(Transport.COAP, "192.0.2.1"))]
 
 
+async def test_an_answer_may_be_there_at_once(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(_payload: bytes, _peer: Peer, done: Done) -> None:
+        done(Answer(Outcome.UNDECODABLE, b""))
+
+    monkeypatch.setattr(talk.desk, "request", request)
+    for _ in range(2):
+        talk.tell(post())
+
+    assert [decode(answer).code for answer in talk.heard()] == [Code.BAD_REQUEST] * 2
+    assert not talk.front._under_way
+
+
+async def test_a_fault_of_ours_is_told_without_its_words(
+    talk: Talk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def request(*_: object) -> None:
+        raise ZeroDivisionError("pl4nted")
+
+    monkeypatch.setattr(talk.desk, "request", request)
+    (answer,) = await talk.ask(post())
+
+    assert (decode(answer).code, decode(answer).payload) == (Code.INTERNAL_SERVER_ERROR, b"")
+    assert "a request failed" in caplog.text
+
+
+async def test_what_is_sent_alike_by_many_is_told_apart(talk: Talk) -> None:
+    """The options are remembered; nothing else is."""
+    for n, type_ in enumerate((Type.CON, Type.NON) * 2):
+        (answer,) = await talk.ask(post(n, type_=type_, token=bytes([n]), body=b"%d" % n))
+        assert (decode(answer).token, decode(answer).type) == (bytes([n]), Type.ACK if type_ == Type.CON else Type.NON)
+    for options, code in (((*PATH, (1, b"")), Code.BAD_OPTION), (PATH, Code.CREATED), ((*PATH, (1, b"")), 130)):
+        assert [decode(each).code for each in await talk.ask(post(100 + code, options=options))] == [code]
+
+    assert [body for body, _ in talk.desk.asked] == [b"0", b"1", b"2", b"3", b"{}"]
+
+
 async def test_who_does_not_ask_for_a_confirmation_gets_none(talk: Talk) -> None:
     assert await talk.ask(post(type_=Type.NON)) == [b"\x53\x41\x10\x00tok" + SUCCESS]
 
@@ -138,7 +188,6 @@ async def test_an_answer_may_have_no_body_and_a_max_age(talk: Talk) -> None:
         b"garbage": Answer(Outcome.UNDECODABLE, b""),
         b"away": Answer(Outcome.UNAVAILABLE, b"{}"),
         b"protobuf": Answer(Outcome.SUCCESS, b"\x08\x01", protobuf=True),
-        b"fault": ZeroDivisionError("pl4nted"),
     }
     asked = {body: decode((await talk.ask(post(n, body=body)))[0]) for n, body in enumerate(talk.desk.answers)}
 
@@ -146,7 +195,6 @@ async def test_an_answer_may_have_no_body_and_a_max_age(talk: Talk) -> None:
         b"garbage": (Code.BAD_REQUEST, (), b""),
         b"away": (Code.SERVICE_UNAVAILABLE, (JSON, (14, uint(RETRY_AFTER_SECONDS))), b"{}"),
         b"protobuf": (Code.CREATED, ((12, b"\x2a"),), b"\x08\x01"),
-        b"fault": (Code.INTERNAL_SERVER_ERROR, (), b""),
     }
 
 
@@ -174,7 +222,7 @@ async def test_a_body_that_is_too_large_is_refused(talk: Talk) -> None:
 
 @pytest.mark.parametrize("code", [*range(3, 32)])
 async def test_other_methods_are_not_allowed(talk: Talk, code: int) -> None:
-    talk.tell(post()._replace(code=code))
+    talk.tell(replace(post(), code=code))
 
     assert [decode(answer).code for answer in talk.heard()] == [Code.METHOD_NOT_ALLOWED]
 
@@ -190,9 +238,9 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("impatient")
 async def test_it_is_announced_and_sent_until_it_is_acknowledged(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coap_exchanges, "ACK_TIMEOUT", 0.001)
-    talk.desk.open.clear()
+    talk.desk.close()
     assert await talk.ask(post()) == [b"\x60\x00\x00\x07"]
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: len(talk.sent) > 2)
 
     assert set(talk.heard()) == {b"\x43\x41\x10\x00tok" + SUCCESS}
@@ -205,9 +253,9 @@ async def test_it_is_announced_and_sent_until_it_is_acknowledged(talk: Talk, mon
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_reset_ends_it_too(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     await talk.ask(post())
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: bool(talk.sent))
     talk.tell(Message(Type.RST, 0, 0x1000))
 
@@ -216,10 +264,10 @@ async def test_a_reset_ends_it_too(talk: Talk) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_who_asks_for_no_confirmation_hears_nothing_meanwhile(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     talk.tell(post(8, type_=Type.NON))
     assert await talk.ask(post(9)) == [b"\x60\x00\x00\x09"]
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: len(talk.sent) == 2)
 
     assert {decode(answer).type for answer in talk.heard()} == {Type.NON, Type.CON}
@@ -229,9 +277,9 @@ async def test_who_asks_for_no_confirmation_hears_nothing_meanwhile(talk: Talk) 
 async def test_only_what_is_not_decided_is_announced(talk: Talk) -> None:
     for n in range(5):
         assert len(await talk.ask(post(n))) == 1
-    talk.desk.open.clear()
+    talk.desk.close()
     assert await talk.ask(post(6)) == [b"\x60\x00\x00\x06"]
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: bool(talk.sent))
     await until(lambda: talk.front._timer is None)
     assert not talk.front._unacknowledged
@@ -249,10 +297,10 @@ async def test_a_request_that_comes_again_is_answered_again_and_done_once(talk: 
 
 
 async def test_a_request_that_comes_again_while_it_is_decided_is_done_once(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     for _ in range(3):
         talk.tell(post())
-    talk.desk.open.set()
+    talk.desk.open()
 
     assert len(await talk.ask(post())) == 1
     assert len(talk.desk.asked) == 1
@@ -260,9 +308,9 @@ async def test_a_request_that_comes_again_while_it_is_decided_is_done_once(talk:
 
 @pytest.mark.usefixtures("impatient")
 async def test_a_request_that_comes_again_is_acknowledged_again(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     assert await talk.ask(post()) == await talk.ask(post()) == [b"\x60\x00\x00\x07"]
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: bool(talk.sent))
     assert decode(talk.heard()[0]).type == Type.CON
 
@@ -335,9 +383,9 @@ async def test_what_is_wanted_is_said(talk: Talk, value: bytes) -> None:
 
 @pytest.mark.usefixtures("impatient")
 async def test_what_is_not_wanted_is_not_said_later(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     assert await talk.ask(post(options=(*PATH, (258, b"\x02")))) == [b"\x60\x00\x00\x07"]
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: not talk.front._under_way)
 
     assert talk.heard() == []
@@ -367,7 +415,7 @@ async def test_a_bad_option_without_confirmation_is_not_answered(talk: Talk) -> 
     ids=str,
 )
 async def test_what_needs_more_is_handed_over_once(talk: Talk, code: int, options: Options) -> None:
-    message = post(options=options)._replace(code=code)
+    message = replace(post(options=options), code=code)
     for _ in range(3):
         talk.tell(message)
 
@@ -495,14 +543,14 @@ async def test_a_flood_of_garbage_from_anywhere_leaves_nothing_behind(talk: Talk
 
 
 async def test_ten_thousand_peers_at_once_get_their_own_answers(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     peers = [Address((f"10.0.{n >> 8}.{n & 255}", 5683)) for n in range(10_000)]
     for n, peer in enumerate(peers):
         body = b'{"n":%d}' % n
         talk.desk.answers[body] = Answer(Outcome.SUCCESS, body)
         talk.tell(post(n, token=n.to_bytes(4), body=body), peer)
         talk.tell(post(n, token=n.to_bytes(4), body=body), peer)
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: not talk.front._under_way)
 
     answers = {address: decode(datagram) for datagram, address in talk.sent if datagram[1]}
@@ -514,13 +562,13 @@ async def test_ten_thousand_peers_at_once_get_their_own_answers(talk: Talk) -> N
 
 async def test_when_too_many_wait_one_more_is_told_to_come_back(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(coap_front, "_MAX_UNDER_WAY", 2)
-    talk.desk.open.clear()
+    talk.desk.close()
     for n in range(3):
         talk.tell(post(n))
     (refused,) = talk.heard()
     assert (decode(refused).id, decode(refused).code) == (2, Code.SERVICE_UNAVAILABLE)
     assert decode(refused).options == ((14, uint(RETRY_AFTER_SECONDS)),)
-    talk.desk.open.set()
+    talk.desk.open()
     await until(lambda: not talk.front._under_way)
 
     assert decode((await talk.ask(post(2)))[-1]).code == Code.CREATED
@@ -531,33 +579,52 @@ async def test_when_too_many_wait_one_more_is_told_to_come_back(talk: Talk, monk
 
 async def test_draining_waits_for_the_answers(talk: Talk) -> None:
     await talk.front.drain(60)
-    talk.desk.open.clear()
+    talk.desk.close()
     talk.tell(post())
     draining = asyncio.create_task(talk.front.drain(60))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert not draining.done()
-    talk.desk.open.set()
+    talk.desk.open()
     await draining
 
     assert len(talk.heard()) == 1
 
 
 async def test_what_is_not_answered_in_time_is_cut_off(talk: Talk) -> None:
-    talk.desk.open.clear()
+    talk.desk.close()
     for n in range(3):
         talk.tell(post(n))
     await talk.front.drain(0.001)
     await talk.front.close()
-    talk.desk.open.set()
+    talk.desk.open()
     await asyncio.sleep(0)
 
     assert (talk.heard(), talk.front._timer) == ([], None)
 
 
+async def test_what_takes_a_task_is_cut_off_too(talk: Talk, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = asyncio.Event()
+
+    async def answer(*_: object) -> Reply:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+        raise AssertionError
+
+    monkeypatch.setattr(Resources, "answer", answer)
+    talk.tell(post(options=((11, b"api"), (11, b"v1"), (11, b"token"), (11, b"telemetry"))))
+    await asyncio.sleep(0)
+    await talk.front.drain(0.001)
+    await talk.front.close()
+
+    assert (ended.is_set(), talk.heard(), talk.desk.asked) == (True, [], [])
+
+
 async def test_nothing_secret_is_shown() -> None:
     message: Any = post(token=b"pl4nted", body=b"pl4nted", options=((11, b"pl4nted"),))
     async with talking() as talk:
-        talk.desk.open.clear()
+        talk.desk.close()
         talk.tell(message)
         assert "pl4nted" not in repr((message, *talk.front._under_way.values(), empty(Type.ACK, 1)))

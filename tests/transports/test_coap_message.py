@@ -4,13 +4,16 @@ from aiocoap.numbers.optionnumbers import OptionNumber
 from aiocoap.optiontypes import OpaqueOption
 from hypothesis import example, given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from provserver.transports.coap_message import (
+    _MAX_REMEMBERED,
     MAX_OPTIONS,
     Code,
     Malformed,
     Message,
     Type,
+    _remembered,
     decode,
     empty,
     encode,
@@ -125,6 +128,14 @@ def test_types_and_codes_must_suit_each_other(type_: Type, code: int) -> None:
 
 # --- any
 
+
+def outcome(datagram: bytes) -> Message | int | None:
+    try:
+        return decode(datagram)
+    except Malformed as fault:
+        return fault.id
+
+
 options = (
     st.lists(
         st.tuples(st.integers(0, 65_535) | st.sampled_from([11, 12, 15, 27, 258, 269]), st.binary(max_size=300)),
@@ -159,10 +170,37 @@ def test_any_datagram_is_a_message_or_malformed(datagram: bytes) -> None:
     assert encode(message) == datagram  # there is one way to write a message
 
 
+@given(messages, st.sampled_from([b"", b"\xff", b"\xffpayload", b"\xff\xff", b"\xf0", b"\xb5a"]))
+@example(Message(0, 2, 1, b"", ((11, b"a\xffb"),), b"x"), b"")
+@example(Message(0, 2, 1, b"", ((12, b"2"), (281, b"")), b"x"), b"")  # a delta of 269 is 0xFF less 0xF2
+def test_options_that_came_before_are_read_alike(message: Message, more: bytes) -> None:
+    datagram = encode(message) + more
+    for each in (datagram, datagram[:-1], datagram):
+        _remembered.cache_clear()
+        assert outcome(each) == outcome(each)
+
+
+@given(st.lists(st.binary(max_size=6).map(lambda rest: b"\x40\x02\x00\x01" + rest), max_size=20))
+def test_what_is_remembered_of_others_changes_nothing(datagrams: list[bytes]) -> None:
+    remembered = [outcome(datagram) for datagram in datagrams]
+    for datagram, before in zip(datagrams, remembered, strict=True):
+        _remembered.cache_clear()
+        assert outcome(datagram) == before
+
+
+@pytest.mark.parametrize("length", [_MAX_REMEMBERED, _MAX_REMEMBERED + 1, 60_000])
+def test_long_options_are_not_remembered(length: int) -> None:
+    _remembered.cache_clear()
+    message = Message(0, 2, 1, b"", ((11, bytes(length - 2 if length < 260 else length - 3)),), b"x")
+    assert decode(encode(message)) == message
+
+    assert _remembered.cache_info().currsize == (length == _MAX_REMEMBERED)
+
+
 @given(messages)
 def test_aiocoap_reads_the_same(message: Message) -> None:
     plain = tuple(each for each in message.options if isinstance(OptionNumber(each[0]).create_option(), OpaqueOption))
-    message = message._replace(options=plain)  # of the others aiocoap keeps what they mean, not their bytes
+    message = replace(message, options=plain)  # of the others aiocoap keeps what they mean, not their bytes
     theirs = aiocoap.Message.decode(encode(message))
 
     assert (int(theirs.mtype), int(theirs.code), theirs.mid) == (message.type, message.code, message.id)

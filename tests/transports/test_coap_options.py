@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from provserver.transports.blockwise import Block
 from provserver.transports.coap_front import ACK_DELAY
-from provserver.transports.coap_message import Options
-from provserver.transports.coap_options import Format, Reply, Request, Target, text_format
+from provserver.transports.coap_message import Options, encode_options
+from provserver.transports.coap_options import Format, Reply, Request, Target, requested
+from provserver.transports.coap_resources import Call
 from tests.transports.test_coap import PATH, Datagrams, Site, serving
 from tests.transports.test_http import Service, logging_as_serve_does, service
 
@@ -126,7 +127,7 @@ async def test_what_is_elective_or_repeatable_may_come_twice(site: Site, number:
 
 
 def path(*segments: str, code: int = Code.POST) -> Target | Reply:
-    return Request(code, [(11, segment.encode()) for segment in segments], b"").target()
+    return Request(code, [(11, segment.encode()) for segment in segments]).target
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_any_path_leads_somewhere(segments: list[str], code: Code) -> None:
     ids=str,
 )
 def test_query_parameters(options: tuple[str, ...], expected: list[str]) -> None:
-    request = Request(Code.GET, [(15, option.encode()) for option in options], b"")
+    request = Request(Code.GET, [(15, option.encode()) for option in options])
 
     assert request.parameter("k") == expected
 
@@ -199,10 +200,10 @@ def test_query_parameters(options: tuple[str, ...], expected: list[str]) -> None
     ids=str,
 )
 def test_the_format_that_is_asked_for(options: Options, format_: int | None, text: bool) -> None:
-    request = Request(Code.POST, options, b"")
+    request = Request(Code.POST, options)
 
     assert request.format == format_
-    assert (text_format(request) is Format.TEXT) is text
+    assert request.json_format is (Format.TEXT if text else Format.JSON)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_the_format_that_is_asked_for(options: Options, format_: int | None, tex
     ],
 )
 def test_a_critical_option_that_is_none_of_its_kind_is_refused(number: int, value: bytes, diagnostic: str) -> None:
-    request = Request(Code.POST, [(number, value)], b"")
+    request = Request(Code.POST, [(number, value)])
 
     assert request.refusal == Reply(Code.BAD_OPTION, diagnostic.encode())
 
@@ -233,10 +234,34 @@ def test_a_critical_option_that_is_none_of_its_kind_is_refused(number: int, valu
     [(b"", Block(0, False, 0)), (b"\x0e", Block(0, True, 6)), (b"\xff\xff\xff", Block(0xFFFFF, True, 7))],
 )
 def test_blocks_are_read(value: bytes, block: Block) -> None:
-    request = Request(Code.POST, [(23, value), (27, value)], b"")
+    request = Request(Code.POST, [(23, value), (27, value)])
 
     assert (request.block1, request.block2) == (block, block)
-    assert Request(Code.POST, [], b"").block1 is None
+    assert Request(Code.POST, []).block1 is None
+
+
+@given(
+    st.sampled_from([Code.GET, Code.POST]),
+    st.lists(
+        st.tuples(st.sampled_from([3, 6, 9, 11, 12, 15, 17, 23, 27, 35, 258, 65_001]), st.binary(max_size=4)),
+        max_size=4,
+    ).map(lambda options: tuple(sorted(options, key=lambda option: option[0]))),
+)
+def test_what_was_asked_before_is_asked_alike(code: Code, options: Options) -> None:
+    def parts(request: Request) -> list[object]:
+        return [getattr(request, name) for name in Request.__slots__]
+
+    requested(code, options)
+    assert parts(requested(code, options)) == parts(Request(code, options))
+
+
+@given(*[st.none() | st.sampled_from([0, 1, 50, 300])] * 3, *[st.none() | st.just(Block(1, True, 6))] * 2)
+def test_the_options_of_a_reply_are_written_alike(
+    format_: int | None, max_age: int | None, observe: int | None, block1: Block | None, block2: Block | None
+) -> None:
+    reply = Reply(Code.CONTENT, b"{}", format_, max_age, observe, block1, block2, 7 if block2 is not None else None)
+
+    assert reply.encoded_options == encode_options(reply.options)
 
 
 def test_the_options_of_a_reply_are_in_order() -> None:
@@ -256,9 +281,10 @@ def test_the_options_of_a_reply_are_in_order() -> None:
 
 
 def test_nothing_that_may_be_secret_is_shown() -> None:
-    request = Request(Code.POST, [(11, b"pl4nted")], b"pl4nted")
+    request = Request(Code.POST, [(11, b"pl4nted"), (15, b"pl4nted")])
+    call = Call(Target("telemetry", "pl4nted"), request, b"pl4nted", None)
 
-    assert "pl4nted" not in repr((request, Reply(Code.CREATED, b"pl4nted")))
+    assert "pl4nted" not in repr((request, call, Reply(Code.CREATED, b"pl4nted")))
 
 
 async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: Service, site: Site) -> None:

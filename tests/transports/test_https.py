@@ -3,7 +3,7 @@
 import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from provserver.transports.tls_stream import TlsAcceptor, over_tls
 from tests.pki import Authority, Issued
 from tests.transports.devices import Backend, backend
 from tests.transports.test_device_api import WAITING
-from tests.transports.test_http import Site, get
+from tests.transports.test_http import Connection, Site, get, post
 from tests.transports.tls_peer import ROOT, server_files
 
 FACTORY = Authority.root("factory")
@@ -28,13 +28,13 @@ async def back(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Async
 
 
 @asynccontextmanager
-async def serving(back: Backend, directory: Path) -> AsyncIterator[Site]:
+async def serving(back: Backend, directory: Path, *, front: bool = True) -> AsyncIterator[Site]:
     context = ServerContext(*server_files(directory))
 
     def wrap(make: ProtocolFactory) -> TlsAcceptor:
         return over_tls(context, make, asyncio.get_running_loop(), shared_key=back.access.shared_key)
 
-    transport = HttpTransport(back.made.provisioning, back.made.database.ping, **back.services)
+    transport = HttpTransport(back.made.provisioning, back.made.database.ping, front=front, **back.services)
     _, port = await transport.start("127.0.0.1", 0, wrap=wrap)
     try:
         yield Site(transport, port, back.made.pair)
@@ -100,14 +100,49 @@ async def test_a_token_serves_with_and_without_a_certificate(
             assert await back.latest(device) == {"n": n}
 
 
-async def test_provisioning_over_tls(back: Backend, tool: Callable[[str], str], tmp_path: Path) -> None:
-    async with serving(back, tmp_path) as site:
+async def test_provisioning_over_tls(back: Backend, tool: Callable[[str], str], tmp_path: Path, front: bool) -> None:
+    async with serving(back, tmp_path, front=front) as site:
         curl = Curl(tool("curl"), tmp_path, site.port, FACTORY.leaf("any"))
 
-        said = await curl("provision", "-d", site.body("over TLS").decode())
+        said = await curl("provision", "-d", site.body(f"over TLS {front}").decode())
 
     assert said.endswith(" 200")
     assert '"status":"SUCCESS"' in said
+
+
+async def test_a_channel_may_prove_the_provision_key(
+    back: Backend, tool: Callable[[str], str], tmp_path: Path, front: bool
+) -> None:
+    pair = back.made.pair
+    async with (
+        serving(back, tmp_path, front=front) as site,
+        s_client(tool("openssl"), site, pair.key, pair.secret) as (reader, writer),
+    ):
+        for n in range(2):
+            writer.write(post(b'{"deviceName":"proved %d %d"}' % (front, n)))
+            response = await Connection(reader, writer).response()
+
+            assert (response.status, response.json["status"]) == (200, "SUCCESS")
+
+
+@asynccontextmanager
+async def s_client(
+    program: str, site: Site, identity: str, secret: str, *options: str
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection protected with a shared key, by `openssl s_client`."""
+    process = await asyncio.create_subprocess_exec(
+        program, "s_client", "-connect", f"127.0.0.1:{site.port}", "-quiet",
+        "-psk_identity", identity, "-psk", secret.encode().hex(), *options,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        yield process.stdout, process.stdin
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()  # it does not end when its input does
+        await process.wait()
 
 
 @pytest.mark.parametrize("version", ["-tls1_2", "-tls1_3"])
@@ -116,18 +151,10 @@ async def test_a_shared_key_is_enough(back: Backend, tool: Callable[[str], str],
     await back.share(device, a=1)
     request = get(b"/api/v1/attributes").replace(b"Host: h", b"Host: h\r\nConnection: close")
     async with serving(back, tmp_path) as site:
-        process = await asyncio.create_subprocess_exec(
-            tool("openssl"), "s_client", "-connect", f"127.0.0.1:{site.port}", version, "-quiet",
-            "-psk_identity", str(device.id), "-psk", device.token.encode().hex(),
-            *(["-cipher", "PSK"] if version == "-tls1_2" else []),
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(request)
-        said = await process.stdout.read()
-        process.stdin.close()
-        await process.wait()
+        options = [version, *(["-cipher", "PSK"] if version == "-tls1_2" else [])]
+        async with s_client(tool("openssl"), site, str(device.id), device.token, *options) as (reader, writer):
+            writer.write(request)
+            said = await reader.read()
 
     assert said.startswith(b"HTTP/1.1 200 ")
     assert said.endswith(b'{"shared":{"a":1}}')
