@@ -3,25 +3,37 @@
 import asyncio
 import os
 import time
+from collections.abc import Callable
 
 import uvloop
+from asyncpg.pgproto import pgproto
 
-from provserver.core import credentials, ids
+from provserver.core import credentials, ids, wire
 from provserver.core.model import Peer
-from provserver.core.wire import Granted, ProvisionRequest
-from provserver.services.provisioning import Provisioning
+from provserver.core.wire import Granted
+from provserver.errors import Outcome
+from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports.mqtt.listener import MqttListener
 
 
 class _Generous(Provisioning):
     """Reads and writes as the real one does, and grants everything at once."""
 
-    def __init__(self) -> None:
-        self._wait_limit = 10.0
+    def __init__(self) -> None: ...
 
-    async def provision(self, request: ProvisionRequest, _peer: Peer) -> Granted:
+    def request(
+        self,
+        payload: bytes,
+        peer: Peer,  # noqa: ARG002
+        done: Callable[[Answer], None],
+        *,
+        accept_protobuf: bool = True,
+    ) -> None:
+        request = wire.decode(payload, accept_protobuf=accept_protobuf)
         token = credentials.access_token(ids.token(os.urandom))
-        return Granted(ids.uuid7(time.time(), os.urandom), request.device_name or "", token)
+        device_id = pgproto.UUID(ids.uuid7_bytes(time.time(), os.urandom))  # as `Settlement` does
+        granted = Granted(device_id, request.device_name or "", token)
+        done(Answer(Outcome.SUCCESS, wire.encode_granted(granted, protobuf=request.protobuf)))
 
 
 async def _serve() -> None:

@@ -64,8 +64,7 @@ def with_token(token: str) -> Claim:
         held = found.get(token)
         return held if held is not None and held.type is CredentialsType.ACCESS_TOKEN else Denial.CREDENTIALS
 
-    possible = token and len(token) <= MAX_LENGTH and token not in RESERVED_IDS and not has_control_characters(token)
-    return Claim((token,) if possible else (), judge)
+    return Claim((token,) if _possible(token) else (), judge)
 
 
 def with_certificate(text: str) -> Claim:
@@ -79,6 +78,21 @@ def with_certificate(text: str) -> Claim:
     return Claim((id_,), judge)
 
 
+def token_in(client_id: str, username: str | None, password: bytes | None) -> tuple[str, str | None] | None:
+    """The access token that a CONNECT presents, in its usual forms, and the id of what would be meant before it.
+
+    None when it presents none, or does it in another way: `with_mqtt` tells.
+    """
+    if username == BLYNK_USER:
+        try:
+            token = (password or b"").decode()
+        except UnicodeDecodeError:
+            return None
+        return (token, None) if _possible(token) else None
+    # A password is what MQTT basic credentials have, and tokens hardly ever.
+    return (username, _combined(client_id, username)) if username and not password else None
+
+
 def with_mqtt(client_id: str, username: str | None, password: bytes | None) -> Claim:
     """User name, password and client id of a CONNECT, in ThingsBoard's order; Blynk's user first."""
     if username == BLYNK_USER:
@@ -88,7 +102,7 @@ def with_mqtt(client_id: str, username: str | None, password: bytes | None) -> C
             return with_token("")
     if not username:
         return _with_client_id(client_id, password)
-    combined = x509.fingerprint(f"{client_id}|{username}")
+    combined = _combined(client_id, username)
     name: str = username
 
     def judge(found: Found) -> Held | Denial:
@@ -103,6 +117,15 @@ def with_mqtt(client_id: str, username: str | None, password: bytes | None) -> C
         return Denial.CREDENTIALS
 
     return Claim((combined, username), judge)
+
+
+def _possible(token: str) -> bool:
+    return bool(token and len(token) <= MAX_LENGTH and token not in RESERVED_IDS and not has_control_characters(token))
+
+
+def _combined(client_id: str, username: str) -> str:
+    """The id of MQTT basic credentials that name both."""
+    return x509.fingerprint(f"{client_id}|{username}")
 
 
 def _with_client_id(client_id: str, password: bytes | None) -> Claim:

@@ -21,6 +21,7 @@ from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import Unavailable
 from provserver.services.grouping import Grouper
 from provserver.services.profiles import open_secret
+from provserver.services.sessions import Presented
 from provserver.services.settlement import open_credentials
 from provserver.store import access as store
 from provserver.store.access import HeldRow
@@ -70,6 +71,15 @@ class Access:
         if peer.certificates or (peer.psk is not None and peer.psk.id_digest is not None):
             return await self.with_channel(peer)
         return await self._judge(authentication.with_mqtt(client_id, username, password))
+
+    def token_in(self, client_id: str, username: str | None, password: bytes | None) -> Presented | None:
+        """The token of a CONNECT in its usual form, for `Sessions.enter` to look up; None: `with_mqtt` is to judge."""
+        found = authentication.token_in(client_id, username, password)
+        if found is None:
+            return None
+        token, before = found
+        digest = self._keys.digest
+        return Presented(digest("credentials", token), digest("credentials", before) if before is not None else None)
 
     async def with_channel(self, peer: Peer) -> Authenticated | Denial:
         """By what the channel has proved: a client certificate, or a device's pre-shared key."""

@@ -1,31 +1,34 @@
 """Live sessions: one a device, whatever process holds it; cut when the device's credentials go.
 
-Who opens a session tells every process (`store/notifications.py`). What they hear comes in the order of the commits,
-so a session that has heard of itself yields to any other that is heard of later, and no clock decides.
+Who opens sessions tells every process (`store/notifications.py`), a group of them at once. What they hear comes in the
+order of the commits, so a session whose group has heard of itself yields to any other that is heard of later, and no
+clock decides.
 """
 
 import asyncio
 import logging
 import os
-import time
+from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum
+from functools import partial
 from itertools import islice
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 import msgspec
 from asyncpg import PostgresError
+from asyncpg.pgproto import pgproto
 
 from provserver.core import ids
 from provserver.core.model import Authenticated
 from provserver.errors import Unavailable
 from provserver.services.grouping import Grouper
 from provserver.store import access as store
-from provserver.store.access import MAX_OPENED, Opening
+from provserver.store.access import MAX_OPENED, Opening, Standing
 from provserver.store.database import Database
-from provserver.store.notifications import Notifications
+from provserver.store.notifications import Notifications, notify
 
 log = logging.getLogger("provserver.sessions")
 
@@ -34,10 +37,21 @@ ONLINE = timedelta(seconds=150)
 
 _REFRESH = 60.0
 
+_CLOSE_DELAY = 0.05
+"""Seconds for which ended sessions are gathered: that a device is offline is not urgent."""
+
+_SWEEP = 1.0
+
 _REVIEWED_AT_ONCE = 50
 
 Wake = Callable[[tuple[str, ...] | None], None]
 """Called with the keys that have changed, () when any may have; None: none have, but authenticate again."""
+
+Keeper = Callable[[UUID], tuple[str, ...] | None]
+"""Gives up what it has kept to tell a device: keys as `Wake` has them; None: nothing."""
+
+_MAX_NAMED = 1_500
+"""Characters of keys in a notification, which may be 8000 bytes (UTF-8, some escaped): more are not named."""
 
 _keys = msgspec.json.Decoder(tuple[str, ...])
 
@@ -62,64 +76,128 @@ class LiveConnection(Protocol):
         """Whether the certificate it came with would be let in again; true if there is none, or nobody can say."""
 
 
-class LiveSession:
-    """A device's session of this process.
+class Presented(NamedTuple):
+    """What a session is to rest on: credentials, by the digest of their id.
 
-    written: it is in the database. told: it has heard of itself, so what it hears of others is newer.
+    issued_at: of those that `Access` has judged. None for an access token that is yet to be looked up: it lets in when
+    it has been used before, and there are no MQTT basic credentials of the id `before`.
     """
 
-    __slots__ = ("_sessions", "connection", "device", "id", "told", "written")
+    id_digest: bytes
+    before: bytes | None = None
+    issued_at: datetime | None = None
 
-    def __init__(self, sessions: "Sessions", id_: UUID, device: Authenticated, connection: LiveConnection) -> None:
+
+Entered = Callable[[bool | Exception], None]
+"""Hears whether the credentials are good, or that nobody can say; not at all when the connection left before."""
+
+
+class _Group:
+    """Sessions that are opened by one statement, and what is heard before its result is.
+
+    told: it has heard of itself, so what it hears of others is newer. unheard: it may have missed that.
+    """
+
+    __slots__ = ("revoked", "taken", "told", "unheard")
+
+    def __init__(self, told: bool = False) -> None:
+        self.told = told
+        self.unheard = False
+        self.revoked: set[bytes] = set()
+        self.taken: set[bytes] = set()
+
+
+_TOLD = _Group(told=True)
+
+
+class LiveSession:
+    """A device's session of this process. device: who it is, once it is open."""
+
+    __slots__ = ("_entered", "_sessions", "connection", "device", "group", "id", "presented", "until")
+
+    device: Authenticated
+
+    def __init__(
+        self,
+        sessions: "Sessions",
+        id_: UUID,
+        presented: Presented,
+        connection: LiveConnection,
+        entered: Entered,
+        until: float,
+    ) -> None:
         self._sessions: Sessions | None = sessions
+        self._entered: Entered | None = entered
+        self.group: _Group | None = None
         self.id = id_
-        self.device = device
+        self.presented = presented
         self.connection = connection
-        self.written = self.told = False
+        self.until = until
 
     @property
     def closed(self) -> bool:
-        """Whether it has ended, from either side."""
+        """Whether it has ended, from either side, or never began."""
         return self._sessions is None
 
     def close(self) -> None:
         """The connection is gone; again is harmless."""
+        self._entered = None
         if self._sessions is not None:
             sessions, self._sessions = self._sessions, None
-            sessions._closed(self)  # noqa: SLF001 - the two are one thing
+            if self.group is not None:
+                sessions._closed(self)  # noqa: SLF001 - the two are one thing
 
     def end(self, cause: Cause) -> None:
         """End it from this side."""
         if self._sessions is not None:
+            entered = self._entered
             self.close()
+            self._entered = entered
             self.connection.end(cause)
+
+    def decide(self, verdict: bool | Exception) -> None:
+        """Tell how it began, once."""
+        entered, self._entered = self._entered, None
+        if entered is not None:
+            if verdict is not True:
+                self._sessions = None
+            entered(verdict)
 
 
 class Sessions:
-    """The live sessions of this process."""
+    """The live sessions of this process. wait_limit: seconds that a device may wait for its session to be open."""
 
-    def __init__(
-        self, database: Database, random: ids.Randomness = os.urandom, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, database: Database, *, wait_limit: float = 10.0, random: ids.Randomness = os.urandom) -> None:
         self._database = database
-        self._random = random
-        self._clock = clock
-        self._process = ids.uuid7(clock(), random)
-        self._live: dict[UUID, LiveSession] = {}
+        self._wait_limit = wait_limit
+        self._process = random(10)
+        self._sender = self._process.hex()
+        self._opened = 0
+        self._groups = 0
+        self._live: dict[bytes, LiveSession] = {}  # by device id
         self._by_credentials: dict[bytes, LiveSession] = {}
         self._watchers: dict[UUID, list[Wake]] = {}
+        self._keepers: list[Keeper] = []
+        self._telling: Grouper[tuple[str, str], None] = Grouper("tell", self._tell)
         self._to_review: dict[LiveSession, None] = {}
         self._reviewing: asyncio.Task[None] | None = None
+        self._entering: dict[LiveSession, None] = {}  # the first came first
+        self._sweeping: asyncio.TimerHandle | None = None
         self._opening: Grouper[LiveSession, bool] = Grouper("session-open", self._open, max_group=MAX_OPENED)
-        self._closing: Grouper[tuple[UUID, UUID], None] = Grouper("session-close", self._close, max_waiting=1_000_000)
+        self._under_way: _Group | None = None
+        self._untold: dict[str, _Group] = {}  # by number: those that have not heard of themselves
+        self._ended: list[tuple[UUID, UUID]] = []  # device, session
+        self._gathering: asyncio.TimerHandle | None = None
+        self._closing: Grouper[list[tuple[UUID, UUID]], None] = Grouper("session-close", self._close)
         self._refreshing: asyncio.Task[None] | None = None
         self._notifications = Notifications(
             database,
             {
-                "session": self._opened_elsewhere,
+                "session": self._heard,
                 "revoked": self._revoked,
                 "profile": self._authorities_changed,
                 "attributes": self._attributes_changed,
+                "polled": self._polled,
             },
             self._catch_up,
         )
@@ -140,28 +218,49 @@ class Sessions:
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
         await self._opening.drain()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        self._record_ends()
         await self._closing.drain()
+        await self._telling.drain()
+
+    def enter(self, presented: Presented, connection: LiveConnection, entered: Entered) -> LiveSession:
+        """Open the session of the device that has these credentials, and end its older one.
+
+        Costs no task and no timer. entered: called once, maybe at once. After True the session is open, unless it was
+        ended meanwhile, as it was revoked or a newer one came.
+        """
+        loop = asyncio.get_running_loop()
+        self._opened += 1
+        id_ = pgproto.UUID(self._process + self._opened.to_bytes(6))
+        session = LiveSession(self, id_, presented, connection, entered, loop.time() + self._wait_limit)
+        self._entering[session] = None
+        if self._sweeping is None:
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
+        self._opening.submit_to(session, partial(self._decide, session))
+        return session
 
     async def open(self, device: Authenticated, connection: LiveConnection) -> LiveSession:
-        """Make this the device's session: an older one is ended, here at once, elsewhere when it is heard.
+        """`enter` for a device that `Access` has judged. Raises Unavailable.
 
         The session comes back closed, and its connection ended, when the credentials were revoked meanwhile or a
-        newer session came. Raises Unavailable.
+        newer session came.
         """
-        session = LiveSession(self, ids.uuid7(self._clock(), self._random), device, connection)
-        older = self._live.get(device.device_id)
-        if older is not None:
-            older.end(Cause.TAKEN_OVER)
-        self._live[device.device_id] = session  # before the write: what is revoked after it must find the session
-        self._by_credentials[device.id_digest] = session
+        verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+        def entered(outcome: bool | Exception) -> None:
+            if isinstance(outcome, Exception):
+                verdict.set_exception(outcome)
+            else:
+                verdict.set_result(outcome)
+
+        session = self.enter(Presented(device.id_digest, issued_at=device.issued_at), connection, entered)
         try:
-            opened = await self._opening.submit(session)
+            if not await verdict:
+                connection.end(Cause.REVOKED)
         except BaseException:
             session.close()
             raise
-        session.written = opened
-        if not opened:
-            session.end(Cause.REVOKED)
         return session
 
     def watch(self, device_id: UUID, wake: Wake) -> Callable[[], None]:
@@ -180,41 +279,133 @@ class Sessions:
 
         return unwatch
 
-    def _closed(self, session: LiveSession) -> None:
-        device = session.device
-        if self._live.get(device.device_id) is session:
-            del self._live[device.device_id]
-        if self._by_credentials.get(device.id_digest) is session:
-            del self._by_credentials[device.id_digest]
-        self._closing.post((device.device_id, session.id))
+    def keep(self, keeper: Keeper) -> Callable[[], None]:
+        """Have `keeper` asked when another process takes a device over, until the returned function is called."""
+        self._keepers.append(keeper)
+        return partial(self._keepers.remove, keeper)
+
+    def take_over(self, device_id: UUID) -> None:
+        """Have `wake` called with what other processes have kept to tell a device. It must be watched here already."""
+        self._telling.post(("polled", f"{self._sender} {device_id}"))
+
+    def _decide(self, session: LiveSession, verdict: bool | Exception) -> None:
+        self._entering.pop(session, None)
+        session.decide(verdict)
+
+    def _sweep(self) -> None:
+        """Tell those who have waited too long: one timer for all of them."""
+        self._sweeping = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for session in tuple(self._entering):
+            if session.until > now:
+                break
+            self._decide(session, Unavailable("Postgres did not answer in time."))
+        if self._entering:
+            self._sweeping = loop.call_later(_SWEEP, self._sweep)
 
     async def _open(self, sessions: Sequence[LiveSession]) -> list[bool | Exception]:
-        # Of two sessions of one device the first has ended by now: it is not written, and nobody waits for it.
-        openings = [_opening(session) for session in sessions if not session.closed]
-        if not openings:
-            return [True] * len(sessions)
+        """Open those that have not left; of several with the same credentials the last, to which the others yield."""
+        last = {session.presented.id_digest: session for session in sessions if not session.closed}
+        if not last:
+            return [False] * len(sessions)
         try:
-            async with self._database.connection() as connection:
-                opened = await store.open_sessions(connection, openings, self._process, ONLINE)
+            opened = await self._write(list(last.values()))
         except PostgresError as fault:
-            if len(sessions) == 1:
-                log.warning("a session could not be opened: %s", type(fault).__name__)
-                return [Unavailable("The session could not be opened.")]
-            return [(await self._open([session]))[0] for session in sessions]
-        return [session.closed or session.id in opened for session in sessions]
+            if len(last) > 1:  # maybe one cannot be written, or a device has come with two tokens
+                return [(await self._open([session]))[0] for session in sessions]
+            log.warning("a session could not be opened: %s", type(fault).__name__)
+            return [Unavailable("The session could not be opened.")] * len(sessions)
+        verdicts: list[bool | Exception] = []
+        for session in sessions:
+            newest = last.get(session.presented.id_digest)
+            verdicts.append(newest in opened)
+            if newest is not session and newest in opened:
+                session.end(Cause.TAKEN_OVER)
+        return verdicts
 
-    async def _close(self, closed: Sequence[tuple[UUID, UUID]]) -> list[None]:
+    async def _write(self, sessions: list[LiveSession]) -> set[LiveSession]:
+        """Make those live whose credentials are good; returns them."""
+        openings = [Opening(session.id, *session.presented) for session in sessions]
+        before: dict[int, Authenticated] = {}
+        while True:
+            self._groups += 1
+            number = str(self._groups)
+            group = self._under_way = self._untold[number] = _Group()
+            try:
+                async with self._database.connection() as connection:
+                    rows = await store.open_sessions(connection, openings, f"{self._sender} {number}", ONLINE)
+            except BaseException:
+                self._untold.pop(number, None)
+                raise
+            finally:
+                self._under_way = None
+            if not rows:
+                self._untold.pop(number, None)
+            if not group.unheard and (
+                not group.revoked or group.revoked.isdisjoint(opening.id_digest for opening in openings)
+            ):
+                break
+            before.update(rows)  # what it missed, or what went meanwhile, shows when it is done again
+        for index, device in rows:
+            before.pop(index, None)
+            self._begin(sessions[index], device, group)
+        for index, device in before.items():
+            self._note_end(device.device_id, sessions[index].id)
+        return {sessions[index] for index, _ in rows}
+
+    def _begin(self, session: LiveSession, device: Authenticated, group: _Group) -> None:
+        """It is written, and the newest of its device in this process."""
+        if session.closed:  # it has left meanwhile
+            self._note_end(device.device_id, session.id)
+            return
+        session.device, session.group = device, group
+        device_id = device.device_id.bytes
+        older = self._live.get(device_id)
+        self._live[device_id] = self._by_credentials[device.id_digest] = session
+        if older is not None:
+            older.end(Cause.TAKEN_OVER)
+        if device_id in group.taken:
+            session.end(Cause.TAKEN_OVER)
+
+    def _closed(self, session: LiveSession) -> None:
+        device = session.device
+        device_id = device.device_id.bytes
+        if self._live.get(device_id) is session:
+            del self._live[device_id]
+        if self._by_credentials.get(device.id_digest) is session:
+            del self._by_credentials[device.id_digest]
+        self._note_end(device.device_id, session.id)
+
+    def _note_end(self, device_id: UUID, session_id: UUID) -> None:
+        """Have it recorded with others that end about now."""
+        self._ended.append((device_id, session_id))
+        if self._gathering is None:
+            self._gathering = asyncio.get_running_loop().call_later(_CLOSE_DELAY, self._record_ends)
+
+    def _record_ends(self) -> None:
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        ended, self._ended = self._ended, []
+        # Where there is a newer session here, the row is that one's by now.
+        if gone := [each for each in ended if each[0].bytes not in self._live]:
+            self._closing.post(gone)
+
+    async def _close(self, parts: Sequence[list[tuple[UUID, UUID]]]) -> list[None]:
+        closed = [each for part in parts for each in part]
         try:
-            async with self._database.connection() as connection:
-                await store.close_sessions(connection, closed)
+            for start in range(0, len(closed), 1000):
+                async with self._database.connection() as connection:
+                    await store.close_sessions(connection, closed[start : start + 1000])
         except (Unavailable, PostgresError) as fault:  # it is offline anyway when its time is over
             log.warning("%d ended sessions were not recorded: %s", len(closed), type(fault).__name__)
-        return [None] * len(closed)
+        return [None] * len(parts)
 
     async def _refresh(self) -> None:
         while True:
             await asyncio.sleep(_REFRESH)
-            sessions = [(device_id, session.id) for device_id, session in self._live.items()]
+            sessions = [(session.device.device_id, session.id) for session in self._live.values()]
             try:
                 for start in range(0, len(sessions), 1000):
                     async with self._database.connection() as connection:
@@ -224,37 +415,49 @@ class Sessions:
 
     async def _catch_up(self) -> None:
         """End what was taken over or revoked while nothing was heard."""
-        sessions = [session for session in self._live.values() if session.written]
+        if self._under_way is not None:
+            self._under_way.unheard = True
+        self._untold.clear()
+        sessions = list(self._live.values())
         for start in range(0, len(sessions), 1000):
             part = sessions[start : start + 1000]
             async with self._database.connection() as connection:
-                newest, good = await store.standing(connection, [_opening(session) for session in part])
+                newest, good = await store.standing(connection, [_standing(session) for session in part])
             for session in part:
                 if session.id not in good:
                     session.end(Cause.REVOKED)
                 elif session.id not in newest:
                     session.end(Cause.TAKEN_OVER)
-                session.told = True
+                session.group = _TOLD
         for session in tuple(self._live.values()):
             session.connection.attributes_changed(())
         for wake in [wake for watchers in self._watchers.values() for wake in watchers]:
             wake(())
         self._review(self._live.values())
 
-    def _opened_elsewhere(self, payload: str) -> None:
-        process, *pairs = payload.split(" ")
-        for device, session_id in zip(pairs[::2], pairs[1::2], strict=True):
-            session = self._live.get(UUID(device))
-            if session is None:
-                continue
-            if session.id == UUID(session_id):
-                session.told = True
-            elif session.told and process != str(self._process):
+    def _heard(self, payload: str) -> None:
+        sender, _, rest = payload.partition(" ")
+        number, _, told = rest.partition(" ")
+        if sender == self._sender:
+            if (group := self._untold.pop(number, None)) is not None:
+                group.told = True
+            return
+        device_ids = a2b_base64(told)
+        under_way = self._under_way
+        for start in range(0, len(device_ids), 16):
+            device_id = device_ids[start : start + 16]
+            session = self._live.get(device_id)
+            if session is not None and session.group is not None and session.group.told:
                 session.end(Cause.TAKEN_OVER)
+            if under_way is not None and under_way.told:
+                under_way.taken.add(device_id)
 
     def _revoked(self, payload: str) -> None:
         digest, device = payload.split(" ")
-        session = self._by_credentials.get(bytes.fromhex(digest))
+        id_digest = bytes.fromhex(digest)
+        if self._under_way is not None:
+            self._under_way.revoked.add(id_digest)
+        session = self._by_credentials.get(id_digest)
         if session is not None:
             session.end(Cause.REVOKED)
         for wake in tuple(self._watchers.get(UUID(device), ())):
@@ -287,17 +490,33 @@ class Sessions:
         except Exception as fault:  # one must not keep the others from being judged
             log.error("a session could not be judged again: %s", type(fault).__name__)  # noqa: TRY400
 
+    def _polled(self, payload: str) -> None:
+        """Tell again what was kept for a device that polls another process now."""
+        sender, _, device = payload.partition(" ")
+        for keeper in self._keepers if sender != self._sender else ():
+            if (keys := keeper(UUID(device))) is not None:
+                named = msgspec.json.encode(keys).decode() if keys else ""
+                self._telling.post(("attributes", f"{device} {named if len(named) < _MAX_NAMED else ''}"))
+
+    async def _tell(self, told: Sequence[tuple[str, str]]) -> list[None]:
+        try:
+            async with self._database.connection() as connection:
+                await notify(connection, told)
+        except (Unavailable, PostgresError) as fault:
+            log.warning("other processes were not told of polls: %s", type(fault).__name__)
+        return [None] * len(told)
+
     def _attributes_changed(self, payload: str) -> None:
         device, _, rest = payload.partition(" ")
         keys = _keys.decode(rest) if rest else ()
         device_id = UUID(device)
-        session = self._live.get(device_id)
+        session = self._live.get(device_id.bytes)
         if session is not None:
             session.connection.attributes_changed(keys)
         for wake in tuple(self._watchers.get(device_id, ())):
             wake(keys)
 
 
-def _opening(session: LiveSession) -> Opening:
+def _standing(session: LiveSession) -> Standing:
     device = session.device
-    return Opening(device.device_id, session.id, device.id_digest, device.issued_at)
+    return Standing(device.device_id, session.id, device.id_digest, device.issued_at)

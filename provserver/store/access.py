@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import NamedTuple
 from uuid import UUID
 
 from provserver.core.model import Authenticated
@@ -19,14 +20,26 @@ class HeldRow:
     sealed: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """A live session that begins."""
+class Opening(NamedTuple):
+    """A live session that begins, and what it rests on: credentials as they were issued at that time.
+
+    issued_at: None for an access token that nobody has looked up yet. It must have been used before, and counts for
+    nothing when there are MQTT basic credentials of the id `before`.
+    """
+
+    session_id: UUID
+    id_digest: bytes
+    before: bytes | None
+    issued_at: datetime | None
+
+
+class Standing(NamedTuple):
+    """A live session that is looked at again."""
 
     device_id: UUID
     session_id: UUID
     id_digest: bytes
-    issued_at: object
+    issued_at: datetime
 
 
 _HELD = """
@@ -86,50 +99,56 @@ async def use(connection: Connection, id_digests: Sequence[bytes]) -> set[bytes]
 
 
 # One notification for the group: each wakes every process. In the order of their commits they tell who is newer.
+# Who is online may be lost with the machine, as its connections are, so the commit waits for no disk.
 _OPEN = """
-WITH opened AS (
+WITH found AS MATERIALIZED (
+    SELECT w.number, w.session_id,
+        d.id, d.name, d.organization_id, d.profile_id, p.revision, d.gateway, c.id_digest, c.created_at
+    FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::timestamptz[]) WITH ORDINALITY
+        AS w(session_id, id_digest, before, issued_at, number)
+    JOIN credentials c ON c.id_digest = w.id_digest
+    JOIN device d ON d.id = c.device_id
+    JOIN device_profile p ON p.id = d.profile_id
+    WHERE CASE WHEN w.issued_at IS NOT NULL THEN c.created_at = w.issued_at
+        ELSE c.type = 'ACCESS_TOKEN' AND c.first_used_at IS NOT NULL
+            AND NOT EXISTS (SELECT FROM credentials b WHERE b.id_digest = w.before AND b.type = 'MQTT_BASIC') END
+    ORDER BY d.id
+), opened AS (
     INSERT INTO presence (device_id, session_id, online_until, last_seen_at)
-    SELECT w.device_id, w.session_id, now() + $6, now()
-    FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[])
-        AS w(device_id, session_id, id_digest, issued_at)
-    JOIN credentials c ON c.id_digest = w.id_digest AND c.created_at = w.issued_at AND c.device_id = w.device_id
-    ORDER BY w.device_id
+    SELECT id, session_id, now() + $5, now() FROM found
     ON CONFLICT (device_id) DO UPDATE SET session_id = excluded.session_id, last_seen_at = excluded.last_seen_at,
         online_until = excluded.online_until
-    RETURNING device_id, session_id
+), told AS (
+    SELECT set_config('synchronous_commit', 'off', true),
+        pg_notify('session', $6 || ' ' || encode(string_agg(uuid_send(id), ''), 'base64')) FROM found
 )
-SELECT array_agg(session_id) AS sessions,
-    pg_notify('session', $5 || string_agg(' ' || device_id || ' ' || session_id, '')) FROM opened
+SELECT number, id, name, organization_id, profile_id, revision, gateway, id_digest, created_at FROM found, told
 """
 
-MAX_OPENED = 90
+MAX_OPENED = 256
 """Sessions that fit into one notification, of 8000 bytes at most."""
 
 
 async def open_sessions(
-    connection: Connection, openings: Sequence[Opening], process: UUID, online: timedelta
-) -> set[UUID]:
-    """Make these the devices' live sessions, and say so to every process: `{process} {device} {session} …`.
+    connection: Connection, openings: Sequence[Opening], sender: str, online: timedelta
+) -> list[tuple[int, Authenticated]]:
+    """Make these their devices' live sessions, and say so to every process: `{sender} {device ids, 16 bytes each}`.
 
-    At most MAX_OPENED, each device once. Returns the sessions whose credentials are still good: the others are not.
+    At most MAX_OPENED, of one device each; the ids are told in base64. sender: two words. Returns the sessions that
+    came about, by their number in the group, and whose they are: the credentials of the others are not (or no more)
+    good. Nothing is said when there is none.
     """
-    row = await connection.fetchrow(
-        _OPEN,
-        [opening.device_id for opening in openings],
-        [opening.session_id for opening in openings],
-        [opening.id_digest for opening in openings],
-        [opening.issued_at for opening in openings],
-        str(process),
-        online,
-    )
-    return set(row["sessions"] or ()) if row is not None else set()
+    session_ids, id_digests, before, issued_at = zip(*openings, strict=True)
+    rows = await connection.fetch(_OPEN, session_ids, id_digests, before, issued_at, online, sender)
+    return [(row[0] - 1, Authenticated(*row[1:])) for row in rows]
 
 
 async def close_sessions(connection: Connection, sessions: Sequence[tuple[UUID, UUID]]) -> None:
     """Devices whose session (device, session) is still this one have none any more, and are offline."""
     await connection.execute(
         "UPDATE presence p SET session_id = NULL, online_until = now(), last_seen_at = now()"
-        " FROM unnest($1::uuid[], $2::uuid[]) AS w(device_id, session_id)"
+        " FROM (SELECT * FROM unnest($1::uuid[], $2::uuid[]) AS w(device_id, session_id) ORDER BY device_id) w,"
+        "     set_config('synchronous_commit', 'off', true)"
         " WHERE p.device_id = w.device_id AND p.session_id = w.session_id",
         [device_id for device_id, _ in sessions],
         [session_id for _, session_id in sessions],
@@ -148,7 +167,7 @@ async def keep_online(connection: Connection, sessions: Sequence[tuple[UUID, UUI
     )
 
 
-async def standing(connection: Connection, openings: Sequence[Opening]) -> tuple[set[UUID], set[UUID]]:
+async def standing(connection: Connection, sessions: Sequence[Standing]) -> tuple[set[UUID], set[UUID]]:
     """Of these sessions, those that are still their device's, and those whose credentials are still good."""
     rows = await connection.fetch(
         "SELECT w.session_id, p.session_id IS NOT DISTINCT FROM w.session_id, c.id_digest IS NOT NULL"
@@ -156,9 +175,6 @@ async def standing(connection: Connection, openings: Sequence[Opening]) -> tuple
         "     AS w(device_id, session_id, id_digest, issued_at)"
         " LEFT JOIN presence p ON p.device_id = w.device_id"
         " LEFT JOIN credentials c ON c.id_digest = w.id_digest AND c.created_at = w.issued_at",
-        [opening.device_id for opening in openings],
-        [opening.session_id for opening in openings],
-        [opening.id_digest for opening in openings],
-        [opening.issued_at for opening in openings],
+        *zip(*sessions, strict=True),
     )
     return {row[0] for row in rows if row[1]}, {row[0] for row in rows if row[2]}

@@ -28,6 +28,8 @@ _AWAY = (
 
 _SERVING = {
     # A plan is kept for the life of a connection: one made while tables were small must serve when they are large.
+    # Making one costs more than most groups do, and arrays as parameters would have it made every time.
+    "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",

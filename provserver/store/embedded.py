@@ -87,13 +87,16 @@ class EmbeddedPostgres:
         lock_timeout: float = 10.0,
         role: Literal["serve", "command"] = "serve",
         privileges: Literal["userns", "setuid"] | None = None,
+        pid: int | None = None,
     ) -> None:
         """lock_timeout: seconds. role: the Postgres of a `serve` is shared, that of a `command` waited for.
-        privileges: how root sheds its own; None tries the user namespace first.
+        privileges: how root sheds its own; None tries the user namespace first. pid: the process to stop for whoever
+        finds the directory in use, if it is not this one.
         """
         self._data_dir = data_dir.resolve()
         self._lock_timeout = lock_timeout
         self._role = role
+        self._pid = pid or os.getpid()
         self._privileges = privileges
         self._lock = DataDirLock(self._data_dir / "lock")
         self._log_file = self._data_dir / "postgres.log"
@@ -122,7 +125,7 @@ class EmbeddedPostgres:
             if not self._lock.held:
                 await self._acquire(share=False)
             left_behind = self._lock.holder()
-            self._lock.record(Holder(os.getpid(), self._role, left_behind.socket_dir if left_behind else ""))
+            self._lock.record(Holder(self._pid, self._role, left_behind.socket_dir if left_behind else ""))
             await self._prepare()
             await self._launch()
             await self._ensure_database()
@@ -179,7 +182,7 @@ class EmbeddedPostgres:
         return None
 
     def _record(self, *, ready: bool) -> None:
-        self._lock.record(Holder(os.getpid(), self._role, str(self._socket_dir), ready))
+        self._lock.record(Holder(self._pid, self._role, str(self._socket_dir), ready))
 
     async def _prepare(self) -> None:
         """Find what to run, as whom and where; clear what a killed holder left; make a missing cluster."""

@@ -2,15 +2,24 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from provserver.errors import Unavailable
-from provserver.store.database import Database
+from provserver.store.database import Connection, Database
 
 log = logging.getLogger("provserver.database")
 
 _PING_INTERVAL = 2.0
 _RETRY_INTERVAL = 0.5
+
+
+async def notify(connection: Connection, told: Sequence[tuple[str, str]]) -> None:
+    """Tell every process that listens, ours too: (channel, payload of less than 8000 bytes), in one transaction."""
+    await connection.execute(
+        "SELECT pg_notify(channel, payload) FROM unnest($1::text[], $2::text[]) AS told(channel, payload)",
+        [channel for channel, _ in told],
+        [payload for _, payload in told],
+    )
 
 
 class Notifications:

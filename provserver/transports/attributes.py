@@ -38,6 +38,10 @@ class Changes:
         if self.closed:
             return None
         self._news.clear()
+        return self.give_up()
+
+    def give_up(self) -> tuple[str, ...] | None:
+        """The changes, without waiting."""
         keys = () if self._any else tuple(self._keys) or None
         self._keys, self._any = {}, False
         return keys
@@ -55,7 +59,7 @@ def watching(sessions: Sessions, device_id: UUID) -> Iterator[Changes]:
 
 
 class Polls:
-    """Devices that ask for changes again and again, and miss none that come between two polls.
+    """Devices that ask for changes again and again, and miss none that come between two polls, of any two processes.
 
     linger: seconds for which a device that does not poll is remembered.
     """
@@ -65,6 +69,7 @@ class Polls:
         self._linger = linger
         self._closed = False
         self._away: OrderedDict[UUID, tuple[Changes, Callable[[], None], asyncio.TimerHandle]] = OrderedDict()
+        self._keep_no_more = sessions.keep(self._hand_over)
 
     @contextmanager
     def poll(self, device_id: UUID) -> Iterator[Changes]:
@@ -75,6 +80,7 @@ class Polls:
         else:
             changes = Changes()
             unwatch = self._sessions.watch(device_id, changes.add)
+            self._sessions.take_over(device_id)
         try:
             yield changes
         finally:
@@ -89,9 +95,19 @@ class Polls:
 
     def close(self) -> None:
         """Remember none."""
+        if not self._closed:
+            self._keep_no_more()
         self._closed = True
         for device_id in tuple(self._away):
             self._forget(device_id)
+
+    def _hand_over(self, device_id: UUID) -> tuple[str, ...] | None:
+        """The device polls another process now."""
+        if device_id not in self._away:
+            return None
+        changes, _, _ = self._away[device_id]
+        self._forget(device_id)
+        return changes.give_up()
 
     def _forget(self, device_id: UUID) -> None:
         if device_id in self._away:

@@ -139,6 +139,7 @@ class DeviceApi:
     async def _updates(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
         deadline = _deadline(request)
         with self._polls.poll(device.device_id) as changes:
+            changes.add(None)  # what went before anybody watched was not heard
             while True:
                 keys = await self._changed(request, changes, deadline)
                 try:
@@ -157,6 +158,7 @@ class DeviceApi:
     async def _calls(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
         deadline = _deadline(request)
         with watching(self._sessions, device.device_id) as changes:
+            changes.add(None)
             while True:  # no call ever comes, but the credentials may go
                 if await self._changed(request, changes, deadline) in (None, ()):
                     async with asyncio.timeout(self._request_timeout):

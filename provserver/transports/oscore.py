@@ -21,6 +21,7 @@ import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from math import inf
 from typing import Protocol
 from uuid import UUID
 
@@ -238,13 +239,13 @@ class _Context(oscore.CanProtect, oscore.CanUnprotect, oscore.SecurityContextUti
         self.echo_recovery = secrets.token_bytes(8)
         self._numbers = numbers
         self._remote: object = None
-        self._looked_up = asyncio.get_running_loop().time()
+        self._looked_up = -inf
 
     def __repr__(self) -> str:
         return "<OSCORE context>"
 
     def may_be_outdated(self) -> bool:
-        """Whether the key may have changed since it was looked up: asked at most once a second."""
+        """Whether to look the key up again, as it may have changed: once a second at most."""
         now = asyncio.get_running_loop().time()
         if now - self._looked_up < 1:
             return False

@@ -1,4 +1,5 @@
 import hypothesis.strategies as st
+import pytest
 from hypothesis import given
 
 from provserver.core import authentication
@@ -21,6 +22,40 @@ def test_who_is_not_found_is_not_let_in(client_id: str, username: str | None, pa
     assert isinstance(claim.judge({}), Denial)
     assert "" not in claim.ids
     assert len(claim.ids) <= 2
+
+
+@given(client_id=st.text(max_size=20), username=texts, password=st.one_of(st.none(), st.binary(max_size=20)))
+def test_a_token_in_its_usual_form_is_what_would_be_judged(
+    client_id: str, username: str | None, password: bytes | None
+) -> None:
+    found = authentication.token_in(client_id, username, password)
+
+    ids = authentication.with_mqtt(client_id, username, password).ids
+    if found is not None:
+        token, before = found
+        assert list(ids) == ([token] if before is None else [before, token])
+    else:
+        assert password or not username or username == authentication.BLYNK_USER
+
+
+@pytest.mark.parametrize(
+    ("username", "password", "token"),
+    [
+        ("a-token", None, "a-token"),
+        ("a-token", b"", "a-token"),
+        ("device", b"a-token", "a-token"),
+        ("device", b"\xff", None),
+        ("device", None, None),
+        ("device", b"device", None),
+        ("user", b"password", None),
+        (None, None, None),
+        ("", b"", None),
+    ],
+)
+def test_the_token_in_a_connect(username: str | None, password: bytes | None, token: str | None) -> None:
+    found = authentication.token_in("client", username, password)
+
+    assert (found and found[0]) == token
 
 
 def test_a_claim_shows_nothing_of_what_was_presented() -> None:

@@ -1,10 +1,10 @@
 import asyncio
 import base64
-from dataclasses import replace
 from uuid import UUID
 
 import asyncpg
 import pytest
+from msgspec.structs import replace
 
 from provserver.core import credentials
 from provserver.core.authentication import Denial

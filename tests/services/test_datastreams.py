@@ -1,9 +1,10 @@
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from provserver.core.model import Authenticated, Datastream, MetadataField
 from provserver.core.telemetry import InvalidData

@@ -1,20 +1,23 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from provserver.core import credentials
 from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated, ProvisionStrategy, ReprovisionPolicy
+from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.profiles import ProfileChange
-from provserver.services.sessions import Cause, Sessions
+from provserver.services.sessions import Cause, LiveSession, Presented, Sessions
+from provserver.store import access as store
 from provserver.store.database import Database
 from tests.chains import FACTORY
 from tests.conftest import Space
-from tests.services.conftest import PEER, Fleet, Outage, use
+from tests.services.conftest import PEER, Fleet, Locking, Outage, use
 
 
 class Connection:
@@ -75,6 +78,55 @@ async def come_back(fleet: Fleet, access: Access, name: str = "sensor-1") -> Aut
     device = await access.with_token((await fleet.ask(name))["credentialsValue"], PEER)
     assert isinstance(device, Authenticated)
     return device
+
+
+class Entering:
+    """A connection that comes with a token, and what it hears."""
+
+    def __init__(self, sessions: Sessions, presented: Presented) -> None:
+        self.verdict: asyncio.Future[bool | Exception] = asyncio.get_running_loop().create_future()
+        self.connection = Connection()
+        self.session = sessions.enter(presented, self.connection, self.verdict.set_result)
+
+
+def token_in(access: Access, token: str, client_id: str = "client") -> Presented:
+    presented = access.token_in(client_id, token, None)
+    assert presented is not None
+    return presented
+
+
+class Obstructed(Sessions):
+    """Has something happen once its statement is committed, and before its result is known."""
+
+    def __init__(self, database: Database, *happenings: Callable[[], Awaitable[object]]) -> None:
+        super().__init__(database)
+        self.happenings = list(happenings)
+
+    async def _write(self, sessions: list[LiveSession]) -> set[LiveSession]:
+        inner = store.open_sessions
+
+        async def opened(*arguments: Any) -> Any:
+            rows = await inner(*arguments)
+            if self.happenings:
+                await self.happenings.pop(0)()
+            return rows
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(store, "open_sessions", opened)
+            return await super()._write(sessions)
+
+
+@asynccontextmanager
+async def obstructed(url: str, *happenings: Callable[[], Awaitable[object]]) -> AsyncIterator[Obstructed]:
+    database = Database(url, size=2, serving=True)
+    await database.open()
+    sessions = Obstructed(database, *happenings)
+    await sessions.start()
+    try:
+        yield sessions
+    finally:
+        await sessions.stop()
+        await database.close()
 
 
 async def presence(space: Space) -> list[tuple[object, ...]]:
@@ -293,6 +345,29 @@ async def test_a_change_of_attributes_reaches_whom_it_concerns(
     assert watched.changes.empty()
 
 
+async def test_what_is_kept_for_a_device_goes_to_the_process_that_takes_it_over(
+    fleet: Fleet, access: Access, here: Sessions, elsewhere: Sessions
+) -> None:
+    device = (await come_back(fleet, access, "sensor-1")).device_id
+    kept: dict[object, tuple[str, ...]] = {device: ("a", "b c")}
+    forget = elsewhere.keep(lambda device_id: kept.pop(device_id, None))
+    here.keep(lambda _: pytest.fail("it is not asked for what it does itself"))
+    connection = Connection()
+    here.watch(device, connection.attributes_changed)
+
+    here.take_over(device)
+    assert await connection.changes.get() == ("a", "b c")
+    for too_many in (("k" * 9_000,), ()):
+        kept[device] = too_many
+        here.take_over(device)
+        assert await connection.changes.get() == ()
+    forget()
+    kept[device] = ("a",)
+    here.take_over(device)
+    await here._telling.drain()
+    assert kept
+
+
 @pytest.mark.parametrize("rearmed", [False, True])
 async def test_who_watches_a_device_hears_that_credentials_went(
     fleet: Fleet, access: Access, elsewhere: Sessions, space: Space, rearmed: bool
@@ -318,15 +393,15 @@ async def test_sessions_of_a_profile_whose_cas_change_are_judged_again(
     chain = ProfileChange(name="chain", strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN, authorities=[FACTORY.der])
     profile = await space.profiles.create_keyless(chain)
     fleet = await Fleet.make(space)
-    came = [await come_back(fleet, access, f"sensor-{n}") for n in range(4)]
-    devices = [replace(device, profile_id=profile.id) for device in came[:3]] + came[3:]
+    devices = [await come_back(fleet, access, f"sensor-{n}") for n in range(4)]
+    await space.rows("UPDATE device SET profile_id = $1 WHERE name <> 'sensor-3'", profile.id)
     welcome, unwelcome, failing, foreign = connections = [Connection() for _ in devices]
     for device, connection in zip(devices, connections, strict=True):
         await (elsewhere if connection is unwelcome else here).open(device, connection)
     unwelcome.welcome = foreign.welcome = False
     failing.welcome = RuntimeError("pl4nted")
     watched = Connection()
-    here.watch(came[0].device_id, watched.attributes_changed)
+    here.watch(devices[0].device_id, watched.attributes_changed)
 
     await space.profiles.update("chain", ProfileChange(crls=[FACTORY.crl()]))
 
@@ -365,3 +440,270 @@ async def test_a_notification_that_is_not_ours_ends_nothing(
     assert isinstance(device.issued_at, datetime)
     assert device.issued_at.tzinfo is not None
     assert device.issued_at <= datetime.now(UTC)
+
+
+async def test_a_token_that_was_used_opens_a_session_by_itself(
+    fleet: Fleet, access: Access, here: Sessions, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1", gateway=True))["credentialsValue"]
+    device = await access.with_token(token, PEER)
+
+    came = Entering(here, token_in(access, token))
+
+    assert await came.verdict is True
+    assert came.session.device == device
+    assert await presence(space) == [(came.session.device.device_id, came.session.id, True)]
+
+
+async def test_what_must_be_judged_opens_nothing(fleet: Fleet, access: Access, here: Sessions, space: Space) -> None:
+    unused = (await fleet.ask("unused"))["credentialsValue"]
+    await fleet.import_("basic", credentials.mqtt_basic("", "user"))
+    await fleet.import_("certificate", credentials.certificate("AAAA"))
+    await space.rows("UPDATE credentials SET first_used_at = now() WHERE type <> 'ACCESS_TOKEN'")
+
+    for token in (unused, "user", credentials.certificate("AAAA").id, "nobody's"):
+        came = Entering(here, token_in(access, token))
+        assert await came.verdict is False
+        assert came.session.closed
+        assert not came.connection.ended.done()
+
+    assert await presence(space) == []
+    assert len(here) == 0
+
+
+async def test_basic_credentials_come_before_a_token(
+    fleet: Fleet, access: Access, here: Sessions, space: Space
+) -> None:
+    await fleet.import_("token", credentials.access_token("a-token"))
+    await fleet.import_("basic", credentials.mqtt_basic("its client", "a-token"))
+    await space.rows("UPDATE credentials SET first_used_at = now()")
+
+    assert await Entering(here, token_in(access, "a-token", "its client")).verdict is False
+    assert await Entering(here, token_in(access, "a-token", "another")).verdict is True
+
+
+async def test_a_token_in_doubt_is_not_used_until_it_is_judged(space: Space, access: Access, here: Sessions) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
+    old, new = [(await fleet.ask("sensor-1"))["credentialsValue"] for _ in range(2)]
+    assert await Entering(here, token_in(access, new)).verdict is False
+    assert await use(access, old)
+    came = Entering(here, token_in(access, old))
+    assert await came.verdict is True
+
+    assert await use(access, new)
+
+    assert await came.connection.ended is Cause.REVOKED
+    assert await Entering(here, token_in(access, old)).verdict is False
+    assert await Entering(here, token_in(access, new)).verdict is True
+
+
+async def test_a_token_that_is_to_be_used_for_the_first_time_again_is_judged(
+    space: Space, access: Access, here: Sessions
+) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.UNTIL_FIRST_USE)
+    token = (await fleet.ask("sensor-1", token="its own"))["credentialsValue"]
+    assert await use(access, token)
+    await space.devices.rearm("sensor-1")
+    assert (await fleet.ask("sensor-1", token="its own"))["credentialsValue"] == token
+
+    assert await Entering(here, token_in(access, token)).verdict is False
+
+
+async def test_a_changed_profile_is_seen_by_who_comes_next(fleet: Fleet, access: Access, here: Sessions) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    first = Entering(here, token_in(access, token))
+    assert await first.verdict is True
+
+    await fleet.space.profiles.update("sensors", ProfileChange(strategy=ProvisionStrategy.DISABLED))
+
+    second = Entering(here, token_in(access, token))
+    assert await second.verdict is True
+    assert second.session.device.profile_revision > first.session.device.profile_revision
+
+
+async def test_of_those_with_one_token_in_a_group_the_last_stays(
+    fleet: Fleet, access: Access, here: Sessions, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    unused = (await fleet.ask("sensor-2"))["credentialsValue"]
+    assert await use(access, token)
+
+    came = [Entering(here, token_in(access, token)) for _ in range(5)]
+    judged = [Entering(here, token_in(access, unused)) for _ in range(3)]
+
+    assert [await each.verdict for each in came] == [True] * 5
+    assert [await each.connection.ended for each in came[:4]] == [Cause.TAKEN_OVER] * 4
+    assert [await each.verdict for each in judged] == [False] * 3
+    assert not any(each.connection.ended.done() for each in (came[4], *judged))
+    assert await presence(space) == [(came[4].session.device.device_id, came[4].session.id, True)]
+
+
+async def test_a_device_with_two_tokens_at_once_has_one_session(space: Space, access: Access, here: Sessions) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
+    old, new = [(await fleet.ask("sensor-1"))["credentialsValue"] for _ in range(2)]
+    other = (await fleet.ask("sensor-2"))["credentialsValue"]
+    await space.rows("UPDATE credentials SET first_used_at = now()")
+
+    came = [Entering(here, token_in(access, token)) for token in (other, old, new)]
+
+    assert [await each.verdict for each in came] == [True] * 3
+    assert await came[1].connection.ended is Cause.TAKEN_OVER
+    assert len(here) == 2
+    assert {row[1] for row in await presence(space)} == {came[0].session.id, came[2].session.id}
+
+
+async def test_who_has_left_before_it_is_let_in_opens_nothing(
+    fleet: Fleet, access: Access, here: Sessions, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+
+    came = Entering(here, token_in(access, token))
+    came.session.close()
+    await here.stop()
+
+    assert not came.verdict.done()
+    assert await presence(space) == []
+
+
+async def test_who_leaves_while_it_is_let_in_is_offline(
+    fleet: Fleet, access: Access, database_url: str, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    came: list[Entering] = []
+
+    async def leave() -> None:
+        came[0].session.close()
+
+    async with obstructed(database_url, leave) as sessions:
+        came.append(Entering(sessions, token_in(access, token)))
+        await eventually(lambda: not sessions.happenings)
+
+    assert not came[0].verdict.done()
+    assert [(row[1], row[2]) for row in await presence(space)] == [(None, False)]
+
+
+async def test_what_is_revoked_before_the_result_is_known_lets_nobody_in(
+    fleet: Fleet, access: Access, database_url: str, space: Space
+) -> None:
+    tokens = [(await fleet.ask(name))["credentialsValue"] for name in ("sensor-1", "sensor-2")]
+    for token in tokens:
+        assert await use(access, token)
+
+    async def revoke() -> None:
+        (row,) = await space.rows("SELECT id FROM device WHERE name = 'sensor-1'")
+        heard = asyncio.Event()
+        sessions.watch(row["id"], lambda _: heard.set())
+        await space.rows("DELETE FROM credentials WHERE device_id = $1", row["id"])
+        await heard.wait()
+
+    async with obstructed(database_url, revoke) as sessions:
+        came = [Entering(sessions, token_in(access, token)) for token in tokens]
+        assert [await each.verdict for each in came] == [False, True]
+        assert not any(each.connection.ended.done() for each in came)
+
+    assert [(row[1], row[2]) for row in await presence(space)] == [(None, False), (came[1].session.id, True)]
+
+
+async def test_what_is_taken_over_before_the_result_is_known_is_ended(
+    fleet: Fleet, access: Access, database_url: str, elsewhere: Sessions, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    newer: list[Entering] = []
+
+    async def take() -> None:
+        assert sessions._under_way is not None
+        group = sessions._under_way
+        newer.append(Entering(elsewhere, token_in(access, token)))
+        assert await newer[0].verdict is True
+        await eventually(lambda: group.taken)
+
+    async with obstructed(database_url, take) as sessions:
+        came = Entering(sessions, token_in(access, token))
+        assert await came.verdict is True
+        assert await came.connection.ended is Cause.TAKEN_OVER
+        assert len(sessions) == 0
+
+    assert not newer[0].connection.ended.done()
+    assert await presence(space) == [(newer[0].session.device.device_id, newer[0].session.id, True)]
+
+
+async def test_a_group_that_did_not_hear_of_itself_is_opened_again(
+    fleet: Fleet, access: Access, database_url: str, elsewhere: Sessions
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+
+    async def be_deaf() -> None:
+        await sessions._catch_up()
+
+    async with obstructed(database_url, be_deaf) as sessions:
+        came = Entering(sessions, token_in(access, token))
+        assert await came.verdict is True
+        newer = Entering(elsewhere, token_in(access, token))
+        assert await came.connection.ended is Cause.TAKEN_OVER
+        assert await newer.verdict is True
+        assert not newer.connection.ended.done()
+
+
+async def test_away_is_not_wrong(fleet: Fleet, access: Access, database_url: str) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    async with Outage.prepare(database_url) as outage:
+        sessions = Sessions(outage.database)
+        await sessions.start()
+        await outage.begin()
+
+        came = Entering(sessions, token_in(access, token))
+
+        assert isinstance(await came.verdict, Unavailable)
+        assert came.session.closed
+        outage.end()
+        assert await Entering(sessions, token_in(access, token)).verdict is True
+        await sessions.stop()
+
+
+async def test_who_waits_too_long_is_told_to_come_back(
+    fleet: Fleet, access: Access, database: Database, monkeypatch: pytest.MonkeyPatch, lock: Locking
+) -> None:
+    monkeypatch.setattr("provserver.services.sessions._SWEEP", 0)
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    sessions = Sessions(database, wait_limit=0)
+    async with lock("LOCK TABLE presence"):
+        came = Entering(sessions, token_in(access, token))
+        assert isinstance(await came.verdict, Unavailable)
+    await sessions.stop()
+
+    assert (len(sessions), sessions._entering) == (0, {})
+    assert not came.connection.ended.done()
+
+
+async def test_too_many_that_wait_are_told_to_come_back(fleet: Fleet, access: Access, here: Sessions) -> None:
+    here._opening._max_waiting = 1
+    presented = token_in(access, "a-token")
+
+    came = [Entering(here, presented) for _ in range(2)]
+
+    verdicts = [await each.verdict for each in came]
+    assert sorted(isinstance(verdict, Unavailable) for verdict in verdicts) == [False, True]
+    assert isinstance(fleet, Fleet)
+
+
+async def test_many_that_end_are_recorded_together(fleet: Fleet, access: Access, here: Sessions, space: Space) -> None:
+    tokens = [reply["credentialsValue"] for reply in await asyncio.gather(*(fleet.ask() for _ in range(300)))]
+    assert all(await asyncio.gather(*(use(access, token) for token in tokens)))
+    came = [Entering(here, token_in(access, token)) for token in tokens]
+    assert {await each.verdict for each in came} == {True}
+
+    for each in came:
+        each.session.close()
+    back = Entering(here, token_in(access, tokens[0]))
+    assert await back.verdict is True
+    await eventually(lambda: not here._ended and not here._closing._running)
+
+    assert [row[1] for row in await presence(space) if row[2]] == [back.session.id]
+    assert len(here) == 1

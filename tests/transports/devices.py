@@ -10,7 +10,8 @@ from uuid import UUID
 
 import msgspec
 
-from provserver.core.model import Peer, Transport
+from provserver.core.authentication import Denial
+from provserver.core.model import Authenticated, Peer, Transport
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
@@ -76,6 +77,27 @@ class Backend:
     async def until_watched(self, device: Device, number: int = 1) -> None:
         """Wait until so many wait for changes of a device."""
         await until(lambda: len(self.sessions._watchers.get(device.id, ())) == number)
+
+
+class RevokedMeanwhile(Access):
+    """Access whose first verdict is outdated, and every process has heard so, before anybody can act on it."""
+
+    def __init__(self, back: Backend, device: Device) -> None:
+        super().__init__(back.made.database, back.made.keys)
+        self.times = 0
+        self._back = back
+        self._device = device
+
+    async def with_token(self, token: str, peer: Peer) -> Authenticated | Denial:
+        verdict = await super().with_token(token, peer)
+        self.times += 1
+        if self.times == 1:
+            heard = asyncio.Event()
+            unwatch = self._back.sessions.watch(self._device.id, lambda _: heard.set())
+            await self._back.revoke(self._device)
+            await heard.wait()
+            unwatch()
+        return verdict
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from provserver.services.sessions import Sessions
+from provserver.services.sessions import Keeper, Sessions
 from provserver.transports import attributes
 from provserver.transports.attributes import Changes, Polls, watching
 from tests.transports.devices import until
@@ -18,6 +18,8 @@ class Watched:
 
     def __init__(self) -> None:
         self.watchers: dict[UUID, list[Wake]] = {}
+        self.keepers: list[Keeper] = []
+        self.taken_over: list[UUID] = []
 
     def watch(self, device_id: UUID, wake: Wake) -> Callable[[], None]:
         self.watchers.setdefault(device_id, []).append(wake)
@@ -28,6 +30,13 @@ class Watched:
                 del self.watchers[device_id]
 
         return unwatch
+
+    def keep(self, keeper: Keeper) -> Callable[[], None]:
+        self.keepers.append(keeper)
+        return lambda: self.keepers.remove(keeper)
+
+    def take_over(self, device_id: UUID) -> None:
+        self.taken_over.append(device_id)
 
     def change(self, device_id: UUID, *keys: str) -> None:
         for wake in self.watchers.get(device_id, ()):
@@ -116,6 +125,25 @@ async def test_nothing_is_missed_between_polls(sessions: Any) -> None:
         assert await changes.take() == ("a", "b")
     polls.close()
     assert sessions.watchers == {}
+
+
+async def test_what_was_kept_is_given_up_when_another_process_is_polled(sessions: Any) -> None:
+    device, polls = uuid4(), Polls(sessions)
+    (keeper,) = sessions.keepers
+    with polls.poll(device):
+        assert keeper(device) is None  # who is polled here still goes on
+    sessions.change(device, "a", "b")
+
+    assert keeper(device) == ("a", "b")
+    assert keeper(device) is None
+    assert sessions.watchers == {}
+    with polls.poll(device):
+        assert sessions.taken_over == [device, device]
+    with polls.poll(device):
+        assert len(sessions.taken_over) == 2  # not where the last poll was here
+    polls.close()
+    polls.close()
+    assert sessions.keepers == []
 
 
 async def test_polls_at_once_both_hear(sessions: Any) -> None:

@@ -19,7 +19,7 @@ from provserver.transports import device_api
 from provserver.transports.attributes import Polls
 from provserver.transports.http import HttpTransport
 from tests.conformance.test_sdk import SDK
-from tests.transports.devices import Backend, Device, backend, going_away, until
+from tests.transports.devices import Backend, Device, RevokedMeanwhile, backend, going_away, until
 from tests.transports.test_http import Response, Site, get, logging_as_serve_does, post
 
 WAITING = "attributes/updates?timeout=300000"
@@ -389,6 +389,17 @@ async def test_a_revocation_ends_a_poll_at_once(back: Backend, site: Site, rest:
         response = await connection.response()
 
     assert (response.status, response.body) == (401, b"")
+
+
+@pytest.mark.parametrize("rest", [WAITING, "rpc?timeout=300000"])
+async def test_a_revocation_before_anybody_watched_ends_a_poll(back: Backend, rest: str) -> None:
+    device = await back.device(f"revoked early {rest}")
+    access = RevokedMeanwhile(back, device)
+    async with serving(back, access=access) as site, site.connection() as connection:
+        response = await connection.ask(get(path(device, rest)))
+
+    assert (response.status, response.body) == (401, b"")
+    assert access.times == 2
 
 
 async def test_a_poll_goes_on_when_other_credentials_went(back: Backend, site: Site) -> None:

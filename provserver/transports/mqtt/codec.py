@@ -4,6 +4,7 @@ MQTT 3.1, 3.1.1 and 5.0; pure. `§` is a section of MQTT 5.0, "3.1 §" and "3.1.
 `MalformedPacket` is the only exception that bytes can cause here.
 """
 
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, cast
@@ -46,6 +47,7 @@ class MalformedPacket(Exception):  # noqa: N818 - the standard's term (§1.2)
 (_WILL, _CONNECT, _CONNACK, _PUBLISH, _PUBACK, _PUBREC, _PUBREL, _PUBCOMP) = range(8)
 (_SUBSCRIBE, _SUBACK, _UNSUBSCRIBE, _UNSUBACK, _PINGREQ, _PINGRESP, _DISCONNECT, _AUTH) = range(8, 16)
 _V5: Final = Version.V5
+_V3_1_1: Final = Version.V3_1_1
 
 
 def _malformed(message: str) -> NoReturn:
@@ -283,28 +285,61 @@ _FIRST_BYTES: Final = {Puback: 0x40, Pubrec: 0x50, Pubrel: 0x62, Pubcomp: 0x70}
 
 def encode(packet: ServerPacket, version: Version) -> bytes:
     """The bytes of a packet; `version` says whether its properties and reason codes go with it."""
-    v5 = version is _V5
-    match packet:
-        case Publish():
-            body = _string(packet.topic) + (packet.packet_id.to_bytes(2) if packet.qos else b"")
-            body += (_properties(packet.properties) if v5 else b"") + packet.payload
-            return _packet(0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain, body)
-        case Puback():
-            reason = _reason(packet.reason_code, packet.properties) if v5 else b""
-            return _packet(_FIRST_BYTES[type(packet)], packet.packet_id.to_bytes(2) + reason)
-        case Connack():
-            body = bytes((0, packet.reason_code))
-            return _packet(0x20, body + _properties(packet.properties) if v5 else body)
-        case Suback():
-            properties = _properties(packet.properties) if v5 else b""
-            return _packet(0x90, packet.packet_id.to_bytes(2) + properties + bytes(packet.reason_codes))
-        case Unsuback():
-            codes = _properties(packet.properties) + bytes(packet.reason_codes) if v5 else b""
-            return _packet(0xB0, packet.packet_id.to_bytes(2) + codes)
-        case Pingresp():
-            return b"\xd0\0"
-        case Disconnect():
-            return _packet(0xE0, _reason(packet.reason_code, packet.properties))
+    return _ENCODERS[type(packet)](packet, version is _V5)
+
+
+def encode_publish(topic: bytes, payload: bytes) -> bytes:
+    """A PUBLISH of QoS 0 before MQTT 5. topic: its field, length and name."""
+    length = len(topic) + len(payload)
+    if length < 0x80:
+        return b"\x30%c%b%b" % (length, topic, payload)
+    if length < 0x4000:
+        return b"\x30%c%c%b%b" % (length & 0x7F | 0x80, length >> 7, topic, payload)
+    return b"\x30%b%b%b" % (_variable_byte(length), topic, payload)
+
+
+def encode_suback(packet_id: int, reason_codes: list[int]) -> bytes:
+    """A SUBACK before MQTT 5."""
+    if len(reason_codes) == 1:
+        return b"\x90\x03%c%c%c" % (packet_id >> 8, packet_id & 0xFF, reason_codes[0])
+    return _packet(0x90, packet_id.to_bytes(2) + bytes(reason_codes))
+
+
+def _encode_publish(packet: Publish, v5: bool) -> bytes:
+    body = _string(packet.topic) + (packet.packet_id.to_bytes(2) if packet.qos else b"")
+    body += (_properties(packet.properties) if v5 else b"") + packet.payload
+    return _packet(0x30 | packet.dup << 3 | packet.qos << 1 | packet.retain, body)
+
+
+def _encode_acknowledgement(packet: Puback, v5: bool) -> bytes:
+    reason = _reason(packet.reason_code, packet.properties) if v5 else b""
+    return _packet(_FIRST_BYTES[type(packet)], packet.packet_id.to_bytes(2) + reason)
+
+
+def _encode_connack(packet: Connack, v5: bool) -> bytes:
+    body = bytes((0, packet.reason_code))
+    return _packet(0x20, body + _properties(packet.properties) if v5 else body)
+
+
+def _encode_suback(packet: Suback, v5: bool) -> bytes:
+    properties = _properties(packet.properties) if v5 else b""
+    return _packet(0x90, packet.packet_id.to_bytes(2) + properties + bytes(packet.reason_codes))
+
+
+def _encode_unsuback(packet: Unsuback, v5: bool) -> bytes:
+    codes = _properties(packet.properties) + bytes(packet.reason_codes) if v5 else b""
+    return _packet(0xB0, packet.packet_id.to_bytes(2) + codes)
+
+
+_ENCODERS: Final[dict[type, Callable[[Any, bool], bytes]]] = {
+    Publish: _encode_publish,
+    Connack: _encode_connack,
+    Suback: _encode_suback,
+    **dict.fromkeys(_FIRST_BYTES, _encode_acknowledgement),
+    Unsuback: _encode_unsuback,
+    Pingresp: lambda _packet, _v5: b"\xd0\0",
+    Disconnect: lambda packet, _v5: _packet(0xE0, _reason(packet.reason_code, packet.properties)),
+}
 
 
 def _reason(reason_code: int, properties: Properties) -> bytes:
@@ -424,8 +459,59 @@ def _first_bytes(version: Version) -> frozenset[int]:
     return frozenset(fixed | {each << 4 | flags for each in free for flags in range(16)})
 
 
-_EXPECTED: Final = {version: _first_bytes(version) for version in Version}
 _CONNECT_FIRST: Final = frozenset({_CONNECT << 4})
+
+_Known = dict[bytes, ClientPacket]
+
+_KNOWN_SIZE: Final = 64
+_KNOWN_COUNT: Final = 256  # few are learned from a fleet; who sends many different ones is served as others were before
+_NOTHING_KNOWN: Final[_Known] = {}
+_RULES: Final[dict[Version, tuple[frozenset[int], _Known]]] = {
+    version: (_first_bytes(version), {b"\xc0\0": Pingreq(), b"\xe0\0": Disconnect()}) for version in Version
+}
+
+_PLAIN_HEAD: Final = b"\0\x04MQTT\x04"
+_flags_keep_alive_length: Final = struct.Struct(">BHH").unpack_from
+
+
+def _plain_connect(data: bytes, size: int) -> Connect | None:
+    """A CONNECT of 3.1.1 with a user name or none, and no will; None if it is no such one, or not right."""
+    if data[1] != size - 2 or size >= 0x80 or not data.startswith(_PLAIN_HEAD, 2):
+        return None
+    try:
+        flags, keep_alive, length = _flags_keep_alive_length(data, 9)
+        if flags & 0x7D:
+            return None
+        end = 14 + length
+        client_id, username = data[14:end].decode(), None
+        if flags & 0x80:
+            start = end + 2
+            end = start + (data[end] << 8 | data[end + 1])
+            username = data[start:end].decode()
+            if "\0" in username:
+                return None
+    except (struct.error, IndexError, UnicodeDecodeError):
+        return None
+    if end != size or "\0" in client_id:
+        return None
+    return Connect(_V3_1_1, client_id, flags & 2 == 2, keep_alive, username)
+
+
+def _plain_publish(data: bytes, size: int) -> Publish | None:
+    """A PUBLISH of QoS 0 before MQTT 5; None if it is not whole, more than one packet, or not right."""
+    try:
+        length, start = data[1], 2
+        if length >= 0x80:
+            length, start = length & 0x7F | data[2] << 7, 3
+        end = start + 2 + (data[start] << 8 | data[start + 1])
+        if start + length != size or end > size or length >= 0x4000:
+            return None
+        topic = data[start + 2 : end].decode()
+    except (IndexError, UnicodeDecodeError):
+        return None
+    if not topic or "+" in topic or "#" in topic or "\0" in topic:
+        return None
+    return Publish(topic, data[end:])
 
 
 class Decoder:
@@ -436,15 +522,17 @@ class Decoder:
     After a `MalformedPacket` the decoder is of no more use.
 
     version: None until a CONNECT named it; from then on packets are read by its rules.
+    _known: what packets mean that all clients send alike, by their bytes.
     """
 
-    __slots__ = ("_buffer", "_expected", "_max_packet_size", "_offset", "version")
+    __slots__ = ("_buffer", "_expected", "_known", "_max_packet_size", "_offset", "version")
 
     def __init__(self, max_packet_size: int) -> None:
         self._max_packet_size = max_packet_size
         self._buffer: bytes | bytearray = b""
         self._offset = 0
         self._expected = _CONNECT_FIRST
+        self._known = _NOTHING_KNOWN
         self.version: Version | None = None
 
     @property
@@ -460,6 +548,28 @@ class Decoder:
         if self._offset or isinstance(self._buffer, bytes):
             self._buffer, self._offset = bytearray(self._buffer[self._offset :]), 0
         self._buffer += data
+
+    def plain(self, data: bytes) -> ClientPacket | None:
+        """The packet that was received, if it is a whole one of a common kind and nothing was left before it.
+
+        None: feed it. Nothing is refused here, and nothing is read in another way than after `feed`.
+        """
+        if self._buffer or not data:
+            return None
+        packet = self._known.get(data)
+        if packet is None:
+            first, size = data[0], len(data)
+            if size > self._max_packet_size:
+                return None
+            if first == _PUBLISH << 4:
+                if self.version is _V3_1_1:
+                    return _plain_publish(data, size)
+            elif first == _CONNECT << 4:
+                if self.version is None and (packet := _plain_connect(data, size)) is not None:
+                    self._begin(_V3_1_1)
+            elif first == _SUBSCRIBE << 4 | 2 and size < _KNOWN_SIZE:
+                self._remember(data)
+        return packet
 
     def __iter__(self) -> Iterator[ClientPacket]:
         buffer, start, end = self._buffer, self._offset, len(self._buffer)
@@ -518,5 +628,21 @@ class Decoder:
                 _protocol_error("the protocol is not MQTT")
             self.version = Version.V5 if level > Version.V5 else Version.V3_1_1
             raise MalformedPacket(ReasonCode.UNSUPPORTED_PROTOCOL_VERSION, "the version is not supported")
-        self.version, self._expected = version, _EXPECTED[version]
+        self._begin(version)
         return version
+
+    def _begin(self, version: Version) -> None:
+        self.version = version
+        self._expected, self._known = _RULES[version]
+
+    def _remember(self, data: bytes) -> None:
+        """Learn a SUBSCRIBE, if it is a right one."""
+        if self.version is None or len(self._known) >= _KNOWN_COUNT or data[1] != len(data) - 2:
+            return
+        read = _Reader(data[2:])
+        try:
+            packet = _subscribe(read, self.version)
+            read.end()
+        except MalformedPacket:
+            return
+        self._known[data] = packet

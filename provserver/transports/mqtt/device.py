@@ -60,8 +60,7 @@ def encoded(value: object) -> bytes:
     return msgspec.json.encode(value)
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
-class DeviceRequested(Request[DeviceAnswer]):
+class DeviceRequested(Request[DeviceAnswer], eq=False, kw_only=True):
     """Something that a device has published. feature: None if its topic is not known."""
 
     feature: Feature | None

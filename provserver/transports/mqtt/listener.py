@@ -1,7 +1,7 @@
-"""MQTT on TCP or TLS: drives one `Session` per connection with asyncio.
+"""MQTT on TCP or TLS: drives one `Session` per connection.
 
-Cheap on purpose: no stream, no task and no timer per connection, one read buffer for all of them. Nothing
-that a client sends is logged or makes a stack trace; how a connection ended is logged for debugging.
+Cheap on purpose: no task and no timer per connection, and none per provision request. Nothing that a client sends is
+logged or makes a stack trace; how a connection ended is logged for debugging.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any, Final, cast
 
@@ -24,8 +25,9 @@ from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
-from provserver.services.provisioning import Provisioning
+from provserver.services.provisioning import Answer, Provisioning
 from provserver.services.sessions import Cause, LiveSession, Sessions
+from provserver.transports import tcp
 from provserver.transports.mqtt import device, topics
 from provserver.transports.mqtt.device import DeviceAnswer, DeviceBehaviour, DeviceRequested
 from provserver.transports.mqtt.packets import Connect, ReasonCode
@@ -47,8 +49,7 @@ class _Services:
     datastreams: Datastreams | None
 
 
-_READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
-_WRITE_HIGH_WATER: Final = 65_536
+_MQTT: Final = Transport.MQTT  # members of an Enum are slow to look up
 _BACKLOG: Final = 4096  # a fleet wakes up at once; the kernel caps it at somaxconn
 _DEFAULT_LIMITS: Final = Limits()
 
@@ -93,15 +94,16 @@ class MqttListener:
         self.write_timeout = write_timeout
         self.close_timeout = close_timeout
         self.refused = 0
-        self.read_buffer = memoryview(bytearray(_READ_SIZE))
+        self.undecided = 0  # provision requests
         self._max_connections = max_connections
         self._sweep_interval = sweep_interval
-        self._servers: list[asyncio.Server] = []
+        self._servers: list[asyncio.Server | tcp.TcpServer] = []
         self._abort_handshakes: list[Callable[[], None]] = []
         self._connections: set[_Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unused = asyncio.Event()
         self._unused.set()
+        self._decided = asyncio.Event()
         self._sweeping: asyncio.TimerHandle | None = None
         self._stopping = False
         client_ids = (f"auto-{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
@@ -134,7 +136,10 @@ class MqttListener:
             return _Connection(self, loop)
 
         factory = wrap(connection) if wrap is not None else connection
-        if sock is not None:
+        server: asyncio.Server | tcp.TcpServer
+        if wrap is None and tcp.AVAILABLE:
+            server = await tcp.serve(factory, host, port, sock=sock, backlog=_BACKLOG)
+        elif sock is not None:
             server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
         else:
             server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
@@ -155,12 +160,14 @@ class MqttListener:
             connection.drain()
         try:
             async with asyncio.timeout(grace):
+                if self.undecided:
+                    await self._decided.wait()
                 if self._tasks:
                     await asyncio.wait(tuple(self._tasks))
                 await self._unused.wait()
         except TimeoutError:
-            if self._tasks:
-                logger.warning("%d requests were not answered before the end", len(self._tasks))
+            if unanswered := self.undecided + len(self._tasks):
+                logger.warning("%d requests were not answered before the end", unanswered)
         tasks = tuple(self._tasks)
         for task in tasks:
             task.cancel()
@@ -180,8 +187,9 @@ class MqttListener:
         if self._stopping or len(self._connections) >= self._max_connections:
             self.refused += 1
             return False
+        if not self._connections:
+            self._unused.clear()
         self._connections.add(connection)
-        self._unused.clear()
         if self._sweeping is None:
             self._sweeping = asyncio.get_running_loop().call_later(self._sweep_interval, self._sweep)
         return True
@@ -191,6 +199,12 @@ class MqttListener:
         self._connections.discard(connection)
         if not self._connections:
             self._unused.set()
+
+    def decided(self) -> None:
+        """A provision request is answered."""
+        self.undecided -= 1
+        if self._stopping and not self.undecided:
+            self._decided.set()
 
     def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run to its end, whatever becomes of the connection."""
@@ -210,11 +224,12 @@ class MqttListener:
             self._sweeping = loop.call_later(self._sweep_interval, self._sweep)
 
 
-class _Connection(asyncio.BufferedProtocol):
+class _Connection(asyncio.Protocol):
     """Between a transport and its session.
 
-    A closing connection is first closed for writing only, and read until the client closes too: bytes that are
-    unread when a socket is closed make the kernel reset it, and our last words are lost with it.
+    A connection that we end is first closed for writing only, and read until the client closes too: bytes that are
+    unread when a socket is closed make the kernel reset it, and our last words are lost with it. One that the client
+    has ended with its DISCONNECT has no bytes to come.
 
     _waiting: what a device has published and is worked on, one after the other, so that nothing of one device
     overtakes; None when there is nothing. _changed: shared attributes it is about to be told of, likewise.
@@ -226,6 +241,7 @@ class _Connection(asyncio.BufferedProtocol):
         "_changed",
         "_closing",
         "_device",
+        "_known",
         "_listener",
         "_live",
         "_loop",
@@ -243,6 +259,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._session = Session(listener.limits, loop.time(), listener.assign_client_id)
         self._address = ""
+        self._known: Peer | None = None
         self._abort_at = inf
         self._reading = self._writable = True
         self._closing = False
@@ -265,22 +282,18 @@ class _Connection(asyncio.BufferedProtocol):
             transport.close()
             return
         self._address = peer_name[0]
-        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_WATER)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._closing = True
         self._session.receive_eof()
         self._leave()
-        logger.debug("%s: %s", self._address, self._session.close_reason)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("%s: %s", self._address, self._session.close_reason)
         self._listener.dismiss(self)
 
-    def get_buffer(self, _sizehint: int) -> memoryview:
-        # Shared: both selector and uvloop transports fill it and call buffer_updated at once.
-        return self._listener.read_buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
+    def data_received(self, data: bytes) -> None:
         if not self._closing:
-            self._session.receive(bytes(self._listener.read_buffer[:nbytes]), self._loop.time())
+            self._session.receive(data, self._loop.time())
             self._advance()
 
     def eof_received(self) -> None:
@@ -352,30 +365,33 @@ class _Connection(asyncio.BufferedProtocol):
         return self._live is None or self._live.device.device_id == found.device_id
 
     def _peer(self) -> Peer:
-        certificates = self._transport.get_extra_info("certificates") or ()
-        return Peer(Transport.MQTT, self._address, certificates, self._transport.get_extra_info("psk"))
+        if self._known is None:
+            certificates = self._transport.get_extra_info("certificates") or ()
+            self._known = Peer(_MQTT, self._address, certificates, self._transport.get_extra_info("psk"))
+        return self._known
 
     def _advance(self) -> None:
         """Do what the session wants done."""
         session = self._session
-        for event in session.events():
-            match event:
-                case ProvisionRequested():
-                    self._listener.run(self._provision(event, self._peer()))
-                case AuthenticationRequested():
-                    self._listener.run(self._authenticate(event.connect, self._peer()))
-                case DeviceRequested():
+        if session.events:
+            events, session.events = session.events, []
+            for event in events:
+                if isinstance(event, ProvisionRequested):
+                    self._provision(event)
+                elif isinstance(event, DeviceRequested):
                     self._enqueue(event)
+                elif isinstance(event, AuthenticationRequested):
+                    self._authenticate(event.connect)
         if session.closing:
             self._leave()
         if self._closing:
             return
-        data = session.data_to_send()
-        if data:
-            self._transport.write(data)
+        if output := session.output:
+            self._transport.write(output[0] if len(output) == 1 else b"".join(output))
+            output.clear()
         if session.closing:
             self._close()
-        else:
+        elif (session.reading and self._writable) is not self._reading:
             self._pause_or_resume_reading()
 
     def _leave(self) -> None:
@@ -390,7 +406,7 @@ class _Connection(asyncio.BufferedProtocol):
         if not self._reading:
             self._reading = True
             self._transport.resume_reading()
-        if not self._transport.can_write_eof():
+        if self._session.left or not self._transport.can_write_eof():
             self._transport.close()
             return
         try:
@@ -407,36 +423,77 @@ class _Connection(asyncio.BufferedProtocol):
             else:
                 self._transport.pause_reading()
 
-    async def _provision(self, request: ProvisionRequested, peer: Peer) -> None:
+    def _provision(self, request: ProvisionRequested) -> None:
+        listener = self._listener
+        listener.undecided += 1
         try:
-            answer = await self._listener.provisioning.answer(request.payload, peer)
+            listener.provisioning.request(request.payload, self._peer(), partial(self._provisioned, request))
         except Exception as error:
             self._log_failure("a provision request", error)
-            answer = None
+            self._provisioned(request, None)
+
+    def _provisioned(self, request: ProvisionRequested, answer: Answer | None) -> None:
+        self._listener.decided()
         self._session.answer(request, answer, self._loop.time())
         self._advance()
 
-    async def _authenticate(self, connect: Connect, peer: Peer) -> None:
-        session, services = self._session, self._listener.services
+    # The live session comes first: a client that hears that it is let in has taken over from any other.
+
+    def _authenticate(self, connect: Connect) -> None:
+        services = self._listener.services
+        if services is None:
+            self._refuse(None)
+            return
+        peer = self._peer()
         try:
-            if services is None:
-                raise Unavailable("Devices are not served here.")
-            found = await services.access.with_mqtt(connect.client_id, connect.username, connect.password, peer)
+            token = None
+            if not peer.certificates and peer.psk is None:  # the usual case, without a task
+                token = services.access.token_in(connect.client_id, connect.username, connect.password)
+            if token is None:
+                self._listener.run(self._judge(connect, services))
+            else:
+                self._live = services.sessions.enter(token, self, partial(self._entered, connect, services))
+        except Exception as error:
+            self._refuse(error)
+
+    def _entered(self, connect: Connect, services: _Services, verdict: bool | Exception) -> None:
+        if isinstance(verdict, Exception):
+            self._live = None
+            self._refuse(verdict)
+        elif not verdict:  # its first use, other credentials, or bad ones
+            self._live = None
+            self._listener.run(self._judge(connect, services))
+        elif self._live is not None and not self._live.closed:
+            self._let_in(connect, services, self._live)
+
+    async def _judge(self, connect: Connect, services: _Services) -> None:
+        session = self._session
+        try:
+            found = await services.access.with_mqtt(connect.client_id, connect.username, connect.password, self._peer())
             if isinstance(found, Denial):
                 session.refuse(found.reason_code, found.text, found.return_code)
+                self._advance()
             elif not session.closing:
-                # The live session comes first: a client that hears that it is let in has taken over from any other.
                 live = await services.sessions.open(found, self)
                 if session.closing:
                     live.close()
                 else:
                     self._live = live
-                    self._device = DeviceBehaviour(session, connect, found, services.datastreams)
-                    session.accept(connect, self._device, self._loop.time())
+                    self._let_in(connect, services, live)
         except Exception as error:
-            if not isinstance(error, Unavailable):
-                self._log_failure("an authentication", error)
-            session.refuse(ReasonCode.SERVER_UNAVAILABLE, "the server is unavailable")
+            self._refuse(error)
+
+    def _let_in(self, connect: Connect, services: _Services, live: LiveSession) -> None:
+        session = self._session
+        self._device = DeviceBehaviour(session, connect, live.device, services.datastreams)
+        session.accept(connect, self._device, self._loop.time())
+        self._advance()
+
+    def _refuse(self, error: Exception | None) -> None:
+        """Have the device come again later."""
+        if error is not None and not isinstance(error, Unavailable):
+            self._log_failure("an authentication", error)
+        self._session.refuse(ReasonCode.SERVER_UNAVAILABLE, "the server is unavailable")
         self._advance()
 
     def _enqueue(self, request: DeviceRequested) -> None:

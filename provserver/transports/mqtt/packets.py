@@ -3,9 +3,10 @@
 `§` is a section of MQTT 5.0, "3.1 §" and "3.1.1 §" one of the older standards.
 """
 
-from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TypedDict
+
+from msgspec import Struct
 
 
 class Version(IntEnum):
@@ -76,136 +77,129 @@ class Properties(TypedDict, total=False):
     shared_subscription_available: int
 
 
-@dataclass(slots=True)
-class Will:
+class Will(Struct):
     """The Will Message of a CONNECT (§3.1.2.5)."""
 
     topic: str
-    payload: bytes = field(repr=False)
+    payload: bytes
     qos: int
     retain: bool
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}  # msgspec makes one for each
+
+    def __repr__(self) -> str:
+        return f"<Will of {len(self.payload)} bytes>"
 
 
-@dataclass(slots=True)
-class Connect:
+class Connect(Struct):
     """CONNECT (§3.1). `clean_start` is Clean Session in 3.1 and 3.1.1. Its repr shows no credential."""
 
     version: Version
-    client_id: str = field(repr=False)
+    client_id: str
     clean_start: bool
     keep_alive: int
-    username: str | None = field(default=None, repr=False)
-    password: bytes | None = field(default=None, repr=False)
+    username: str | None = None
+    password: bytes | None = None
     will: Will | None = None
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
+
+    def __repr__(self) -> str:
+        return f"<Connect {self.version.name}>"
 
 
-@dataclass(slots=True)
-class Connack:
+class Connack(Struct):
     """CONNACK (§3.2), Session Present 0. In 3.1 and 3.1.1 the code is a return code (3.1.1 §3.2.2.3)."""
 
     reason_code: int
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Publish:
+class Publish(Struct):
     """PUBLISH (§3.3), either way. The packet id is 0 when the QoS is."""
 
     topic: str
-    payload: bytes = field(repr=False)
+    payload: bytes
     qos: int = 0
     packet_id: int = 0
     retain: bool = False
     dup: bool = False
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
+
+    def __repr__(self) -> str:
+        return f"<Publish to {self.topic} of {len(self.payload)} bytes, QoS {self.qos}>"
 
 
-@dataclass(slots=True)
-class Puback:
+class Puback(Struct):
     """PUBACK (§3.4), either way; the base of the other three acknowledgements, which look alike."""
 
     packet_id: int
     reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
 class Pubrec(Puback):
     """PUBREC (§3.5)."""
 
 
-@dataclass(slots=True)
 class Pubrel(Puback):
     """PUBREL (§3.6)."""
 
 
-@dataclass(slots=True)
 class Pubcomp(Puback):
     """PUBCOMP (§3.7)."""
 
 
-@dataclass(slots=True)
-class Subscribe:
+class Subscribe(Struct):
     """SUBSCRIBE (§3.8): topic filters with their Subscription Options (§3.8.3.1; QoS = the low two bits)."""
 
     packet_id: int
     subscriptions: list[tuple[str, int]]
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Suback:
+class Suback(Struct):
     """SUBACK (§3.9): one code per topic filter, in their order."""
 
     packet_id: int
     reason_codes: list[int]
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Unsubscribe:
+class Unsubscribe(Struct):
     """UNSUBSCRIBE (§3.10)."""
 
     packet_id: int
     topic_filters: list[str]
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Unsuback:
+class Unsuback(Struct):
     """UNSUBACK (§3.11); its codes are not sent in 3.1 and 3.1.1 (3.1.1 §3.11)."""
 
     packet_id: int
     reason_codes: list[int]
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Pingreq:
+class Pingreq(Struct):
     """PINGREQ (§3.12)."""
 
 
-@dataclass(slots=True)
-class Pingresp:
+class Pingresp(Struct):
     """PINGRESP (§3.13)."""
 
 
-@dataclass(slots=True)
-class Disconnect:
+class Disconnect(Struct):
     """DISCONNECT (§3.14), either way; a server sends it in MQTT 5 only."""
 
     reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
-@dataclass(slots=True)
-class Auth:
+class Auth(Struct):
     """AUTH (§3.15), MQTT 5 only."""
 
     reason_code: int = 0
-    properties: Properties = field(default_factory=Properties)
+    properties: Properties = {}
 
 
 ClientPacket = Connect | Publish | Puback | Subscribe | Unsubscribe | Pingreq | Disconnect | Auth

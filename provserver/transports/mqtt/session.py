@@ -8,13 +8,15 @@ is connected is a `Behaviour`: `ProvisionBehaviour` is that of a client that cam
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import inf
 from typing import Any, ClassVar, Final, Generic, TypeVar
 
-from provserver.errors import RENDERINGS
+from msgspec import Struct
+
+from provserver.errors import RENDERINGS, Outcome
 from provserver.services.provisioning import Answer
-from provserver.transports.mqtt.codec import Decoder, MalformedPacket, encode
+from provserver.transports.mqtt.codec import Decoder, MalformedPacket, encode, encode_publish, encode_suback
 from provserver.transports.mqtt.packets import (
     Auth,
     ClientPacket,
@@ -45,6 +47,15 @@ REQUEST_TOPIC: Final = "/provision/request"
 RESPONSE_TOPIC: Final = "/provision/response"
 
 MAXIMUM_QOS: Final = 1
+
+# Members of an Enum are slow to look up.
+_V5: Final = Version.V5
+_V3_1_1: Final = Version.V3_1_1
+_SUCCESS: Final = Outcome.SUCCESS
+_RESPONSE_FIELD: Final = len(RESPONSE_TOPIC).to_bytes(2) + RESPONSE_TOPIC.encode()
+_NO_PROPERTIES: Final = Properties()
+_ACCEPTED: Final = encode(Connack(ReasonCode.SUCCESS), _V3_1_1)
+_PINGRESP: Final = encode(Pingresp(), _V3_1_1)
 
 MAX_SUBSCRIPTIONS: Final = 32
 MAX_TOPIC_FILTER: Final = 256
@@ -85,26 +96,25 @@ class Limits:
 AnswerT = TypeVar("AnswerT")
 
 
-@dataclass(slots=True, eq=False)
-class Request(Generic[AnswerT]):
+class Request(Struct, Generic[AnswerT], eq=False):
     """A PUBLISH that wants an answer: give it to `Session.answer`. answer: None if it could not be decided."""
 
-    payload: bytes = field(repr=False)
+    payload: bytes
     qos: int
     packet_id: int
-    correlation_data: bytes | None = field(default=None, repr=False)
+    correlation_data: bytes | None = None
     answered: bool = False
-    answer: AnswerT | None = field(default=None, repr=False)
+    answer: AnswerT | None = None
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self.payload)} bytes, QoS {self.qos}>"
 
 
-class ProvisionRequested(Request[Answer]):
+class ProvisionRequested(Request[Answer], eq=False):
     """A provision request."""
 
-    __slots__ = ()
 
-
-@dataclass(slots=True, eq=False)
-class AuthenticationRequested:
+class AuthenticationRequested(Struct, eq=False):
     """A CONNECT that is not for provisioning wants a decision: nothing is read until `Session.accept` or `refuse`."""
 
     connect: Connect
@@ -116,10 +126,11 @@ Event = Request[Any] | AuthenticationRequested
 class Session:
     """The server's end of one connection.
 
-    After each call the driver takes `events()`, writes `data_to_send()`, then ends the connection if
+    After each call the driver takes what is in `events`, writes what is in `output`, then ends the connection if
     `closing`; it reads only while `reading`, and calls `expire` once `deadline` has passed.
 
-    closing: nothing more is sent or read. close_reason: why, in words for a log.
+    reading: whether more bytes are wanted; while not, those received are kept.
+    closing: nothing more is sent or read. close_reason: why, in words for a log. left: the client said DISCONNECT.
     version: the client's; 3.1.1 while it is not known.
     """
 
@@ -131,66 +142,50 @@ class Session:
         "_decoder",
         "_draining",
         "_end_at",
-        "_events",
         "_idle",
         "_idle_at",
-        "_output",
         "_problem_information",
         "close_reason",
         "closing",
         "deadline",
+        "events",
+        "left",
         "limits",
+        "output",
+        "reading",
         "version",
     )
 
     def __init__(self, limits: Limits, now: float, assign_client_id: Callable[[], str]) -> None:
         self.limits = limits
-        self.version = Version.V3_1_1
-        self.closing = False
+        self.version = _V3_1_1
+        self.closing = self.left = self._authenticating = self._draining = False
+        self.reading = self._problem_information = True
         self.close_reason = ""
         self.deadline = now + limits.connect_timeout
+        self.events: list[Event] = []
+        self.output: list[bytes] = []
         self._assign_client_id = assign_client_id
         self._decoder = Decoder(limits.max_packet_size)
         self._behaviour: Behaviour[Any] | None = None
-        self._authenticating = False
-        self._draining = False
-        self._idle = self._idle_at = self._end_at = inf
-        self._client_maximum_packet_size: float = inf
-        self._problem_information = True
-        self._events: list[Event] = []
-        self._output: list[bytes] = []
-
-    @property
-    def reading(self) -> bool:
-        """Whether more bytes are wanted; while not, those received are kept."""
-        if self.closing or self._authenticating or self._draining:
-            return False
-        return self._behaviour is None or len(self._behaviour.requests) < self.limits.in_flight
+        self._idle = self._idle_at = self._end_at = self._client_maximum_packet_size = inf
 
     @property
     def busy(self) -> bool:
         """Whether an answer is owed."""
         return self._behaviour is not None and bool(self._behaviour.requests)
 
-    def events(self) -> list[Event]:
-        """What has happened since the last call."""
-        events = self._events
-        if events:
-            self._events = []
-        return events
-
-    def data_to_send(self) -> bytes:
-        """What is to be written since the last call."""
-        output = self._output
-        if not output:
-            return b""
-        self._output = []
-        return b"".join(output)
-
     def receive(self, data: bytes, now: float) -> None:
         """Take what the client sent."""
-        if not self.closing:
-            self._decoder.feed(data)
+        if self.closing:
+            return
+        decoder = self._decoder
+        if self.reading and (packet := decoder.plain(data)) is not None:
+            self._idle_at = now + self._idle
+            self._receive(packet, now)
+            self._settle()
+        else:
+            decoder.feed(data)
             self._proceed(now)
 
     def receive_eof(self) -> None:
@@ -218,7 +213,9 @@ class Session:
             self._end_at = now + self.limits.after_verdict
         if self._draining and not self.busy:
             self.shut_down()
-        self._proceed(now)
+        self._settle()
+        if self._decoder.buffered:
+            self._proceed(now)
 
     def accept(self, connect: Connect, behaviour: "Behaviour[Any]", now: float) -> None:
         """Accept the CONNECT (§3.2), and go on with what came behind it."""
@@ -226,6 +223,7 @@ class Session:
             return
         self._authenticating = False
         self._begin(connect, behaviour, now)
+        self._settle()
         self._proceed(now)
 
     def refuse(self, reason_code: int, reason: str, return_code: int | None = None) -> None:
@@ -240,7 +238,7 @@ class Session:
 
     def drain(self) -> None:
         """Read no more, and shut down when nothing is owed."""
-        self._draining = True
+        self._draining, self.reading = True, False
         if not self.busy:
             self.shut_down()
 
@@ -255,12 +253,12 @@ class Session:
         data = encode(packet, self.version)
         if len(data) > self._client_maximum_packet_size:
             return False
-        self._output.append(data)
+        self.output.append(data)
         return True
 
     def emit(self, event: Event) -> None:
         """Tell the driver."""
-        self._events.append(event)
+        self.events.append(event)
 
     def reason(self, text: str) -> Properties:
         """A Reason String, if the client may get one (§3.1.2.11.7) and has room for it."""
@@ -270,14 +268,14 @@ class Session:
 
     def disconnect(self, reason_code: ReasonCode, reason: str) -> None:
         """Close; a client of MQTT 5 whose CONNECT was accepted is told why (§4.13)."""
-        if self._behaviour is not None and self.version is Version.V5:
+        if self._behaviour is not None and self.version is _V5:
             self.send(Disconnect(reason_code, self.reason(reason)))
         self.close(reason)
 
     def close(self, reason: str) -> None:
         """Close without a word."""
         if not self.closing:
-            self.closing, self.close_reason = True, reason
+            self.closing, self.reading, self.close_reason = True, False, reason
             self.deadline = inf
             self._behaviour = None
 
@@ -288,6 +286,7 @@ class Session:
                 for packet in self._decoder:
                     self._idle_at = now + self._idle
                     self._receive(packet, now)
+                    self._settle()
                     if not self.reading:
                         break
         except MalformedPacket as error:
@@ -298,53 +297,74 @@ class Session:
                 self.refuse(error.reason_code, str(error))
             else:
                 self.close(str(error))
-        if self._behaviour is not None:
+
+    def _settle(self) -> None:
+        """What is in flight decides about more and about the end."""
+        behaviour = self._behaviour
+        if behaviour is None:
+            return
+        if behaviour.requests:
             # A request in flight outlives the end: its verdict sets a new one.
-            self.deadline = self._idle_at if self._behaviour.requests else min(self._idle_at, self._end_at)
+            self.deadline = self._idle_at
+            self.reading = len(behaviour.requests) < self.limits.in_flight and not self._draining
+        else:
+            self.deadline = min(self._idle_at, self._end_at)
+            self.reading = not self._draining
 
     def _receive(self, packet: ClientPacket, now: float) -> None:
-        v5 = self.version is Version.V5
-        match packet:
-            case Connect():
+        behaviour = self._behaviour
+        if behaviour is None:
+            if isinstance(packet, Connect):
                 self._connect(packet, now)
-            case Pingreq():
-                self.send(Pingresp())
-            case Disconnect():
-                self.close("the client disconnected")
-            case Auth():
-                self.disconnect(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
-            case Publish(qos=2) if v5:
+        elif isinstance(packet, Publish):
+            if packet.qos == 2 and self.version is _V5:
                 self.disconnect(ReasonCode.QOS_NOT_SUPPORTED, "the Maximum QoS is 1")
-            case Publish(properties={"topic_alias": _}):
+            elif packet.properties and "topic_alias" in packet.properties:
                 self.disconnect(ReasonCode.TOPIC_ALIAS_INVALID, "the Topic Alias Maximum is 0")
-            case _ if self._behaviour is not None:
-                self._behaviour.receive(packet)
+            elif packet.dup:
+                behaviour.repeated(packet)
+            else:
+                behaviour.publish(packet)
+        elif isinstance(packet, Disconnect):
+            self.left = True
+            self.close("the client disconnected")
+        elif isinstance(packet, Subscribe):
+            behaviour.subscribe(packet)
+        elif isinstance(packet, Pingreq):
+            self.output.append(_PINGRESP)
+        elif isinstance(packet, Auth):
+            self.disconnect(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
+        else:
+            behaviour.receive(packet)
 
     def _connect(self, connect: Connect, now: float) -> None:
         asked = connect.properties
         self.version = connect.version
-        self._problem_information = bool(asked.get("request_problem_information", 1))
-        self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
+        if asked:
+            self._problem_information = bool(asked.get("request_problem_information", 1))
+            self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
         if "authentication_method" in asked:
             self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
         elif not connect.client_id and (
-            connect.version is Version.V3_1 or (connect.version is Version.V3_1_1 and not connect.clean_start)
+            connect.version is Version.V3_1 or (connect.version is _V3_1_1 and not connect.clean_start)
         ):
             self.refuse(ReasonCode.CLIENT_IDENTIFIER_NOT_VALID, "the client id is empty")
-        elif PROVISION in (connect.username, connect.client_id):
+        elif connect.username == PROVISION or connect.client_id == PROVISION:
             self._begin(connect, ProvisionBehaviour(self, connect), now)
             self._end_at = now + self.limits.first_verdict
         else:
-            self._authenticating = True
-            self.emit(AuthenticationRequested(connect))
+            self._authenticating, self.reading = True, False
+            self.events.append(AuthenticationRequested(connect))
 
     def _begin(self, connect: Connect, behaviour: "Behaviour[Any]", now: float) -> None:
         self._behaviour = behaviour
         silence = 1.5 * connect.keep_alive or inf
         self._idle = behaviour.patience(silence)
         self._idle_at = now + self._idle
-        granted = self._granted(connect, behaviour, silence) if connect.version is Version.V5 else Properties()
-        self.send(Connack(ReasonCode.SUCCESS, granted))
+        if connect.version is _V5:
+            self.send(Connack(ReasonCode.SUCCESS, self._granted(connect, behaviour, silence)))
+        else:
+            self.output.append(_ACCEPTED)
 
     def _granted(self, connect: Connect, behaviour: "Behaviour[Any]", silence: float) -> Properties:
         """What a client of MQTT 5 is told of this server (§3.2.2.3)."""
@@ -406,17 +426,18 @@ class Behaviour(ABC, Generic[RequestT]):
     def reply(self, request: RequestT) -> bool:
         """Send the answer of a request; true if it was a verdict."""
 
+    def repeated(self, packet: Publish) -> None:
+        """Handle a PUBLISH with DUP."""
+        if packet.qos and any(each.packet_id == packet.packet_id for each in self.requests):
+            pass  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
+        elif packet.qos == 2 and self._unreleased and packet.packet_id in self._unreleased:
+            self.acknowledge(packet, ReasonCode.SUCCESS)
+        else:
+            self.publish(packet)
+
     def receive(self, packet: ClientPacket) -> None:
-        """Handle a packet of the connected client."""
+        """Handle the other packets of the connected client."""
         match packet:
-            case Publish(dup=True) if packet.qos and any(each.packet_id == packet.packet_id for each in self.requests):
-                pass  # 3.1.1 §4.4: repeated for want of the PUBACK that is still to come
-            case Publish(qos=2, dup=True) if self._unreleased and packet.packet_id in self._unreleased:
-                self.acknowledge(packet, ReasonCode.SUCCESS)
-            case Publish():
-                self.publish(packet)
-            case Subscribe():
-                self._subscribe(packet)
             case Unsubscribe():
                 self._unsubscribe(packet)
             case Pubrel() if self._session.version is not Version.V5:
@@ -430,9 +451,9 @@ class Behaviour(ABC, Generic[RequestT]):
 
     def answered(self) -> bool:
         """Send the answers that are next in order; true if a verdict was among them."""
-        verdict = False
-        while self.requests and self.requests[0].answered and not self._session.closing:
-            verdict |= self.reply(self.requests.pop(0))
+        verdict, requests = False, self.requests
+        while requests and requests[0].answered and not self._session.closing:
+            verdict |= self.reply(requests.pop(0))
         return verdict
 
     def acknowledge(self, request: Publish | Request[Any], code: ReasonCode, reason: str = "") -> None:
@@ -466,23 +487,27 @@ class Behaviour(ABC, Generic[RequestT]):
         if self._session.send(Publish(topic, payload, qos, packet_id, properties=properties)) and qos:
             self._quota -= 1
 
-    def _subscribe(self, packet: Subscribe) -> None:
-        v5 = self._session.version is Version.V5
+    def subscribe(self, packet: Subscribe) -> None:
+        """Grant or refuse subscriptions."""
+        v5 = self._session.version is _V5
         codes: list[int] = []
         for topic_filter, options in packet.subscriptions:
-            if "subscription_identifier" in packet.properties:
+            if packet.properties and "subscription_identifier" in packet.properties:
                 codes.append(ReasonCode.SUBSCRIPTION_IDENTIFIERS_NOT_SUPPORTED)
             elif len(topic_filter) > MAX_TOPIC_FILTER or not self.subscribable(topic_filter):
                 codes.append(ReasonCode.TOPIC_FILTER_INVALID if v5 else ReasonCode.UNSPECIFIED_ERROR)
             else:
-                code = self._granted(topic_filter, min(options & 3, MAXIMUM_QOS))
+                code = self._granted(topic_filter, MAXIMUM_QOS if options & 3 else 0)
                 codes.append(code if v5 or code <= MAXIMUM_QOS else ReasonCode.UNSPECIFIED_ERROR)
-        self._session.send(Suback(packet.packet_id, codes))
+        if v5:
+            self._session.send(Suback(packet.packet_id, codes))
+        else:
+            self._session.output.append(encode_suback(packet.packet_id, codes))
 
     def _granted(self, topic_filter: str, qos: int) -> int:
         if self._subscriptions is None:
             self._subscriptions = {}
-        if topic_filter not in self._subscriptions and len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+        if len(self._subscriptions) >= MAX_SUBSCRIPTIONS and topic_filter not in self._subscriptions:
             return ReasonCode.QUOTA_EXCEEDED
         self._subscriptions[sys.intern(topic_filter)] = qos  # a fleet's devices have the same few
         return qos
@@ -522,10 +547,10 @@ class ProvisionBehaviour(Behaviour[ProvisionRequested]):
             self.acknowledge(packet, ReasonCode.TOPIC_NAME_INVALID, "no such topic")
             self._session.disconnect(ReasonCode.TOPIC_NAME_INVALID, "no such topic")
             return
-        correlation_data = packet.properties.get("correlation_data")
+        correlation_data = packet.properties.get("correlation_data") if packet.properties else None
         request = ProvisionRequested(packet.payload, packet.qos, packet.packet_id, correlation_data)
         self.requests.append(request)
-        self._session.emit(request)
+        self._session.events.append(request)
 
     def reply(self, request: ProvisionRequested) -> bool:
         """Publish the verdict, or say that there is none."""
@@ -536,6 +561,15 @@ class ProvisionBehaviour(Behaviour[ProvisionRequested]):
                 self.acknowledge(request, code, reason)
             session.disconnect(code, reason)
             return False
+        if (
+            answer.outcome is _SUCCESS
+            and not request.qos
+            and session.version is not _V5
+            and self._subscriptions
+            and not self._subscriptions[RESPONSE_TOPIC]
+        ):  # as most are
+            session.output.append(encode_publish(_RESPONSE_FIELD, answer.body))
+            return True
         rendering = RENDERINGS[answer.outcome]
         code, reason = ReasonCode(rendering.mqtt), rendering.error or ""
         if code is ReasonCode.SUCCESS:

@@ -34,18 +34,41 @@ class Scripted(Provisioning):
         self.gate = asyncio.Event()
         self.gate.set()
         self.changed = asyncio.Event()
+        self._waiting: list[asyncio.Task[None]] = []
 
-    async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:  # noqa: ARG002
+    def request(
+        self,
+        payload: bytes,
+        peer: Peer,
+        done: Callable[[Answer], None],
+        *,
+        accept_protobuf: bool = True,  # noqa: ARG002
+    ) -> None:
         self.asked.append((payload, peer))
-        self.changed.set()
-        await self.gate.wait()
-        self.finished.append(payload)
         self.changed.set()
         if payload == b"raise":
             raise LookupError(payload)
+        if self.gate.is_set():
+            self._finish(payload, done)
+        else:
+            self._waiting.append(asyncio.create_task(self._wait(payload, done)))
+
+    def forget(self) -> None:
+        """What still waits is never answered."""
+        for each in self._waiting:
+            each.cancel()
+
+    async def _wait(self, payload: bytes, done: Callable[[Answer], None]) -> None:
+        await self.gate.wait()
+        self._finish(payload, done)
+
+    def _finish(self, payload: bytes, done: Callable[[Answer], None]) -> None:
+        self.finished.append(payload)
+        self.changed.set()
         if payload == b"undecodable":
-            return Answer(Outcome.UNDECODABLE, b"")
-        return Answer(Outcome.SUCCESS, b"answer to " + payload)
+            done(Answer(Outcome.UNDECODABLE, b""))
+        else:
+            done(Answer(Outcome.SUCCESS, b"answer to " + payload))
 
     async def until(self, predicate: Callable[[Self], bool]) -> None:
         while not predicate(self):
@@ -120,6 +143,7 @@ class Listen:
     async def __call__(self, **options: Any) -> Served:
         provisioning = Scripted()
         listener = MqttListener(provisioning, **{"sweep_interval": 0.01, **options})
+        self.stack.callback(provisioning.forget)
         self.stack.push_async_callback(listener.stop, 0)
         _, port = await listener.start("127.0.0.1", 0)
         return Served(listener, provisioning, port)

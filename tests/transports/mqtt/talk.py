@@ -33,12 +33,15 @@ class Client:
         return self.received()
 
     def received(self) -> list[bytes]:
-        for event in self.session.events():
+        session = self.session
+        events, session.events = session.events, []
+        for event in events:
             if isinstance(event, AuthenticationRequested):
                 self.authentications.append(event)
             else:
                 self.requests.append(event)
-        return cut(self.session.data_to_send())
+        output, session.output = session.output, []
+        return cut(b"".join(output))
 
     def answer(self, outcome: Outcome = Outcome.SUCCESS, body: bytes = b"yes", request: int = 0) -> list[bytes]:
         self.session.answer(self.requests.pop(request), Answer(outcome, body), self.now)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import socket
 import struct
 from typing import Any, Final, cast
@@ -263,8 +264,8 @@ async def test_back_pressure(served: Served) -> None:
 async def test_small_packets_are_not_delayed(served: Served) -> None:
     raw = await served.provision_session(V311)
     (connection,) = served.listener._connections
-    accepted = connection._transport.get_extra_info("socket")
-    assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    with socket.socket(fileno=os.dup(cast("Any", connection._transport)._descriptor)) as accepted:
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     await raw.close()
 
 

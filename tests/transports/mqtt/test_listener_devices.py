@@ -5,12 +5,12 @@ import json
 import logging
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 from uuid import UUID
 
 import aiomqtt
@@ -26,7 +26,7 @@ from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.enrollment import Enrollment
 from provserver.services.profiles import ProfileChange, Profiles
-from provserver.services.sessions import Sessions
+from provserver.services.sessions import LiveSession, Sessions
 from provserver.store.database import Database
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.tls import ServerContext
@@ -509,43 +509,51 @@ async def test_presence(back: Backend, site: Site, device: Named, ending: str) -
 class Slow(Sessions):
     """Lets no session in before the gate is open."""
 
-    def __init__(self, inner: Sessions) -> None:
-        self.inner = inner
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
         self.asked = asyncio.Event()
         self.gate = asyncio.Event()
-        self.opened: list[Any] = []
+        self.opened: list[LiveSession] = []
 
-    async def open(self, device: Authenticated, connection: Any) -> Any:
+    async def _open(self, sessions: Sequence[LiveSession]) -> list[bool | Exception]:
         self.asked.set()
         await self.gate.wait()
-        session = await self.inner.open(device, connection)
-        self.opened.append(session)
-        return session
+        self.opened += sessions
+        return await super()._open(sessions)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
 
 
 async def test_a_client_that_does_not_wait_leaves_no_session(back: Backend, device: Named) -> None:
     made = await device()
-    slow = Slow(back.sessions)
-    async with serving(back, sessions=slow) as site:
+    async with Slow(back.made.database) as slow, serving(back, sessions=slow) as site:
         raw = await site.connect()
         await raw.send(V311.connect("client", made.token))
         await slow.asked.wait()
-        for connection in site.listener._connections:
+        for connection in tuple(site.listener._connections):
             connection.abort()  # as a reset does, which a socket that is not read may not notice
         await raw.close()
         slow.gate.set()
         await until(lambda: bool(slow.opened) and slow.opened[0].closed)
 
 
-async def test_revoked_while_it_was_let_in(back: Backend, device: Named) -> None:
+@pytest.mark.parametrize("used", [False, True])
+async def test_revoked_while_it_was_let_in(back: Backend, site: Site, device: Named, used: bool) -> None:
     made = await device()
-    slow = Slow(back.sessions)
-    async with serving(back, sessions=slow) as site:
-        raw = await site.connect()
+    if used:
+        await (await site.session(V5, made)).close()
+    async with Slow(back.made.database) as slow, serving(back, sessions=slow) as slowly:
+        raw = await slowly.connect()
         await raw.send(V5.connect("client", made.token))
         await slow.asked.wait()
         await back.revoke(made)
         slow.gate.set()
+        assert await raw.packet() == b"\x20\x03\0\x86\0"
         assert await raw.rest() == b""
         await raw.close()
 
