@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from asyncpg import PostgresError
+from asyncpg import DataError, PostgresError, ProgramLimitExceededError
 
 from provserver.core import attributes as facts
 from provserver.core import claiming, ids, sink, telemetry
@@ -29,6 +29,9 @@ from provserver.store.data import Batch, Obstacle, Series, SinkRow
 from provserver.store.database import Database
 
 log = logging.getLogger("provserver.data")
+
+_REFUSED_FOR_GOOD = (DataError, ProgramLimitExceededError)
+"""What Postgres says of values that it cannot hold: who sends them again until they are taken would never end."""
 
 MAX_ROWS = 5_000
 """Samples and attributes of one statement, unless a single message has more."""
@@ -161,7 +164,8 @@ class Data:
             else:
                 if len(messages) == 1:
                     log.error("a data statement failed: %s", type(refused).__name__)  # noqa: TRY400
-                fault = Unavailable("The statement failed.")
+                for_good = isinstance(refused, _REFUSED_FOR_GOOD)
+                fault = InvalidData("It cannot be stored!") if for_good else Unavailable("The statement failed.")
         if fault is None or len(messages) == 1:
             return [fault] * len(messages)
         return [(await self._write_part([message]))[0] for message in messages]

@@ -270,6 +270,29 @@ async def test_a_message_that_postgres_refuses_fails_alone(
     assert "pl4nted" not in caplog.text
 
 
+@pytest.mark.parametrize("code", ["22003", "22P05", "54001"])  # numbers and characters out of range, nesting
+async def test_what_postgres_can_never_hold_is_the_senders_fault_and_no_neighbours(
+    data: Data, space: Space, lock: Locking, code: str
+) -> None:
+    async with space.database.connection() as connection:
+        await connection.execute(
+            f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '{code}'; END $$;"
+            " CREATE TRIGGER obstacle BEFORE INSERT ON telemetry FOR EACH ROW WHEN (NEW.key = 'poison')"
+            " EXECUTE FUNCTION refuse()"
+        )
+    try:
+        first, second = await make_device(space, "first"), await make_device(space, "second")
+        results = await as_one_group(
+            data, lock, space, data.telemetry(first, b'{"poison":1}'), data.telemetry(second, b'{"a":1}')
+        )
+    finally:
+        async with space.database.connection() as connection:
+            await connection.execute("DROP TRIGGER obstacle ON telemetry; DROP FUNCTION refuse()")
+
+    assert [type(result) for result in results] == [InvalidData, type(None)]
+    assert await data.latest(second.device_id) == {"a": 1}
+
+
 async def test_a_device_that_is_gone_leaves_nothing_and_costs_no_other_one(
     data: Data, device: Authenticated, space: Space, lock: Locking
 ) -> None:
