@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test sdk bench-tls check format bench bench-full lock clean
+.PHONY: help setup run demo test test-modes sdk bench-tls check format bench bench-full lock clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -23,6 +23,10 @@ demo: setup ## Provision simulated devices on all three protocols, print the tab
 
 test: setup ## Run the whole test suite, on all cores
 	$(BIN)/pytest -n auto --dist worksteal
+
+test-modes: setup ## The same with two workers, then without our own readers of HTTP and CoAP (TESTS: which)
+	PROVSERVER_TEST_MODE=two-workers $(BIN)/pytest -n auto --dist worksteal $(TESTS)
+	PROVSERVER_TEST_MODE=no-front $(BIN)/pytest -n auto --dist worksteal $(TESTS)
 
 sdk: .venv-sdk/.complete ## Install ThingsBoard's Python SDK beside, so that its test is not skipped
 

@@ -35,6 +35,7 @@ class Product:
         self._core = core
         self._ready_file = data_dir.with_name(data_dir.name + ".ready.json")
         self._environment = os.environ | {"PROVSERVER_LOG_FORMAT": "json"}
+        self._environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is installed is compiled once, not at every start
         if keys is not None:
             self._environment["PROVSERVER_KEYS_FILE"] = str(keys)
         self._log = "serve-" + data_dir.name

@@ -3,17 +3,25 @@
 import json
 import os
 import random
+import select
 import signal
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
+
+MODES = {
+    "two-workers": {"PROVSERVER_WORKERS": "2"},
+    "no-front": {"PROVSERVER_HTTP_FRONT": "false", "PROVSERVER_COAP_FRONT": "false"},
+}
+"""What PROVSERVER_TEST_MODE may name, several with commas between: options of every server that tests start."""
 
 PLAIN = ("http", "mqtt", "coap")
 SECURE = ("https", "mqtts", "coaps")
@@ -26,6 +34,17 @@ class CommandFailed(Exception):  # noqa: N818
         super().__init__(f"exit code {code}: {message}")
         self.code = code
         self.message = message
+
+
+def mode() -> dict[str, str]:
+    """The environment of servers in the mode of this run; what a test passes itself goes before."""
+    names = filter(None, os.environ.get("PROVSERVER_TEST_MODE", "").split(","))
+    return {name: value for each in names for name, value in MODES[each].items()}
+
+
+def children(pid: int) -> list[int]:
+    """The processes that one has forked, oldest first; of a server with workers, that of the database comes first."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _quiet_port() -> int:
@@ -45,7 +64,7 @@ def _quiet_port() -> int:
 class Server:
     """Starts, stops and kills the server; the addresses are "host:port".
 
-    tls: with a development CA, and the listeners that need it.
+    tls: with a development CA, and the listeners that need it. env: beside what the mode of the run demands.
     """
 
     def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None, tls: bool = False) -> None:
@@ -53,7 +72,7 @@ class Server:
         self.options = options
         self.ca = data_dir / "tls" / "ca.pem"
         self._names = PLAIN + SECURE if tls else PLAIN
-        self.env = os.environ | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
+        self.env = os.environ | mode() | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
         self.log_file = data_dir.with_name(data_dir.name + ".log")
         self.addresses: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
@@ -124,8 +143,15 @@ class Server:
     def kill(self) -> None:
         """End it as a power cut does."""
         assert self.process is not None
+        self.process.send_signal(signal.SIGSTOP)  # so that it starts nobody again
+        ends = [os.pidfd_open(pid) for pid in (children(self.process.pid) if self._supervised else ())]
         self.process.kill()
         self.process.wait()
+        for end in ends:  # its workers would answer what is under way first
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(end, signal.SIGKILL)
+            select.select([end], [], [])
+            os.close(end)
 
     def cli(self, *arguments: str, input_: str | None = None) -> Any:
         """Run a command on the server's database; returns the JSON it prints. Raises CommandFailed."""
@@ -140,6 +166,10 @@ class Server:
         return subprocess.run(
             command, input=input_, capture_output=True, text=True, env=self.env, timeout=120, check=False
         )
+
+    @property
+    def _supervised(self) -> bool:
+        return "--workers" in self.options or self.env.get("PROVSERVER_WORKERS", "1") != "1"
 
     @property
     def _data(self) -> Sequence[str]:

@@ -16,7 +16,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from provserver import workspace
+from provserver import app, workspace
 from provserver.config import Config
 from provserver.core.model import ProvisionStrategy
 from provserver.errors import Misconfigured
@@ -282,6 +282,19 @@ async def test_a_workspace_on_a_database_that_is_not_upgraded_is_refused_with_th
             pytest.fail("it is not usable")
 
     assert not (tmp_path / "keys.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "level"), [(Config().max_connections, "DEBUG"), (1_000, None), (1_001, "INFO"), (60_000, "INFO")]
+)
+def test_fewer_connections_than_wanted_are_worth_a_word(
+    caplog: pytest.LogCaptureFixture, wanted: int, level: str | None
+) -> None:
+    caplog.set_level("DEBUG", "provserver")
+    files = 1_000 + app._OTHER_FILES
+
+    assert app._max_connections(Config(max_connections=wanted), files) == 1_000
+    assert [record.levelname for record in caplog.records] == ([level] if level else [])
 
 
 def test_a_start_that_fails_says_why(served: Server, tmp_path: Path) -> None:

@@ -6,12 +6,13 @@ read buffer for all, and nothing of OpenSSL's before a whole ClientHello has com
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
 
 from provserver.core.model import PreSharedKey
 from provserver.errors import Unavailable
-from provserver.transports.tls import CHUNK_SIZE, Channel, ServerContext
+from provserver.transports.tls import CHUNK_SIZE, MAX_HANDSHAKE_SIZE, Channel, ServerContext
 
 logger = logging.getLogger("provserver.tls")
 
@@ -21,6 +22,8 @@ Oversized = Callable[[str, str], None]
 """Is told the IP address of a client whose certificates were too large, and the failure in words."""
 
 _READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
+_SLOW: Final = 1.0  # seconds after which a handshake takes nobody's turn any more
+_PAUSE: Final = 0.005  # seconds between turns while connections come: the loop accepts one a round, backlogs overflow
 
 
 class TlsAcceptor:
@@ -39,6 +42,7 @@ class TlsAcceptor:
         handshake_timeout: float,
         close_timeout: float,
         max_handshakes: int,
+        at_once: int,
         oversized: Oversized | None = None,
     ) -> None:
         self.context = context
@@ -48,10 +52,16 @@ class TlsAcceptor:
         self.handshake_timeout = handshake_timeout
         self.close_timeout = close_timeout
         self.oversized = oversized
+        self.at_once = at_once
         self.refused = 0
         self.read_buffer = memoryview(bytearray(_READ_SIZE))
         self._max_handshakes = max_handshakes
         self._handshakes: set[_Connection] = set()
+        self._waiting: OrderedDict[_Connection, None] = OrderedDict()
+        self._begun: OrderedDict[_Connection, float] = OrderedDict()  # lately; when
+        self._next_turn: asyncio.Handle | None = None
+        self._last_turn = 0.0
+        self._arrived = False  # a connection, in this round of the loop
 
     def __call__(self) -> asyncio.BaseProtocol:
         """As a protocol factory."""
@@ -61,6 +71,11 @@ class TlsAcceptor:
     def handshakes(self) -> int:
         """How many are under way."""
         return len(self._handshakes)
+
+    @property
+    def waiting(self) -> int:
+        """How many of them wait for their turn."""
+        return len(self._waiting)
 
     def abort(self) -> None:
         """End the handshakes under way; connections that have a protocol are its own to end."""
@@ -76,11 +91,38 @@ class TlsAcceptor:
             return False
         self.context.refresh(self.loop.time())
         self._handshakes.add(transport)
+        self._arrived = True
         return True
+
+    def enqueue(self, transport: "_Connection") -> None:
+        """Have `take_turn` called, in the order in which they came.
+
+        Else a storm would begin all its handshakes before it ends the first, when the time is up for all of them.
+        """
+        self._waiting[transport] = None
+        if self._next_turn is None:
+            self._next_turn = self.loop.call_soon(self._give_turn)
 
     def done(self, transport: "_Connection") -> None:
         """Count it no more."""
         self._handshakes.discard(transport)
+        self._waiting.pop(transport, None)
+        self._begun.pop(transport, None)
+
+    def _give_turn(self) -> None:
+        """One in a round of the loop, so that those who are further on go before."""
+        now = self.loop.time()
+        while self._begun and next(iter(self._begun.values())) < now - _SLOW:
+            self._begun.popitem(last=False)
+        full = len(self._begun) >= self.at_once
+        if self._waiting and not full and not (self._arrived and now < self._last_turn + _PAUSE):
+            transport, _ = self._waiting.popitem(last=False)
+            self._begun[transport] = self._last_turn = now
+            transport.take_turn()
+        self._arrived = False
+        self._next_turn = None
+        if self._waiting:
+            self._next_turn = self.loop.call_later(_PAUSE if full else 0, self._give_turn)
 
 
 def over_tls(
@@ -92,6 +134,7 @@ def over_tls(
     handshake_timeout: float = 10,
     close_timeout: float = 2,
     max_handshakes: int = 10_000,
+    at_once: int = 256,
     oversized: Oversized | None = None,
 ) -> TlsAcceptor:
     """A protocol factory for TCP that gives each inner protocol a transport once its handshake is done.
@@ -99,8 +142,10 @@ def over_tls(
     The transport's extra info has "peername" and "socket", "certificates" (DER, leaf first, as in
     `Channel.certificates`) and "psk" (the PreSharedKey that protects the connection, or None).
     shared_key: looks an identity up; when it raises, the connection is cut without a word about the key.
-    handshake_timeout, close_timeout: seconds for the handshake, and for the client to take the last bytes and close.
-    max_handshakes: at one time; one more is closed at once.
+    handshake_timeout: seconds to begin, and for the handshake once its turn has come. close_timeout: seconds for the
+        client to take the last bytes and close.
+    max_handshakes: at one time; one more is closed at once. at_once: so many of them are worked on, not counting who
+        is slow; the others wait for their turn.
     oversized: told of each handshake that was ended because the client's certificates were too large.
     """
     return TlsAcceptor(
@@ -111,6 +156,7 @@ def over_tls(
         handshake_timeout=handshake_timeout,
         close_timeout=close_timeout,
         max_handshakes=max_handshakes,
+        at_once=at_once,
         oversized=oversized,
     )
 
@@ -128,6 +174,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         "_acceptor",
         "_channel",
         "_closing",
+        "_early",
         "_ended",
         "_error",
         "_half_open",
@@ -152,6 +199,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         self._psk: PreSharedKey | None = None
         self._key_search: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._early: bytearray | None = bytearray()  # what has come before its turn; None from then on
         self._error: Exception | None = None
         self._handling = False
         self._closing = self._ended = self._half_open = False
@@ -183,9 +231,30 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         return self._acceptor.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        if not self._closing:
-            self._channel.feed(self._acceptor.read_buffer[:nbytes])
+        if self._closing:
+            return
+        data = self._acceptor.read_buffer[:nbytes]
+        if self._early is None:
+            self._channel.feed(data)
             self._advance()
+            return
+        if not self._early:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._acceptor.enqueue(self)
+        self._early += data
+        if len(self._early) > MAX_HANDSHAKE_SIZE:
+            self._log("more was sent than a handshake takes")
+            self.abort()
+
+    def take_turn(self) -> None:
+        """Begin the handshake; its time counts from now."""
+        if self._closing or self._early is None:
+            return
+        early, self._early = self._early, None
+        self._timer = self._acceptor.loop.call_later(self._acceptor.handshake_timeout, self._expire)
+        self._channel.feed(bytes(early))
+        self._advance()
 
     def eof_received(self) -> bool:
         if self._half_open:

@@ -24,7 +24,7 @@ SAYS = {channel: code(Verdict.UNAVAILABLE, channel) for channel in Channel} | {C
 async def severable(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Server, PostgresProxy]]:
     """A server on all channels, whose Postgres can be cut off."""
     async with PostgresProxy(database_url) as proxy:
-        environment = {"PROVSERVER_REQUEST_TIMEOUT": "0.5"}
+        environment = {"PROVSERVER_REQUEST_TIMEOUT": "2"}  # enough for nine programs at once on a busy machine
         server = Server(tmp_path / "data", "--database-url", proxy.dsn, env=environment, tls=True)
         await asyncio.to_thread(server.start)  # the proxy works in this loop, so the loop must not stand still
         try:

@@ -25,6 +25,7 @@ from OpenSSL import SSL
 from provserver.core.model import Peer, PreSharedKey
 from provserver.errors import Outcome, Unavailable
 from provserver.services.provisioning import Answer, Provisioning
+from provserver.transports import tls_stream
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor, over_tls
@@ -375,8 +376,15 @@ class Echoing(Provisioning):
     def __init__(self) -> None:
         self.peers: list[Peer] = []
 
-    async def answer(self, payload: bytes, peer: Peer, *, accept_protobuf: bool = True) -> Answer:  # noqa: ARG002
-        return Answer(Outcome.SUCCESS, b"answer to " + payload)
+    def request(
+        self,
+        payload: bytes,
+        peer: Peer,  # noqa: ARG002
+        done: Callable[[Answer], None],
+        *,
+        accept_protobuf: bool = True,  # noqa: ARG002
+    ) -> None:
+        done(Answer(Outcome.SUCCESS, b"answer to " + payload))
 
 
 @pytest.mark.parametrize("credentials", ["none", "certificate", "psk"])
@@ -489,6 +497,107 @@ def test_handshakes_are_bounded_in_number(run: Run, context: ServerContext) -> N
             third = await (await Wire.open(server.port)).handshake()
             assert third.client.done
             for wire in (*idle, refused, third):
+                await wire.close()
+
+    run(main())
+
+
+async def knocking(server: Listening) -> "Wire":
+    """A client that has sent its hello, and heard nothing."""
+    wire = await Wire.open(server.port)
+    before = server.acceptor.waiting
+    (hello,) = wire.client.step()
+    wire.writer.write(hello)
+    await server.until(lambda acceptor: acceptor.waiting == before + 1)
+    return wire
+
+
+def test_handshakes_take_turns_in_order(run: Run, context: ServerContext) -> None:
+    async def main() -> None:
+        async with listening(context, at_once=0) as server:
+            wires = [await knocking(server) for _ in range(5)]
+            server.acceptor.at_once = 1
+            ports = [wire.writer.get_extra_info("sockname")[1] for wire in wires]
+            for wire, port in zip(wires, ports, strict=True):
+                await wire.handshake()  # which only its own turn lets it do
+                inner = await server.made.get()
+                assert inner.transport.get_extra_info("peername")[1] == port
+            assert server.acceptor.handshakes == server.acceptor.waiting == 0
+            for wire in wires:
+                await wire.close()
+
+    run(main())
+
+
+def test_time_counts_from_the_turn(run: Run, context: ServerContext) -> None:
+    async def main() -> None:
+        async with listening(context, at_once=0, handshake_timeout=0.05) as server:
+            waiting = await knocking(server)
+            silent = await Wire.open(server.port)
+            assert await end(silent.reader) == b""
+            assert (server.acceptor.handshakes, server.acceptor.waiting) == (1, 1)  # though it came first
+            server.acceptor.handshake_timeout = 60
+            server.acceptor.at_once = 1
+            assert (await waiting.handshake()).client.done
+            for wire in (waiting, silent):
+                await wire.close()
+
+    run(main())
+
+
+def test_who_is_slow_keeps_nobody_waiting(run: Run, context: ServerContext, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with listening(context, at_once=0) as server:
+            slow, other = await knocking(server), await knocking(server)
+            server.acceptor.at_once = 1
+            await slow.reader.read(1)  # it has its turn, and says no more
+            assert server.acceptor.waiting == 1
+            monkeypatch.setattr(tls_stream, "_SLOW", 0)
+            assert (await other.handshake()).client.done
+            for wire in (slow, other):
+                await wire.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("extra", [None, b"x" * 40_000], ids=["leaves", "says too much"])
+def test_who_waits_and_cannot_be_served_is_forgotten(run: Run, context: ServerContext, extra: bytes | None) -> None:
+    async def main() -> None:
+        async with listening(context, at_once=0) as server:
+            wire = await knocking(server)
+            if extra is None:
+                await wire.close()
+            else:
+                wire.writer.write(extra)
+                assert await end(wire.reader) == b""
+                await wire.close()
+            await server.until(lambda acceptor: acceptor.handshakes == acceptor.waiting == 0)
+
+    run(main())
+
+
+def test_those_who_are_through_are_served_while_others_wait(run: Run, context: ServerContext) -> None:
+    async def main() -> None:
+        async with listening(context, partial(Inner, echo=True)) as server:
+            served = await (await Wire.open(server.port)).handshake()
+            server.acceptor.at_once = 0
+            waiting = [await knocking(server) for _ in range(20)]
+            served.say(b"hello")
+            assert await served.until(lambda client: client.received) == b"hello"
+            for wire in (served, *waiting):
+                await wire.close()
+
+    run(main())
+
+
+def test_all_of_a_storm_get_through(run: Run, context: ServerContext) -> None:
+    async def main() -> None:
+        async with listening(context, at_once=4) as server:
+            wires = await asyncio.gather(*(Wire.open(server.port) for _ in range(100)))
+            await asyncio.gather(*(wire.handshake() for wire in wires))
+            assert all(wire.client.done for wire in wires)
+            await server.until(lambda acceptor: not acceptor.handshakes)
+            for wire in wires:
                 await wire.close()
 
     run(main())

@@ -21,6 +21,7 @@ from tests.conformance.channels.programs.paho import Received, Session
 from tests.conformance.channels.programs.s_client import SClient
 from tests.conformance.channels.rendering import NO_ANSWER, code
 from tests.conformance.channels.stage import Stage
+from tests.server import mode
 
 CLOCK_SLACK = 60.0
 """Seconds by which what should hold from now on may be off."""
@@ -79,6 +80,13 @@ class _Play:
         assert wanted, f"{verdict} means nothing on {self._channel}"
         return wanted
 
+    def _codes(self, verdict: Verdict) -> tuple[str, ...]:
+        """What may be said. Of several workers only those with the OSCORE context of a key know that it was good."""
+        alike = (Verdict.GONE, Verdict.KEY)
+        if verdict in alike and self._channel is Channel.OSCORE and "PROVSERVER_WORKERS" in mode():
+            return tuple(map(self._code, alike))
+        return (self._code(verdict),)
+
     # What the device does.
 
     async def _device(
@@ -86,14 +94,14 @@ class _Play:
     ) -> None:
         match step:
             case model.Come():
-                wanted = self._code(step.expect)
-                answer = await self._come(step.login, wanted)
+                wanted = self._codes(step.expect)
+                answer = await self._come(step.login, wanted[0])
                 for _ in range(1, step.tries):
-                    if answer.code == wanted:
+                    if answer.code in wanted:
                         break
                     await asyncio.sleep(1)
-                    answer = await self._come(step.login, wanted)
-                assert answer.code == wanted, answer.text
+                    answer = await self._come(step.login, wanted[0])
+                assert answer.code in wanted, answer.text
             case model.Send():
                 client = self._stage.client(step.login)
                 answer = await client.send(self._text(step.feature), self._stage.values.payload(step.payload))
