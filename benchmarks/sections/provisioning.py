@@ -135,7 +135,12 @@ def _better(name: str, what: str, transport: str, rounds: Rounds, reference: Ser
 
 
 def _latency(bench: Bench, stage: Stage, one: Product) -> None:
-    """A lone client's; and, of requests that arrive at random, half as many as the peak."""
+    """A lone client's; and, of requests that arrive at random, half as many as the peak.
+
+    As in a server that has run for a while: Postgres writes into log files that it has already. To make a new one, of
+    16 MB, holds everybody up for 20 ms.
+    """
+    stage.cluster.settle("one")
     for transport, asked in TRANSPORTS.items():
         name, port = _NAMES[transport], one.port(transport)
         rate = bench.peaks[transport] / 2
