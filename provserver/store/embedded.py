@@ -274,7 +274,9 @@ class EmbeddedPostgres:
         new = self._cluster.with_name(self._cluster.name + ".new")
         if new.exists():
             await self._end_leftovers(new)
-            shutil.rmtree(new)
+            while new.exists():
+                with suppress(FileNotFoundError):  # an initdb that is ended takes away what it made, too
+                    shutil.rmtree(new)
         new.mkdir(mode=0o700)
         self._identity.give(new)
         status, output = await _output(

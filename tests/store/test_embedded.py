@@ -473,6 +473,26 @@ async def test_a_holder_killed_while_it_makes_the_cluster(tmp_path: Path) -> Non
     assert not (tmp_path / "postgres.new").exists()
 
 
+async def test_what_a_killed_holder_left_may_be_taken_away_by_its_initdb_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "postgres.new" / "base").mkdir(parents=True)
+    remove, calls = shutil.rmtree, list[Path]()
+
+    def meanwhile(path: Path, ignore_errors: bool = False) -> None:
+        if path.name == "postgres.new":
+            calls.append(path)
+        if len(calls) == 1 and path.name == "postgres.new":
+            (path / "base").rmdir()
+            raise FileNotFoundError("base")
+        remove(path, ignore_errors)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    async with EmbeddedPostgres(tmp_path) as postgres:
+        assert await fetchval(postgres.dsn, "SELECT 1") == 1
+    assert len(calls) == 2
+
+
 async def test_an_orphan_is_ended_first_where_nothing_ties_it_to_its_holder(data_dir: Path) -> None:
     async with holding(data_dir, loop="no-death-signal") as holder:
         assert await fetchval(holder.dsn, "CREATE TABLE kept AS SELECT 1") is None
