@@ -21,8 +21,7 @@ _SETTLED = 0.5
 def measure(bench: Bench, stage: Stage, seconds: float = SECONDS) -> None:
     """Each transport at a sixth of its own peak, so that together they are at half of what the machine can."""
     stage.database("soak")
-    workers = 2 if bench.workers else 1
-    with stage.product("soak", workers=workers) as product, ExitStack() as stack:
+    with stage.product("soak") as product, ExitStack() as stack:  # one process, as the peaks are one's
         loads = {}
         for transport, asked in TRANSPORTS.items():
             load = asked(product.port(transport))
