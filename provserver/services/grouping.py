@@ -5,11 +5,14 @@ work (profiles, say) takes turns, and gives way where he has most waiting.
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Generic, TypeVar, cast
 
 from provserver.errors import Unavailable
+
+log = logging.getLogger("provserver.grouping")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -134,7 +137,10 @@ class Grouper(Generic[Item, Result]):
 def _tell(waiting: _Waiting[Item, Result], result: Result | Exception) -> None:
     _, done, future = waiting
     if done is not None:
-        done(result)
+        try:
+            done(result)
+        except Exception as fault:  # its neighbours must have theirs
+            log.error("a result was not taken: %s", type(fault).__name__)  # noqa: TRY400 - it may quote the result
     elif future is not None and not future.done():
         if isinstance(result, Exception):
             future.set_exception(result)

@@ -114,11 +114,12 @@ class Provisioning:
             return
         loop = asyncio.get_running_loop()
         asked = _Request(self, decoded, peer, done, loop.time() + self._wait_limit)
-        self._under_way.append(asked)
-        if self._timer is None:
-            self._timer = loop.call_at(asked.deadline, self._expire)
         asked.key = self._recognised.get(decoded.key)
         self._consider(asked)
+        if asked.done is not None:
+            self._under_way.append(asked)
+            if self._timer is None:
+                self._timer = loop.call_at(asked.deadline, self._expire)
 
     async def drain(self) -> None:
         """Wait until everything that was asked is settled and recorded."""
@@ -164,6 +165,7 @@ class Provisioning:
         done, asked.done = asked.done, None
         if done is None:
             return  # its time was up
+        asked.request = _FORGOTTEN  # as it may stand behind one that is answered much later
         under_way = self._under_way
         while under_way and under_way[0].done is None:
             under_way.popleft()
@@ -223,6 +225,8 @@ class _Request:
 
     def settled(self, result: Granted | Refusal | Exception) -> None:
         """What became of its ticket."""
+        if self.done is None:
+            return
         provisioning, request = self._provisioning, self.request
         if isinstance(result, Granted):
             body = wire.encode_granted(result, protobuf=request.protobuf)
@@ -240,9 +244,12 @@ class _Request:
         """What its provision key is, in the database."""
         if isinstance(result, Exception):
             self.settled(result)
-        else:
+        elif self.done is not None:
             self.key = result
             self._provisioning._consider(self, fresh=True)  # noqa: SLF001
+
+
+_FORGOTTEN = ProvisionRequest("", "")
 
 
 def _unavailable(request: ProvisionRequest) -> Answer:

@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 from binascii import a2b_base64
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import partial
@@ -160,7 +160,7 @@ class LiveSession:
         entered, self._entered = self._entered, None
         if entered is not None:
             if verdict is not True:
-                self._sessions = None
+                self.close()
             entered(verdict)
 
 
@@ -249,6 +249,8 @@ class Sessions:
         verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def entered(outcome: bool | Exception) -> None:
+            if verdict.done():  # who asked was cancelled
+                return
             if isinstance(outcome, Exception):
                 verdict.set_exception(outcome)
             else:
@@ -326,9 +328,10 @@ class Sessions:
 
     async def _write(self, sessions: list[LiveSession]) -> set[LiveSession]:
         """Make those live whose credentials are good; returns them."""
-        openings = [Opening(session.id, *session.presented) for session in sessions]
-        before: dict[int, Authenticated] = {}
-        while True:
+        live: set[LiveSession] = set()
+        before: dict[LiveSession, Authenticated] = {}
+        while sessions:
+            openings = [Opening(session.id, *session.presented) for session in sessions]
             self._groups += 1
             number = str(self._groups)
             group = self._under_way = self._untold[number] = _Group()
@@ -337,22 +340,33 @@ class Sessions:
                     rows = await store.open_sessions(connection, openings, f"{self._sender} {number}", ONLINE)
             except BaseException:
                 self._untold.pop(number, None)
+                self._note_ends(before)
                 raise
             finally:
                 self._under_way = None
             if not rows:
                 self._untold.pop(number, None)
-            if not group.unheard and (
+            certain = not group.unheard and (
                 not group.revoked or group.revoked.isdisjoint(opening.id_digest for opening in openings)
-            ):
+            )
+            for index, device in rows:
+                session = sessions[index]
+                # One that was taken over already must not be written again, or it would be the newer one.
+                if certain or device.device_id.bytes in group.taken:
+                    before.pop(session, None)
+                    self._begin(session, device, group)
+                    live.add(session)
+                else:  # what was missed, or went meanwhile, shows when it is done again
+                    before[session] = device
+            if certain:
                 break
-            before.update(rows)  # what it missed, or what went meanwhile, shows when it is done again
-        for index, device in rows:
-            before.pop(index, None)
-            self._begin(sessions[index], device, group)
-        for index, device in before.items():
-            self._note_end(device.device_id, sessions[index].id)
-        return {sessions[index] for index, _ in rows}
+            sessions = [session for session in sessions if session not in live]
+        self._note_ends(before)
+        return live
+
+    def _note_ends(self, written: Mapping[LiveSession, Authenticated]) -> None:
+        for session, device in written.items():
+            self._note_end(device.device_id, session.id)
 
     def _begin(self, session: LiveSession, device: Authenticated, group: _Group) -> None:
         """It is written, and the newest of its device in this process."""

@@ -12,6 +12,7 @@ import select
 import socket
 from asyncio import BaseProtocol, Protocol
 from collections.abc import Callable
+from contextlib import suppress
 from os import close, read, set_blocking, write
 from typing import Any, Final, cast
 
@@ -28,6 +29,7 @@ _WRITE_LOW_WATER: Final = 16_384
 
 _IN: Final = 0x001  # EPOLLIN and EPOLLOUT, which `select` has on Linux only
 _OUT: Final = 0x004
+_NO_FAMILY: Final = {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL}  # `localhost` where the kernel has no IPv6, say
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
@@ -71,7 +73,11 @@ class TcpServer:
         """Accept no more; the streams go on."""
         accepting, self._accepting = self._accepting, {}
         for listening in accepting.values():
-            listening.close()  # by which the epoll forgets it
+            with suppress(OSError):  # it was not registered, as accepting pauses
+                self.epoll.unregister(
+                    listening.fileno()
+                )  # a supervisor has it open, too, so that closing is not enough
+            listening.close()
         self.release()
 
     async def wait_closed(self) -> None:
@@ -136,13 +142,18 @@ async def serve(
         return TcpServer(make_protocol, loop, [sock])
     found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
-    try:
-        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+    for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+        try:
             sockets.append(socket.create_server(address, family=family, backlog=backlog))
-    except OSError:
-        for each in sockets:
-            each.close()
-        raise
+        except OSError as error:
+            lacking = error
+            if error.errno in _NO_FAMILY:
+                continue
+            for each in sockets:
+                each.close()
+            raise
+    if not sockets:
+        raise lacking
     return TcpServer(make_protocol, loop, sockets)
 
 
@@ -283,7 +294,7 @@ class _Stream(asyncio.Transport):
     def _read_more(self) -> bytes:
         try:
             return read(self._descriptor, _READ_SIZE - _FIRST_READ)
-        except BlockingIOError:
+        except OSError:  # whatever it is, the next read tells
             return b""
 
     def _flush(self) -> None:

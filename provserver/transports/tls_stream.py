@@ -115,14 +115,17 @@ class TlsAcceptor:
         while self._begun and next(iter(self._begun.values())) < now - _SLOW:
             self._begun.popitem(last=False)
         full = len(self._begun) >= self.at_once
+        turn: Callable[[], None] | None = None
         if self._waiting and not full and not (self._arrived and now < self._last_turn + _PAUSE):
             transport, _ = self._waiting.popitem(last=False)
             self._begun[transport] = self._last_turn = now
-            transport.take_turn()
+            turn = transport.take_turn
         self._arrived = False
         self._next_turn = None
         if self._waiting:
             self._next_turn = self.loop.call_later(_PAUSE if full else 0, self._give_turn)
+        if turn is not None:  # last: should it fail, the others have theirs all the same
+            turn()
 
 
 def over_tls(

@@ -322,6 +322,25 @@ async def test_a_callback_past_max_waiting_is_called_at_once(gate: Gate) -> None
     assert heard[1:] == ["B"]
 
 
+async def test_a_callback_that_fails_spares_its_neighbours(gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    grouper = Grouper("test", gate.work)
+    heard: list[object] = []
+
+    def broken(_result: object) -> None:
+        raise ValueError("planted")
+
+    grouper.submit_to("a", broken)
+    grouper.submit_to("b", heard.append)
+    gate.let_through(2)
+    await grouper.drain()
+    grouper.submit_to("c", heard.append)
+    await grouper.drain()
+
+    assert heard == ["B", "C"]
+    assert "a result was not taken: ValueError" in caplog.text
+    assert "planted" not in caplog.text
+
+
 async def test_who_asks_again_from_a_callback_is_served(gate: Gate) -> None:
     grouper = Grouper("test", gate.work)
     heard: list[object] = []

@@ -1058,6 +1058,26 @@ async def test_a_fault_of_ours_is_told_as_unavailable(
     assert "planted" not in caplog.text
 
 
+async def test_what_was_answered_is_not_kept_behind_what_waits(fleet: Fleet, lock: Locking) -> None:
+    provisioning, answers = fleet.space.provisioning, list[Outcome]()
+    await fleet.ask("sensor-0")
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
+        under_way = asyncio.create_task(fleet.ask("sensor-1"))
+        await held.until_waiting()
+        for key in (fleet.pair.key, "unknown"):  # answered at once, and after a look-up
+            body = members(key, fleet.pair.secret) | {
+                "deviceName": "\t" if key == fleet.pair.key else "x",
+                "token": "t" * 99,
+            }
+            provisioning.request(json.dumps(body).encode(), PEER, lambda answer: answers.append(answer.outcome))
+        await until(lambda: len(answers) == 2)
+        held_back = [each.request for each in provisioning._under_way if each.done is None]
+        assert not any(request.token for request in held_back)
+        assert len(provisioning._under_way) == 1 + len(held_back)
+    await under_way
+    assert answers == [Outcome.FAILURE, Outcome.NOT_FOUND]
+
+
 async def test_who_was_told_to_come_back_hears_nothing_more(fleet: Fleet, lock: Locking) -> None:
     hasty, outcomes = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=0.05), list[Outcome]()
     body = json.dumps(members(fleet.pair.key, fleet.pair.secret) | {"deviceName": "sensor-1"}).encode()

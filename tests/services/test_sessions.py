@@ -649,6 +649,51 @@ async def test_a_group_that_did_not_hear_of_itself_is_opened_again(
         assert not newer.connection.ended.done()
 
 
+async def test_what_is_done_again_does_not_take_back_what_was_taken_over(
+    fleet: Fleet, access: Access, database_url: str, elsewhere: Sessions, space: Space
+) -> None:
+    tokens = [(await fleet.ask(name))["credentialsValue"] for name in ("sensor-1", "sensor-2")]
+    for token in tokens:
+        assert await use(access, token)
+    newer: list[Entering] = []
+
+    async def take_one_and_revoke_the_other() -> None:
+        assert sessions._under_way is not None
+        group = sessions._under_way
+        newer.append(Entering(elsewhere, token_in(access, tokens[0])))
+        assert await newer[0].verdict is True
+        await eventually(lambda: group.taken)
+        await space.rows("DELETE FROM credentials WHERE device_id = (SELECT id FROM device WHERE name = 'sensor-2')")
+        await eventually(lambda: group.revoked)
+
+    async with obstructed(database_url, take_one_and_revoke_the_other) as sessions:
+        came = [Entering(sessions, token_in(access, token)) for token in tokens]
+        assert [await each.verdict for each in came] == [True, False]
+        assert await came[0].connection.ended is Cause.TAKEN_OVER
+        assert len(sessions) == 0
+
+    assert not newer[0].connection.ended.done()
+    assert (newer[0].session.device.device_id, newer[0].session.id, True) in await presence(space)
+
+
+async def test_who_is_told_to_come_back_after_it_was_written_is_no_ghost(
+    fleet: Fleet, access: Access, here: Sessions, space: Space
+) -> None:
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    assert await use(access, token)
+    came = Entering(here, token_in(access, token))
+    assert await came.verdict is True
+    session = came.session
+    session._entered = lambda _verdict: None  # as if its group had others that are still to be opened
+
+    session.decide(Unavailable("too late"))
+
+    assert session.closed
+    assert len(here) == 0
+    await here.stop()
+    assert [(row[1], row[2]) for row in await presence(space)] == [(None, False)]
+
+
 async def test_away_is_not_wrong(fleet: Fleet, access: Access, database_url: str) -> None:
     token = (await fleet.ask("sensor-1"))["credentialsValue"]
     assert await use(access, token)

@@ -126,6 +126,40 @@ def test_large_both_ways(run: Run) -> None:
     run(main())
 
 
+def test_closing_is_enough_when_another_process_has_the_socket_too(run: Run) -> None:
+    async def main() -> None:
+        async with connected() as (_, _, _, server):
+            copy = server.sockets[0].dup()
+            address = copy.getsockname()
+            server.close()
+            late = socket.create_connection(address)
+            assert server.epoll.poll(0) == []
+            late.close()
+            copy.close()
+
+    run(main())
+
+
+def test_a_family_that_the_kernel_lacks_is_left_out(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = socket.create_server
+
+    def lacking(address: Any, *, family: int, backlog: int) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EAFNOSUPPORT, "no IPv6")
+        return make(address, family=family, backlog=backlog)
+
+    monkeypatch.setattr(socket, "create_server", lacking)
+
+    async def main() -> None:
+        server = await tcp.serve(Peer, "localhost", 0, backlog=5)
+        assert [each.family for each in server.sockets] == [socket.AF_INET]
+        server.close()
+        with pytest.raises(OSError, match="no IPv6"):
+            await tcp.serve(Peer, "::1", 0, backlog=5)
+
+    run(main())
+
+
 def test_half_closed(run: Run) -> None:
     async def main() -> None:
         async with connected() as (peer, reader, writer, _):

@@ -529,6 +529,29 @@ def test_handshakes_take_turns_in_order(run: Run, context: ServerContext) -> Non
     run(main())
 
 
+def test_a_turn_that_fails_is_nobody_else_s_affair(
+    run: Run, context: ServerContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        failed = asyncio.Event()
+        asyncio.get_running_loop().set_exception_handler(lambda *_: failed.set())
+        async with listening(context, at_once=0) as server:
+            broken, other = await knocking(server), await knocking(server)
+
+            def fail(_: object) -> None:
+                monkeypatch.undo()
+                raise LookupError
+
+            monkeypatch.setattr(tls_stream._Connection, "take_turn", fail)
+            server.acceptor.at_once = 2
+            await failed.wait()
+            assert (await other.handshake()).client.done
+            for wire in (broken, other):
+                await wire.close()
+
+    run(main())
+
+
 def test_time_counts_from_the_turn(run: Run, context: ServerContext) -> None:
     async def main() -> None:
         async with listening(context, at_once=0, handshake_timeout=0.05) as server:

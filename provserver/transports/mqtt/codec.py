@@ -554,7 +554,7 @@ class Decoder:
 
         None: feed it. Nothing is refused here, and nothing is read in another way than after `feed`.
         """
-        if self._buffer or not data:
+        if self._buffer or len(data) < 2:  # no packet is shorter
             return None
         packet = self._known.get(data)
         if packet is None:

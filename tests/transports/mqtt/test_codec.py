@@ -535,11 +535,19 @@ def streams(draw: st.DrawFn) -> bytes:
     return bytes(data)
 
 
-def outcome(chunks: Sequence[bytes], limit: int) -> tuple[list[ClientPacket], ReasonCode | None, str]:
-    """All that a decoder made of chunks; any exception but MalformedPacket is the test's failure."""
+def outcome(
+    chunks: Sequence[bytes], limit: int, *, plainly: bool = False
+) -> tuple[list[ClientPacket], ReasonCode | None, str]:
+    """All that a decoder made of chunks; any exception but MalformedPacket is the test's failure.
+
+    plainly: as a session does, which tries each chunk as a plain packet first.
+    """
     decoder, packets = Decoder(limit), []
     try:
         for chunk in chunks:
+            if plainly and (packet := decoder.plain(chunk)) is not None:
+                packets.append(packet)
+                continue
             decoder.feed(chunk)
             for decoded in decoder:
                 packets.append(decoded)  # noqa: PERF402 - those before the exception count
@@ -557,8 +565,10 @@ def test_chunks_change_nothing(data: bytes, sizes: list[int], limit: int) -> Non
         at += size
     chunks.append(data[at:])
     expected = outcome([data], limit)
-    assert outcome(chunks, limit) == expected
-    assert outcome([data[at : at + 1] for at in range(len(data))], limit) == expected
+    single = [data[at : at + 1] for at in range(len(data))]
+    for plainly in (False, True):
+        assert outcome(chunks, limit, plainly=plainly) == expected
+        assert outcome(single, limit, plainly=plainly) == expected
 
 
 def test_a_refusal_quotes_nothing() -> None:
