@@ -1,9 +1,13 @@
 """HTTP and HTTPS: POST /api/v1/provision."""
 
+import asyncio
+import contextlib
 import datetime
 import email.utils
 import math
+import socket
 import ssl
+import weakref
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -15,20 +19,42 @@ from firmware_sim.address import Address
 from firmware_sim.errors import NoAnswer, Refused, SimulatorError
 from firmware_sim.tls import Security
 
+_LOOK, _PATIENCE = 0.002, 2.0  # seconds between two looks whether connections are closed, and in all
+
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 
 
 def open_session(connections: int, security: Security | None, *, keep: bool = True) -> aiohttp.ClientSession:
     """A session of at most so many connections, without cookies. keep: use a connection again. Raises WrongUsage."""
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(
-            limit=connections,
-            ssl=tls.client_context(security) if security else True,
-            force_close=not keep,
-        ),
+        connector=Connector(connections, tls.client_context(security) if security else None, keep),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Content-Type": "application/json", "Accept": "application/json"},
     )
+
+
+class Connector(aiohttp.TCPConnector):
+    """Closed when all its connections are: aiohttp's own does not wait for the TLS of a request that was cancelled."""
+
+    def __init__(self, connections: int, context: ssl.SSLContext | None, keep: bool) -> None:
+        self.sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        super().__init__(limit=connections, ssl=context or True, force_close=not keep, socket_factory=self._open_socket)
+
+    def _open_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        opened = socket.socket(*address[:3])
+        self.sockets.add(opened)
+        return opened
+
+    async def close(self, *, abort_ssl: bool = False) -> None:
+        """Close, and wait until it is done."""
+        await super().close(abort_ssl=abort_ssl)
+        for opened in list(self.sockets):
+            with contextlib.suppress(OSError):
+                opened.shutdown(socket.SHUT_RDWR)  # do not wait for the server's end of TLS
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                while any(opened.fileno() >= 0 for opened in list(self.sockets)):  # noqa: ASYNC110 (nobody tells)
+                    await asyncio.sleep(_LOOK)
 
 
 class HttpTransport:

@@ -87,7 +87,7 @@ class Database:
         pool, self._pool = self._pool, None
         try:
             await asyncio.wait_for(pool.close(), CONNECT_TIMEOUT)
-        except TimeoutError:
+        except _AWAY:
             pool.terminate()
 
     @asynccontextmanager

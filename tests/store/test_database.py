@@ -251,3 +251,20 @@ async def test_closing_cuts_what_does_not_come_back(database_url: str, monkeypat
     with pytest.raises(Unavailable):
         await task
     await holder.close()
+
+
+async def test_closing_cuts_what_breaks_at_that_moment(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def broken(_: object) -> None:  # uvloop's transports may fail at the write of a farewell
+        raise BrokenPipeError
+
+    database = Database(database_url)
+    await database.open()
+    async with database.connection() as connection:
+        pid = await connection.fetchval("SELECT pg_backend_pid()")
+    monkeypatch.setattr("asyncpg.pool.Pool.close", broken)
+    await database.close()
+
+    watch = await asyncpg.connect(database_url)
+    while await watch.fetchval("SELECT count(*) FROM pg_stat_activity WHERE pid = $1", pid):
+        pass
+    await watch.close()

@@ -10,7 +10,7 @@ from aiohttp import web
 from firmware_sim.address import Address
 from firmware_sim.errors import NoAnswer, Refused, Unauthorized, Untrusted
 from firmware_sim.tls import ClientCertificate, Security
-from firmware_sim.transports.http import HttpTransport, parse_retry_after
+from firmware_sim.transports.http import Connector, HttpTransport, open_session, parse_retry_after
 from tests.firmware_sim.conftest import Identity
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -183,3 +183,23 @@ NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)
 )
 def test_retry_after(value: str | None, seconds: float | None) -> None:
     assert parse_retry_after(value, NOW) == seconds
+
+
+async def test_a_closed_session_has_closed_the_connection_of_a_cancelled_request(identity: Identity) -> None:
+    asked, silence = asyncio.Event(), asyncio.Event()
+
+    async def handler(_: web.Request) -> web.Response:
+        asked.set()
+        await silence.wait()
+        raise AssertionError
+
+    async with served(handler, identity.context()) as server:
+        session = open_session(1, Security(identity.trust))
+        request = asyncio.create_task(session.post(f"https://{server}/api/v1/provision").__aenter__())
+        await asked.wait()
+        assert isinstance(session.connector, Connector)
+        (connection,) = session.connector.sockets
+        request.cancel()
+        await asyncio.gather(request, return_exceptions=True)
+        await session.close()
+        assert connection.fileno() == -1
