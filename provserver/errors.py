@@ -4,6 +4,7 @@ The device reads `Outcome` (through its protocol's code and the reply's `status`
 `Refused`, `Unavailable` and `Misconfigured` are for people: their message names the fix.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -17,7 +18,59 @@ class Misconfigured(ProvserverError):  # noqa: N818 - reads as what it says
 
 
 class Refused(ProvserverError):  # noqa: N818
-    """What an operator asked for cannot be done; nothing was changed."""
+    """What an operator asked for cannot be done; nothing was changed. code: a stable word for programs."""
+
+    code = "refused"
+
+
+class NotFound(Refused):
+    """It is not there, or not where the caller may look: the two are not told apart."""
+
+    code = "not_found"
+
+
+class Invalid(Refused):
+    """The request itself is wrong, whatever there is. errors: where and why, when there are several."""
+
+    code = "invalid"
+
+    def __init__(self, message: str, errors: Sequence[Mapping[str, object]] = ()) -> None:
+        super().__init__(message)
+        self.errors = errors
+
+
+class Unauthenticated(Refused):
+    """Nobody knows who asks."""
+
+    code = "unauthenticated"
+
+
+class Forbidden(Refused):
+    """The caller may not do this."""
+
+    code = "forbidden"
+
+
+class Conflict(Refused):
+    """It cannot be done as things are: a name is taken, a token is claimed, a quota is used up."""
+
+    code = "conflict"
+
+
+class Stale(Conflict):
+    """It has changed since the caller looked: looking again comes first."""
+
+    code = "stale"
+
+
+class TooManyRequests(Refused):
+    """Asked too often. retry_after: seconds to wait."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class Unavailable(ProvserverError):  # noqa: N818

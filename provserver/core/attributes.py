@@ -8,6 +8,9 @@ from enum import StrEnum
 from provserver.core import telemetry
 from provserver.core.telemetry import InvalidData, Value
 
+METADATA = "meta."
+"""What the keys of server attributes begin with that hold the values of metadata fields."""
+
 
 class Scope(StrEnum):
     """Whose an attribute is."""

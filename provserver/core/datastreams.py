@@ -14,7 +14,7 @@ from typing import TypeGuard
 
 import msgspec
 
-from provserver.core.model import Datastream, DeviceProfile
+from provserver.core.model import Datastream, DeviceProfile, MetadataField
 from provserver.core.telemetry import MAX_AHEAD, InvalidData, Sample, Value
 
 INVALID_TOKEN = "Invalid token."  # noqa: S105 - a message
@@ -108,12 +108,13 @@ def kind(datastream: Datastream) -> Kind:
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """A metadata field. id: by which HTTP knows it too; None: by its name alone."""
+    """A metadata field. id: by which HTTP knows it too; None: by its name alone. own: as its profile defines it."""
 
     id: int | None
     name: str
     type: str = "text"
     writable: bool = True
+    own: MetadataField | None = None
 
 
 DEVICE_NAME = Field(1, "Device Name", "DeviceName", writable=False)  # our devices are known by their name
@@ -134,7 +135,10 @@ class Layout:
     def __init__(self, profile: DeviceProfile) -> None:
         self.product = profile.name
         self.template_id = profile.template_id
-        own = (Field(id_, field.name, field.type) for id_, field in enumerate(profile.metadata_fields, _FIRST_FIELD))
+        own = (
+            Field(id_, field.name, field.type, own=field)
+            for id_, field in enumerate(profile.metadata_fields, _FIRST_FIELD)
+        )
         self._fields: dict[object, Field] = {}
         for field in (*_SYSTEM_FIELDS, *own):
             self._fields.setdefault(field.name, field)

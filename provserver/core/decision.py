@@ -5,9 +5,10 @@ In two steps, since the store is asked between them: `admit` needs the request a
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, StrEnum
+from ipaddress import ip_address
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -19,7 +20,9 @@ from provserver.core.model import (
     Credentials,
     CredentialsType,
     DeviceProfile,
+    KeyBudget,
     KnownDevice,
+    Network,
     Origin,
     ProvisionKey,
     ProvisionStrategy,
@@ -57,6 +60,9 @@ class Reason(Enum):
     KEY_UNKNOWN = Outcome.NOT_FOUND, "no profile has this provision key"
     SECRET_WRONG = Outcome.NOT_FOUND, "the provision secret is wrong"
     PROFILE_DISABLED = Outcome.NOT_FOUND, "the profile's strategy is DISABLED"
+    KEY_NOT_YET_VALID = Outcome.NOT_FOUND, "the provision key is not valid yet"
+    KEY_EXPIRED = Outcome.NOT_FOUND, "the provision key has expired"
+    NETWORK_EXCLUDED = Outcome.NOT_FOUND, "the provision key is not valid from this address"
     CHAIN_ONLY = Outcome.NOT_FOUND, "the profile provisions by X.509 certificate chain, not by key and secret"
     CREDENTIALS_INVALID = Outcome.FAILURE, "the supplied credentials are not valid"
     CREDENTIALS_TAKEN = Outcome.FAILURE, "the supplied credentials are in use by another device"
@@ -201,11 +207,16 @@ def check_name(name: str | None) -> str | Refusal | None:
 
 
 def admit(
-    request: ProvisionRequest, key: ProvisionKey | None, secret_matches: Callable[[bytes, str], bool]
+    request: ProvisionRequest,
+    key: ProvisionKey | None,
+    secret_matches: Callable[[bytes, str], bool],
+    address: str,
+    clock: Callable[[], float],
 ) -> Intent | Refusal:
     """Check what needs no look at devices, in ThingsBoard's order (spec thingsboard §5.1).
 
     secret_matches: (digest of the right secret, presented secret) -> bool, in constant time.
+    address: where it came from. clock: seconds since the epoch; read only for a key with a budget.
     """
     name = check_name(request.device_name)
     if isinstance(name, Refusal) and name.reason is Reason.NAME_BLANK:
@@ -216,6 +227,8 @@ def admit(
         return Refusal(Reason.KEY_UNKNOWN)
     if not secret_matches(key.secret_digest, request.secret):
         return Refusal(Reason.SECRET_WRONG)
+    if key.budget is not None and (outside := _outside(key.budget, address, clock())) is not None:
+        return Refusal(outside)
     profile = key.profile
     if profile.strategy is _DISABLED:
         return Refusal(Reason.PROFILE_DISABLED)
@@ -232,6 +245,26 @@ def admit(
     except building.InvalidCredentials as fault:
         return Refusal(Reason.CREDENTIALS_INVALID, str(fault))
     return Intent(profile, name, supplied, request.gateway, request.request_nonce)
+
+
+def _outside(budget: KeyBudget, address: str, now: float) -> Reason | None:
+    """What of a key's budget a request does not keep to."""
+    if budget.not_before is not None and now < budget.not_before.timestamp():
+        return Reason.KEY_NOT_YET_VALID
+    if budget.not_after is not None and now >= budget.not_after.timestamp():
+        return Reason.KEY_EXPIRED
+    if budget.networks and not _is_within(budget.networks, address):
+        return Reason.NETWORK_EXCLUDED
+    return None
+
+
+def _is_within(networks: Sequence[Network], address: str) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    plain = getattr(found, "ipv4_mapped", None) or found  # what a socket of both families calls an IPv4 address
+    return any(plain in network for network in networks)
 
 
 def decide(intent: Intent, situation: Situation, request_digest: bytes | None, fresh: Fresh) -> Decision:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
+from typing import TypeAlias
 from uuid import UUID
 
 from msgspec import Struct
@@ -139,10 +141,17 @@ class Credentials(Struct, frozen=True, gc=False):
 
 @dataclass(frozen=True, slots=True)
 class MetadataField:
-    """A typed field that every device of a profile has."""
+    """A typed field that every device of a profile has; see core/metadata.py for the types.
+
+    unique: no two devices of a profile have the same value. options: of the type `list`, what may be chosen.
+    default: what a device gets that brings no value; the empty string is none.
+    """
 
     name: str
     type: str = "text"
+    unique: bool = False
+    options: tuple[str, ...] = ()
+    default: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +187,10 @@ class CertificateAuthority:
 
 @dataclass(frozen=True, slots=True)
 class DeviceProfile:
-    """A device profile. `revision` changes with everything that a decision could depend on, keys included."""
+    """A device profile. `revision` changes with everything that a decision could depend on, keys included.
+
+    two_sided_claim: a claim by QR code waits until the device confirms it.
+    """
 
     id: UUID
     organization_id: UUID
@@ -191,15 +203,32 @@ class DeviceProfile:
     metadata_fields: tuple[MetadataField, ...] = ()
     datastreams: tuple[Datastream, ...] = ()
     chain: ChainRules = ChainRules()
+    two_sided_claim: bool = False
+
+
+Network: TypeAlias = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class KeyBudget:
+    """When and from where a provision key is good; what is not given bounds nothing.
+
+    not_before: from this moment on. not_after: until just before this moment. networks: from these addresses alone.
+    """
+
+    not_before: datetime | None = None
+    not_after: datetime | None = None
+    networks: tuple[Network, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ProvisionKey:
-    """A provision key of a profile, with the keyed digest of its secret."""
+    """A provision key of a profile, with the keyed digest of its secret. budget: None when nothing bounds it."""
 
     key: str
     secret_digest: bytes
     profile: DeviceProfile
+    budget: KeyBudget | None = None
 
     def __repr__(self) -> str:
         return f"<ProvisionKey of {self.profile.name}>"

@@ -1,8 +1,9 @@
 """Blynk's device API on ThingsBoard's data: what `/external/api/` and Blynk's MQTT topics do (spec blynk-device-api).
 
 A datastream's samples are telemetry of its name. Metadata fields are attributes `meta.<field>` of scope SERVER: both
-the operator's and the device's to write. Properties (`property.<datastream>.<name>`) and what the firmware says of
-itself (`mcu.<name>`) are client attributes. So either API sees what came by the other.
+the operator's and the device's to write; without one the field has the default of its profile. Properties
+(`property.<datastream>.<name>`) and what the firmware says of itself (`mcu.<name>`) are client attributes. So either
+API sees what came by the other.
 """
 
 import time
@@ -18,7 +19,8 @@ from uuid import UUID
 import msgspec
 
 from provserver.core import datastreams as core
-from provserver.core.attributes import Scope
+from provserver.core import metadata
+from provserver.core.attributes import METADATA, Scope
 from provserver.core.datastreams import Field, Layout, Verb
 from provserver.core.model import Authenticated, Datastream
 from provserver.core.telemetry import InvalidData, Sample, Value
@@ -31,7 +33,6 @@ from provserver.store.database import Database
 KIND = "datastreams"
 """What the sink calls a message of values."""
 
-METADATA = "meta."
 PROPERTY = "property."
 MCU = "mcu."
 
@@ -160,6 +161,11 @@ class Datastreams:
             raise InvalidData(core.NO_FIELD.rstrip("."))
         if value is None or not field.writable or not core.fits_field(field, value):
             raise InvalidData(core.WRONG_FIELD_VALUE)
+        if field.own is not None and value:
+            try:
+                value = metadata.check(field.own, value)
+            except metadata.InvalidValue:
+                raise InvalidData(core.WRONG_FIELD_VALUE) from None
         async with self._database.connection() as connection:
             await store.put_attribute(connection, device.device_id, Scope.SERVER, METADATA + field.name, value)
 
@@ -256,13 +262,13 @@ class Datastreams:
         return {f"v{core.pin_number(each.pin)}": latest.get(each.name) for each in there}
 
     async def _field_values(self, device: Authenticated, layout: Layout, fields: Sequence[Field]) -> dict[str, str]:
-        """The values of those of these metadata fields that have one, by name."""
-        values = {}
+        """The values of those of these metadata fields that have one, by name; else their defaults."""
+        values = {each.name: default for each in fields if each.own and (default := metadata.default(each.own))}
         keys = {METADATA + field.name: field.name for field in fields if field.writable}
         if keys:
             async with self._database.connection() as connection:
                 stored = await data_store.attributes(connection, device.device_id, Scope.SERVER, list(keys))
-            values = {keys[key]: core.text(value) for key, value in stored.items()}
+            values |= {keys[key]: core.text(value) for key, value in stored.items()}
         if core.DEVICE_NAME in fields:
             values[core.DEVICE_NAME.name] = device.name
         if core.LOCATION in fields and (where := layout.location) is not None:

@@ -1,34 +1,44 @@
 """What operators do with device profiles and their provision keys; one transaction each."""
 
 import os
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 from asyncpg import LockNotAvailableError, UniqueViolationError
 
-from provserver.core import authority, chain, ids
+from provserver.core import authority, chain, definitions, ids, profilefile
 from provserver.core.authority import AuthorityFacts, InvalidAuthority
+from provserver.core.authorization import OPERATOR
 from provserver.core.chain import InvalidPattern
 from provserver.core.credentials import has_control_characters
+from provserver.core.definitions import InvalidDefinition
 from provserver.core.model import (
     ChainRules,
     Datastream,
     DeviceProfile,
+    KeyBudget,
     MetadataField,
     NameSource,
     ProvisionStrategy,
     ReprovisionPolicy,
 )
+from provserver.core.profilefile import InvalidProfileFile, ProfileTemplate
 from provserver.core.secrets import ServerKeys
-from provserver.errors import Refused
+from provserver.core.telemetry import Value
+from provserver.errors import Conflict, Invalid, NotFound, Stale
+from provserver.store import audit
 from provserver.store import profiles as store
 from provserver.store.database import Connection, Database
 
 KEY_LENGTH = 20
 SECRET_LENGTH = 32
 MAX_LENGTH = 255
+MAX_NETWORKS = 100
+
+HINT_LENGTH = 4
+"""Characters of a provision key that the audit tells it by."""
 
 UNPROVEN = (
     "Whoever holds the fleet key and knows a device's name can take its credentials: "
@@ -53,12 +63,16 @@ class KeyPair:
 
 @dataclass(frozen=True, slots=True)
 class ProfileDetails:
-    """A profile with its provision keys (oldest first, without secrets), its CAs and the number of its devices."""
+    """A profile with its provision keys (oldest first, without secrets), its CAs and the number of its devices.
+
+    budgets: of those of its keys that have one.
+    """
 
     profile: DeviceProfile
     keys: tuple[str, ...]
     device_count: int
     authorities: tuple[AuthorityFacts, ...] = ()
+    budgets: Mapping[str, KeyBudget] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -67,6 +81,9 @@ class ProfileDetails:
         if self.profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN and not self.authorities:
             found.append(NO_AUTHORITY)
         now = datetime.now(UTC)
+        for key, budget in self.budgets.items():
+            if budget.not_after is not None and budget.not_after <= now:
+                found.append(f"The provision key {key} expired on {budget.not_after:%Y-%m-%d}: remove it.")
         return found + [warning for each in self.authorities for warning in each.warnings(now)]
 
 
@@ -90,24 +107,40 @@ class ProfileChange:
     name_from: NameSource | None = None
     name_pattern: str | None = None
     allow_create: bool | None = None
+    two_sided_claim: bool | None = None
 
     @property
     def of_chains(self) -> bool:
         """Whether there is something in it that only chains are concerned with."""
-        settings = (self.authorities, self.crls, self.name_from, self.name_pattern, self.allow_create)
-        return self.forget_crls or any(setting is not None for setting in settings)
+        settings = (self.name_from, self.name_pattern, self.allow_create)
+        return self.of_trust or any(setting is not None for setting in settings)
+
+    @property
+    def of_trust(self) -> bool:
+        """Whether it changes whom the profile trusts."""
+        return self.authorities is not None or self.crls is not None or self.forget_crls
+
+
+class _NothingKept(Exception):  # noqa: N818
+    """Rolls a dry run back."""
 
 
 class Profiles:
-    """The profiles of one organization."""
+    """The profiles of one organization. actor: who the audit says it was."""
 
     def __init__(
-        self, database: Database, keys: ServerKeys, organization_id: UUID, random: ids.Randomness = os.urandom
+        self,
+        database: Database,
+        keys: ServerKeys,
+        organization_id: UUID,
+        random: ids.Randomness = os.urandom,
+        actor: str = OPERATOR,
     ) -> None:
         self._database = database
         self._keys = keys
         self._organization_id = organization_id
         self._random = random
+        self._actor = actor
 
     async def create(
         self, change: ProfileChange, key: str | None = None, secret: str | None = None
@@ -119,6 +152,55 @@ class Profiles:
     async def create_keyless(self, change: ProfileChange) -> DeviceProfile:
         """Make a profile without a provision key, as chains need none. Raises Refused."""
         return await self._create(change, None)
+
+    async def clone(self, reference: str, name: str) -> DeviceProfile:
+        """Make a profile like another, under a name of its own; without provision keys and CAs. Raises Refused."""
+        now = datetime.now(UTC)
+        async with self._database.transaction() as connection:
+            original = await self._find(connection, reference)
+            profile = replace(
+                original,
+                id=ids.uuid7(now.timestamp(), self._random),
+                name=_checked_name(name),
+                template_id=ids.template_id(self._random),
+                revision=1,
+                created_at=now,
+            )
+            await self._unique(store.insert(connection, profile), _taken(profile))
+            await self._record(connection, "profile.created", profile, clone_of=str(original.id))
+        return profile
+
+    async def export(self, reference: str) -> str:
+        """A profile as a file (core/profilefile.py). Raises Refused."""
+        async with self._database.connection() as connection:
+            profile = await self._find(connection, reference)
+        return profilefile.write(ProfileTemplate.of(profile))
+
+    async def import_(
+        self, content: bytes, *, name: str | None = None, accept_unproven_repeats: bool = False, dry_run: bool = False
+    ) -> DeviceProfile:
+        """Make a profile, without provision keys and CAs, from a file's content. Raises Refused.
+
+        name: instead of the file's. dry_run: check everything, keep nothing.
+        """
+        try:
+            template = profilefile.read(content)
+        except InvalidProfileFile as fault:
+            raise Invalid(f"The file is no profile: {fault}.") from None
+        rules, plain = template.chain, template.chain == ChainRules()
+        change = ProfileChange(
+            name=template.name if name is None else name,
+            strategy=template.strategy,
+            reprovision_policy=template.reprovision_policy,
+            metadata_fields=template.metadata_fields,
+            datastreams=template.datastreams,
+            accept_unproven_repeats=accept_unproven_repeats,
+            name_from=None if plain else rules.name_from,
+            name_pattern=None if plain else rules.name_pattern,
+            allow_create=None if plain else rules.allow_create,
+            two_sided_claim=template.two_sided_claim,
+        )
+        return await self._create(change, None, dry_run=dry_run)
 
     async def all(self) -> list[DeviceProfile]:
         """All profiles by name."""
@@ -132,29 +214,45 @@ class Profiles:
             keys = await store.keys(connection, profile.id)
             count = await store.count_devices(connection, profile.id)
             trusted = await store.authorities(connection, profile.id)
-        return ProfileDetails(profile, tuple(key for key, _ in keys), count, tuple(map(authority.facts, trusted)))
+        return ProfileDetails(
+            profile,
+            tuple(row.key for row in keys),
+            count,
+            tuple(map(authority.facts, trusted)),
+            {row.key: row.budget for row in keys if row.budget is not None},
+        )
 
     async def secrets(self, reference: str) -> list[KeyPair]:
         """A profile's keys with their secrets, oldest first. Raises Refused."""
         async with self._database.connection() as connection:
             profile = await self._find(connection, reference)
             keys = await store.keys(connection, profile.id)
-        return [KeyPair(key, open_secret(self._keys, key, sealed)) for key, sealed in keys]
+        return [KeyPair(row.key, open_secret(self._keys, row.key, row.secret_sealed)) for row in keys]
 
-    async def update(self, reference: str, change: ProfileChange) -> DeviceProfile:
-        """Change a profile. Raises Refused."""
+    async def update(self, reference: str, change: ProfileChange, revision: int | None = None) -> DeviceProfile:
+        """Change a profile. revision: that it must have; Stale is raised when it has another. Raises Refused."""
         async with self._database.transaction() as connection:
-            profile = _changed(await self._find(connection, reference, lock="NO KEY UPDATE"), change)
+            found = await self._find(connection, reference, lock="NO KEY UPDATE")
+            _check_revision(found, revision)
+            profile = _changed(found, change)
             await self._unique(store.update(connection, profile), _taken(profile))
+            await self._reserve_values(connection, found, profile)
             await self._trust(connection, profile, change)
-        return profile
+            names = [each.name for each in fields(profile)]
+            changed = [name for name in names if getattr(profile, name) != getattr(found, name)]
+            if change.of_trust:
+                changed.append("authorities")
+            await self._record(connection, "profile.updated", profile, changed=[*changed])
+        return replace(profile, revision=found.revision + 1)
 
-    async def add_key(self, reference: str, key: str | None = None, secret: str | None = None) -> KeyPair:
+    async def add_key(
+        self, reference: str, key: str | None = None, secret: str | None = None, budget: KeyBudget | None = None
+    ) -> KeyPair:
         """Add a provision key; the others stay valid. Raises Refused."""
-        pair = self._pair(key, secret)
+        pair, budget = self._pair(key, secret), _checked_budget(budget)
         async with self._database.transaction() as connection:
             profile = await self._find(connection, reference, lock="NO KEY UPDATE")
-            await self._insert_key(connection, profile.id, pair)
+            await self._insert_key(connection, profile, pair, budget)
             await store.touch(connection, profile.id)
         return pair
 
@@ -163,26 +261,31 @@ class Profiles:
         async with self._database.transaction() as connection:
             profile = await self._find(connection, reference, lock="NO KEY UPDATE")
             if not await store.delete_key(connection, profile.id, key):
-                raise Refused(
+                raise NotFound(
                     f"The profile {profile.name!r} has no such provision key. `provserver profile show` names them."
                 )
             await store.touch(connection, profile.id)
+            await self._record(connection, "provision_key.removed", profile, hint=key[:HINT_LENGTH])
 
-    async def delete(self, reference: str) -> DeviceProfile:
-        """Remove a profile that has no devices. Raises Refused."""
+    async def delete(self, reference: str, revision: int | None = None) -> DeviceProfile:
+        """Remove a profile that has neither devices nor static tokens. revision: as in `update`. Raises Refused."""
         async with self._database.transaction() as connection:
             profile = await self._find(connection, reference)
             try:
                 await store.bar_devices(connection)
                 profile = await self._find(connection, reference, lock="UPDATE")
             except LockNotAvailableError:
-                raise Refused("Devices are being made just now. Try again when that is done.") from None
+                raise Conflict("Devices are being made just now. Try again when that is done.") from None
+            _check_revision(profile, revision)
             if count := await store.count_devices(connection, profile.id):
-                raise Refused(f"The profile {profile.name!r} has {count} devices. Delete them first.")
+                raise Conflict(f"The profile {profile.name!r} has {count} devices. Delete them first.")
+            if count := await store.count_static_tokens(connection, profile.id):
+                raise Conflict(f"The profile {profile.name!r} has {count} static tokens. Delete them first.")
             await store.delete(connection, profile.id)
+            await self._record(connection, "profile.deleted", profile)
         return profile
 
-    async def _create(self, change: ProfileChange, pair: KeyPair | None) -> DeviceProfile:
+    async def _create(self, change: ProfileChange, pair: KeyPair | None, *, dry_run: bool = False) -> DeviceProfile:
         now = datetime.now(UTC)
         blank = DeviceProfile(
             id=ids.uuid7(now.timestamp(), self._random),
@@ -195,11 +298,17 @@ class Profiles:
             created_at=now,
         )
         profile = _changed(blank, change)
-        async with self._database.transaction() as connection:
-            await self._unique(store.insert(connection, profile), _taken(profile))
-            await self._trust(connection, profile, change)
-            if pair is not None:
-                await self._insert_key(connection, profile.id, pair)
+        try:
+            async with self._database.transaction() as connection:
+                await self._unique(store.insert(connection, profile), _taken(profile))
+                await self._trust(connection, profile, change)
+                await self._record(connection, "profile.created", profile)
+                if pair is not None:
+                    await self._insert_key(connection, profile, pair, None)
+                if dry_run:
+                    raise _NothingKept
+        except _NothingKept:
+            pass
         return profile
 
     async def _find(
@@ -207,12 +316,12 @@ class Profiles:
     ) -> DeviceProfile:
         profile = await store.find(connection, self._organization_id, reference, lock=lock)
         if profile is None:
-            raise Refused(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
         return profile
 
     async def _trust(self, connection: Connection, profile: DeviceProfile, change: ProfileChange) -> None:
         """Have the profile trust the CAs that the change names, with its revocation lists."""
-        if change.authorities is None and change.crls is None and not change.forget_crls:
+        if not change.of_trust:
             return
         now = datetime.now(UTC)
         trusted = await store.authorities(connection, profile.id)
@@ -225,27 +334,47 @@ class Profiles:
                 trusted = tuple(replace(each, crl=held.get(authority.identity(each))) for each in named)
             trusted = authority.with_crls(trusted, change.crls or (), now)
         except InvalidAuthority as fault:
-            raise Refused(str(fault)) from None
+            raise Invalid(str(fault)) from None
         rows = [store.AuthorityRow(authority.identity(each), authority.subject_digest(each), each) for each in trusted]
         if holder := await store.authority_holder(connection, [row.identity for row in rows], profile.id):
-            raise Refused(f"The profile {holder!r} trusts this CA already; a CA belongs to one profile. {_NARROWER}")
+            raise Conflict(f"The profile {holder!r} trusts this CA already; a CA belongs to one profile. {_NARROWER}")
         await self._unique(
             store.replace_authorities(connection, profile.id, rows),
             f"Another profile trusts this CA already; a CA belongs to one profile. {_NARROWER}",
         )
 
-    async def _insert_key(self, connection: Connection, profile_id: UUID, pair: KeyPair) -> None:
+    async def _reserve_values(self, connection: Connection, before: DeviceProfile, after: DeviceProfile) -> None:
+        """Have the static tokens' values of unique fields, and of no others, taken."""
+        was, is_ = ({each.name for each in profile.metadata_fields if each.unique} for profile in (before, after))
+        if was - is_:
+            await store.release_values(connection, after.id, was - is_)
+        for name in sorted(is_ - was):
+            await self._unique(
+                store.reserve_values(connection, after.id, name),
+                f"The metadata field {name!r} cannot be unique: several static tokens have the same value.",
+            )
+
+    async def _record(self, connection: Connection, action: str, profile: DeviceProfile, **detail: Value) -> None:
+        id_ = ids.uuid7(datetime.now(UTC).timestamp(), self._random)
+        await audit.record(
+            connection, id_, self._organization_id, self._actor, action, profile.id, name=profile.name, **detail
+        )
+
+    async def _insert_key(
+        self, connection: Connection, profile: DeviceProfile, pair: KeyPair, budget: KeyBudget | None
+    ) -> None:
         digest = self._keys.digest("provision-secret", pair.secret)
         sealed = self._keys.seal(pair.secret.encode(), _context(pair.key), self._random(12))
         await self._unique(
-            store.insert_key(connection, profile_id, pair.key, digest, sealed),
+            store.insert_key(connection, profile.id, pair.key, digest, sealed, budget),
             "This provision key is in use already. Choose another, or leave --key out to have one generated.",
         )
+        await self._record(connection, "provision_key.added", profile, hint=pair.key[:HINT_LENGTH])
 
     def _pair(self, key: str | None, secret: str | None) -> KeyPair:
         for name, value in (("key", key), ("secret", secret)):
             if value is not None and (not value or len(value) > MAX_LENGTH or has_control_characters(value)):
-                raise Refused(f"The provision {name} must be 1-{MAX_LENGTH} printable characters.")
+                raise Invalid(f"The provision {name} must be 1-{MAX_LENGTH} printable characters.")
         return KeyPair(
             key or ids.alphanumeric(KEY_LENGTH, self._random),
             secret or ids.alphanumeric(SECRET_LENGTH, self._random),
@@ -256,7 +385,7 @@ class Profiles:
         try:
             await statement
         except UniqueViolationError:
-            raise Refused(message) from None
+            raise Conflict(message) from None
 
 
 def open_secret(keys: ServerKeys, key: str, sealed: bytes) -> str:
@@ -268,6 +397,7 @@ def _context(key: str) -> bytes:
     return b"provision-secret:" + key.encode()
 
 
+_FIRST_YEAR, _LAST_YEAR = 1970, 9998  # the last moment of 9999 is Postgres' infinity
 _NARROWER = "Take it away there, or trust an intermediate of it here."
 
 
@@ -275,29 +405,63 @@ def _taken(profile: DeviceProfile) -> str:
     return f"A profile {profile.name!r} exists already. Choose another name, or change that profile."
 
 
-def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
-    name = profile.name if change.name is None else change.name.strip()
+def _check_revision(profile: DeviceProfile, wanted: int | None) -> None:
+    if wanted not in (None, profile.revision):
+        raise Stale(f"The profile {profile.name!r} has changed meanwhile. Look at it again, and then change it.")
+
+
+def _checked_name(given: str) -> str:
+    name = given.strip()
     if not name or len(name) > MAX_LENGTH or has_control_characters(name):
-        raise Refused(f"A profile's name must be 1-{MAX_LENGTH} printable characters.")
+        raise Invalid(f"A profile's name must be 1-{MAX_LENGTH} printable characters.")
+    return name
+
+
+def _checked_budget(given: KeyBudget | None) -> KeyBudget | None:
+    """A budget, in UTC; None when it bounds nothing."""
+    if given is None or given == KeyBudget():
+        return None
+    for moment in (given.not_before, given.not_after):
+        if moment is not None and moment.tzinfo is None:
+            raise Invalid("A provision key's times need a time zone: 2027-01-01T00:00:00Z.")
+        if moment is not None and not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
+            raise Invalid(f"A provision key's times must be of the years {_FIRST_YEAR} to {_LAST_YEAR}.")
+    not_before, not_after = (moment and moment.astimezone(UTC) for moment in (given.not_before, given.not_after))
+    if not_before is not None and not_after is not None and not_before >= not_after:
+        raise Invalid("A provision key must become valid before it expires.")
+    networks = tuple(dict.fromkeys(given.networks))
+    if len(networks) > MAX_NETWORKS or any("%" in str(network) for network in networks):
+        raise Invalid(f"A provision key can have {MAX_NETWORKS} networks at most, and no zone in one.")
+    return KeyBudget(not_before, not_after, networks)
+
+
+def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
+    name = _checked_name(profile.name if change.name is None else change.name)
     policy = change.reprovision_policy or profile.reprovision_policy
     changed = change.reprovision_policy not in (None, profile.reprovision_policy)
     if changed and policy is not ReprovisionPolicy.DENY and not change.accept_unproven_repeats:
-        raise Refused(f"{UNPROVEN} To have it all the same, add --accept-unproven-repeats.")
-    for noun, named in (("metadata field", change.metadata_fields), ("datastream", change.datastreams)):
-        names = [each.name for each in named or ()]
-        if twice := next((each for each in names if names.count(each) > 1), None):
-            raise Refused(f"The {noun} {twice!r} is there twice. Leave one out.")
+        raise Invalid(f"{UNPROVEN} To have it all the same, add --accept-unproven-repeats.")
+    metadata, streams = profile.metadata_fields, profile.datastreams
+    try:
+        if change.metadata_fields is not None:
+            metadata = definitions.metadata_fields(change.metadata_fields)
+        if change.datastreams is not None:
+            definitions.check_datastreams(change.datastreams)
+            streams = tuple(change.datastreams)
+    except InvalidDefinition as fault:
+        raise Invalid(str(fault)) from None
     strategy = change.strategy or profile.strategy
     if change.of_chains and strategy not in (ProvisionStrategy.X509_CERTIFICATE_CHAIN, ProvisionStrategy.DISABLED):
-        raise Refused("CAs, revocation lists and names from certificates go with --strategy x509-chain.")
+        raise Invalid("CAs, revocation lists and names from certificates go with --strategy x509-chain.")
     return replace(
         profile,
         name=name,
         strategy=strategy,
         reprovision_policy=policy,
-        metadata_fields=(profile.metadata_fields if change.metadata_fields is None else tuple(change.metadata_fields)),
-        datastreams=profile.datastreams if change.datastreams is None else tuple(change.datastreams),
+        metadata_fields=metadata,
+        datastreams=streams,
         chain=_rules(profile.chain, change),
+        two_sided_claim=profile.two_sided_claim if change.two_sided_claim is None else change.two_sided_claim,
     )
 
 
@@ -306,7 +470,7 @@ def _rules(rules: ChainRules, change: ProfileChange) -> ChainRules:
         try:
             chain.compile_pattern(change.name_pattern)
         except InvalidPattern as fault:
-            raise Refused(
+            raise Invalid(
                 f"The name pattern is not valid: {fault}. It is an RE2 expression: "
                 "https://github.com/google/re2/wiki/Syntax (no look-around, no back-references)."
             ) from None

@@ -35,6 +35,9 @@ _UNPROVEN = {Reason.NAME_BLANK, Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.S
 _ON_PROFILE = {
     Reason.KEY_UNKNOWN,
     Reason.SECRET_WRONG,
+    Reason.KEY_NOT_YET_VALID,
+    Reason.KEY_EXPIRED,
+    Reason.NETWORK_EXCLUDED,
     Reason.PROFILE_DISABLED,
     Reason.CHAIN_ONLY,
     Reason.NAME_REQUIRED,
@@ -74,6 +77,7 @@ class Provisioning:
         self._database = database
         self._keys = keys
         self._wait_limit = wait_limit
+        self._clock = clock
         self._recognised: dict[str, ProvisionKey] = {}
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
             "provision",
@@ -131,7 +135,7 @@ class Provisioning:
     def _consider(self, asked: "_Request", *, fresh: bool = False) -> None:
         """Admit a request, on the profile as it is in memory or, fresh, in the database; have it settled."""
         try:
-            verdict = admit(asked.request, asked.key, self._secret_matches)
+            verdict = admit(asked.request, asked.key, self._secret_matches, asked.peer.address, self._clock)
             found = self._ticket(verdict, asked) if isinstance(verdict, Intent) else verdict
         except Exception as fault:
             asked.settled(fault)

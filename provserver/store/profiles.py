@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -13,6 +13,7 @@ from provserver.core.model import (
     ChainRules,
     Datastream,
     DeviceProfile,
+    KeyBudget,
     MetadataField,
     NameSource,
     ProvisionKey,
@@ -22,17 +23,25 @@ from provserver.core.model import (
 from provserver.store.database import Connection
 
 _PROFILE = """p.id, p.organization_id, p.name, p.template_id, p.strategy, p.reprovision_policy, p.revision,
-    p.created_at, p.metadata_fields, p.datastreams, p.name_from, p.name_pattern, p.allow_create"""
+    p.created_at, p.metadata_fields, p.datastreams, p.name_from, p.name_pattern, p.allow_create, p.two_sided_claim"""
 
 
-RowLock = Literal["KEY SHARE", "NO KEY UPDATE", "UPDATE"]
-"""To keep a profile from being deleted, to change it, to delete it."""
+RowLock = Literal["KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"]
+"""To keep a profile from being deleted, from being changed, to change it, to delete it."""
+
+
+class KeyRow(NamedTuple):
+    """A provision key as a profile has it."""
+
+    key: str
+    secret_sealed: bytes
+    budget: KeyBudget | None
 
 
 async def root_organization(connection: Connection, id_: UUID, name: str) -> UUID:
     """The manufacturer at the top of the tree; made with this id and name when there is none."""
     await connection.execute(
-        "INSERT INTO organization (id, name) SELECT $1, $2"
+        "INSERT INTO organization (id, name, path) SELECT $1::uuid, $2, ARRAY[$1::uuid]"
         " WHERE NOT EXISTS (SELECT FROM organization WHERE parent_id IS NULL) ON CONFLICT DO NOTHING",
         id_,
         name,
@@ -47,8 +56,8 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
     """Add a profile. Raises asyncpg.UniqueViolationError when its name is taken."""
     await connection.execute(
         "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy,"
-        " metadata_fields, datastreams, name_from, name_pattern, allow_create)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+        " metadata_fields, datastreams, name_from, name_pattern, allow_create, two_sided_claim)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         profile.id,
         profile.organization_id,
         profile.name,
@@ -60,6 +69,7 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
         profile.chain.name_from,
         profile.chain.name_pattern,
         profile.chain.allow_create,
+        profile.two_sided_claim,
     )
 
 
@@ -67,8 +77,8 @@ async def update(connection: Connection, profile: DeviceProfile) -> None:
     """Write a profile's changeable columns. Raises asyncpg.UniqueViolationError when its name is taken."""
     await connection.execute(
         "UPDATE device_profile SET name = $2, strategy = $3, reprovision_policy = $4, metadata_fields = $5,"
-        " datastreams = $6, name_from = $7, name_pattern = $8, allow_create = $9, revision = revision + 1"
-        " WHERE id = $1",
+        " datastreams = $6, name_from = $7, name_pattern = $8, allow_create = $9, two_sided_claim = $10,"
+        " revision = revision + 1 WHERE id = $1",
         profile.id,
         profile.name,
         profile.strategy,
@@ -78,6 +88,7 @@ async def update(connection: Connection, profile: DeviceProfile) -> None:
         profile.chain.name_from,
         profile.chain.name_pattern,
         profile.chain.allow_create,
+        profile.two_sided_claim,
     )
 
 
@@ -130,16 +141,53 @@ async def count_devices(connection: Connection, profile_id: UUID) -> int:
     return count
 
 
+async def count_static_tokens(connection: Connection, profile_id: UUID) -> int:
+    """How many static tokens a profile has."""
+    count: int = await connection.fetchval("SELECT count(*) FROM static_token WHERE profile_id = $1", profile_id)
+    return count
+
+
+async def reserve_values(connection: Connection, profile_id: UUID, field: str) -> None:
+    """Have the values that static tokens have of a metadata field taken.
+
+    Raises asyncpg.UniqueViolationError when two have the same.
+    """
+    await connection.execute(
+        "INSERT INTO static_token_value (profile_id, field, value, token_id)"
+        " SELECT profile_id, $2::text, metadata ->> $2::text, id FROM static_token"
+        " WHERE profile_id = $1 AND metadata ->> $2::text <> ''",
+        profile_id,
+        field,
+    )
+
+
+async def release_values(connection: Connection, profile_id: UUID, fields: Iterable[str]) -> None:
+    """Have the values of these metadata fields free for all static tokens."""
+    await connection.execute(
+        "DELETE FROM static_token_value WHERE profile_id = $1 AND field = ANY($2::text[])", profile_id, list(fields)
+    )
+
+
 async def insert_key(
-    connection: Connection, profile_id: UUID, key: str, secret_digest: bytes, secret_sealed: bytes
+    connection: Connection,
+    profile_id: UUID,
+    key: str,
+    secret_digest: bytes,
+    secret_sealed: bytes,
+    budget: KeyBudget | None = None,
 ) -> None:
     """Add a provision key. Raises asyncpg.UniqueViolationError when it is in use."""
+    bounds = budget or KeyBudget()
     await connection.execute(
-        "INSERT INTO provision_key (key, profile_id, secret_digest, secret_sealed) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO provision_key (key, profile_id, secret_digest, secret_sealed, not_before, not_after, networks)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
         key,
         profile_id,
         secret_digest,
         secret_sealed,
+        bounds.not_before,
+        bounds.not_after,
+        bounds.networks or None,
     )
 
 
@@ -154,23 +202,24 @@ async def touch(connection: Connection, profile_id: UUID) -> None:
     await connection.execute("UPDATE device_profile SET revision = revision + 1 WHERE id = $1", profile_id)
 
 
-async def keys(connection: Connection, profile_id: UUID) -> list[tuple[str, bytes]]:
-    """A profile's keys with their sealed secrets, oldest first."""
+async def keys(connection: Connection, profile_id: UUID) -> list[KeyRow]:
+    """A profile's keys, oldest first."""
     rows = await connection.fetch(
-        "SELECT key, secret_sealed FROM provision_key WHERE profile_id = $1 ORDER BY created_at, key",
+        "SELECT key, secret_sealed, not_before, not_after, networks FROM provision_key WHERE profile_id = $1"
+        " ORDER BY created_at, key",
         profile_id,
     )
-    return [(row["key"], row["secret_sealed"]) for row in rows]
+    return [KeyRow(row["key"], row["secret_sealed"], _budget(row)) for row in rows]
 
 
 async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, ProvisionKey]:
     """Those of these provision keys that exist, with their profiles."""
     rows = await connection.fetch(
-        f"SELECT k.key, k.secret_digest, {_PROFILE} FROM provision_key k"
+        f"SELECT k.key, k.secret_digest, k.not_before, k.not_after, k.networks, {_PROFILE} FROM provision_key k"
         " JOIN device_profile p ON p.id = k.profile_id WHERE k.key = ANY($1::text[])",
         wanted,
     )
-    return {row["key"]: ProvisionKey(row["key"], row["secret_digest"], _profile(row)) for row in rows}
+    return {row["key"]: ProvisionKey(row["key"], row["secret_digest"], _profile(row), _budget(row)) for row in rows}
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,6 +297,11 @@ async def trusting(connection: Connection, subject_digests: Iterable[bytes]) -> 
     return found
 
 
+def _budget(row: asyncpg.Record) -> KeyBudget | None:
+    budget = KeyBudget(row["not_before"], row["not_after"], tuple(row["networks"] or ()))
+    return None if budget == KeyBudget() else budget
+
+
 def _profile(row: asyncpg.Record) -> DeviceProfile:
     return DeviceProfile(
         id=row["id"],
@@ -261,4 +315,5 @@ def _profile(row: asyncpg.Record) -> DeviceProfile:
         metadata_fields=msgspec.convert(row["metadata_fields"], tuple[MetadataField, ...]),
         datastreams=msgspec.convert(row["datastreams"], tuple[Datastream, ...]),
         chain=ChainRules(NameSource(row["name_from"]), row["name_pattern"], row["allow_create"]),
+        two_sided_claim=row["two_sided_claim"],
     )

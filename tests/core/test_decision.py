@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_network
 from itertools import product
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from provserver.core.model import (
     Credentials,
     CredentialsType,
     DeviceProfile,
+    KeyBudget,
     KnownDevice,
     MqttBasic,
     Origin,
@@ -56,6 +58,14 @@ SECRET = "Tr0ub4dor"
 NONCE = "0123456789abcdef0123456789ABCDEF"
 DIGEST, OTHER_DIGEST = b"digest", b"other digest"
 FRESH = Fresh("fresh", "chosen")
+ADDRESS = "192.0.2.7"
+TODAY = datetime(2026, 11, 22, tzinfo=UTC)
+EARLIER, LATER = TODAY - timedelta(milliseconds=1), TODAY + timedelta(milliseconds=1)
+NOW = TODAY.timestamp()
+
+
+def untold() -> float:
+    raise AssertionError("a key without a budget looks at no clock")
 
 
 def profile(
@@ -156,7 +166,13 @@ def ask(**members: object) -> ProvisionRequest:
 
 
 def admitted(strategy: ProvisionStrategy = ALLOW, **members: object) -> Intent | Refusal:
-    return admit(ask(**members), key_of(strategy), matches)
+    return judged(ask(**members), key_of(strategy))
+
+
+def judged(
+    request: ProvisionRequest, key: ProvisionKey | None, address: str = ADDRESS, now: float = NOW
+) -> Intent | Refusal:
+    return admit(request, key, matches, address, lambda: now)
 
 
 def reason(verdict: Intent | Decision) -> Reason:
@@ -190,12 +206,13 @@ def test_of_many_faults_the_first_in_thingsboards_order_is_told(first: int) -> N
     reasons = {reason for reason, _ in left}
     key = key_of(DISABLED if Reason.PROFILE_DISABLED in reasons else ALLOW)
     known = None if Reason.KEY_UNKNOWN in reasons else key
-    assert reason(admit(ask(**members), known, matches)) is left[0][0]
+    assert reason(judged(ask(**members), known)) is left[0][0]
 
 
 @pytest.mark.parametrize(("key", "secret"), [("", SECRET), ("key", ""), ("", "")])
 def test_an_empty_key_or_secret_is_not_found_whatever_it_matches(key: str, secret: str) -> None:
-    assert admit(ProvisionRequest(key, secret), key_of(), lambda *_: True) == Refusal(Reason.KEY_MISSING)
+    verdict = admit(ProvisionRequest(key, secret), key_of(), lambda *_: True, ADDRESS, untold)
+    assert verdict == Refusal(Reason.KEY_MISSING)
 
 
 def test_the_secret_is_compared_as_it_came_and_once() -> None:
@@ -205,7 +222,7 @@ def test_the_secret_is_compared_as_it_came_and_once() -> None:
         asked.append((digest, secret))
         return True
 
-    admit(ProvisionRequest("key", " é "), key_of(), right)
+    admit(ProvisionRequest("key", " é "), key_of(), right, ADDRESS, untold)
     assert asked == [(SECRET.encode(), " é ")]
 
 
@@ -216,7 +233,7 @@ def test_the_secret_is_compared_as_it_came_and_once() -> None:
 def test_admission_by_strategy(
     strategy: ProvisionStrategy, policy: ReprovisionPolicy, name: str | None, secret: str
 ) -> None:
-    verdict = admit(ProvisionRequest("key", secret, name), key_of(strategy, policy), matches)
+    verdict = judged(ProvisionRequest("key", secret, name), key_of(strategy, policy))
     if secret != SECRET:
         assert verdict == Refusal(Reason.SECRET_WRONG)
     elif strategy is DISABLED:
@@ -299,6 +316,67 @@ def test_supplied_credentials(
         assert verdict.supplied == result
 
 
+# Budgets of keys
+
+
+def bounded(not_before: datetime | None = None, not_after: datetime | None = None, *networks: str) -> ProvisionKey:
+    return replace(key_of(), budget=KeyBudget(not_before, not_after, tuple(map(ip_network, networks))))
+
+
+@pytest.mark.parametrize(
+    ("not_before", "not_after", "refused"),
+    [
+        (None, LATER, None),
+        (TODAY, None, None),
+        (TODAY, LATER, None),
+        (EARLIER, LATER, None),
+        (LATER, None, Reason.KEY_NOT_YET_VALID),
+        (None, TODAY, Reason.KEY_EXPIRED),
+        (EARLIER, TODAY, Reason.KEY_EXPIRED),
+        (None, EARLIER, Reason.KEY_EXPIRED),
+        (TODAY.astimezone(timezone(timedelta(hours=9))), LATER.astimezone(timezone(timedelta(hours=-9))), None),
+    ],
+)
+def test_a_key_is_valid_from_a_moment_until_another(
+    not_before: datetime | None, not_after: datetime | None, refused: Reason | None
+) -> None:
+    verdict = judged(ask(), bounded(not_before, not_after))
+    assert verdict == (Intent(profile(), None, None, False, None) if refused is None else Refusal(refused))
+
+
+@pytest.mark.parametrize(
+    ("networks", "address", "good"),
+    [
+        (["192.0.2.0/24"], "192.0.2.0", True),
+        (["192.0.2.0/24"], "192.0.2.255", True),
+        (["192.0.2.0/24"], "192.0.3.0", False),
+        (["192.0.2.0/24"], "::ffff:192.0.2.7", True),
+        (["192.0.2.0/24"], "2001:db8::1", False),
+        (["192.0.2.7/32"], "192.0.2.7", True),
+        (["192.0.2.7/32"], "192.0.2.8", False),
+        (["10.0.0.0/8", "2001:db8::/32"], "2001:db8:ffff::1", True),
+        (["10.0.0.0/8", "2001:db8::/32"], "2001:db9::1", False),
+        (["10.0.0.0/8", "2001:db8::/32"], "10.255.0.1", True),
+        (["fe80::/10"], "fe80::1%eth0", True),
+        (["0.0.0.0/0", "::/0"], "203.0.113.1", True),
+        (["0.0.0.0/0"], "::1", False),
+        (["0.0.0.0/0", "::/0"], "", False),
+        (["0.0.0.0/0", "::/0"], "localhost", False),
+    ],
+)
+def test_a_key_is_valid_from_its_networks(networks: list[str], address: str, good: bool) -> None:
+    verdict = judged(ask(), bounded(None, None, *networks), address)
+    assert isinstance(verdict, Intent) if good else verdict == Refusal(Reason.NETWORK_EXCLUDED)
+
+
+def test_a_budget_says_nothing_to_who_has_no_secret() -> None:
+    assert judged(ask(secret="wrong"), bounded(None, EARLIER, "10.0.0.0/8")) == Refusal(Reason.SECRET_WRONG)
+
+
+def test_a_key_without_a_budget_looks_at_no_clock() -> None:
+    assert isinstance(admit(ask(), key_of(), matches, "nowhere", untold), Intent)
+
+
 texts = st.none() | st.sampled_from(["", " ", "d", "t", "provision", "<b>", NONCE, "\0"]) | st.text(max_size=6)
 requests = st.builds(
     ProvisionRequest,
@@ -317,7 +395,7 @@ requests = st.builds(
 def test_only_the_right_key_and_secret_of_an_open_profile_are_admitted(
     request_: ProvisionRequest, key: ProvisionKey | None
 ) -> None:
-    verdict = admit(request_, key, matches)
+    verdict = judged(request_, key)
     proven = key is not None and request_.key and request_.secret == SECRET
     if isinstance(verdict, Intent):
         assert proven
@@ -785,10 +863,13 @@ REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
     Reason.NAME_TAKEN: lambda: decided(Situation(device(held(), state=None))),
     Reason.NAME_ELSEWHERE: lambda: decided(Situation(device(held(), profile_id=OTHER_PROFILE_ID))),
     Reason.KEY_MISSING: lambda: admitted(key=""),
-    Reason.KEY_UNKNOWN: lambda: admit(ask(), None, matches),
+    Reason.KEY_UNKNOWN: lambda: judged(ask(), None),
     Reason.SECRET_WRONG: lambda: admitted(secret="wrong"),
     Reason.PROFILE_DISABLED: lambda: admitted(DISABLED),
     Reason.CHAIN_ONLY: lambda: admitted(CHAIN),
+    Reason.KEY_NOT_YET_VALID: lambda: judged(ask(), bounded(LATER)),
+    Reason.KEY_EXPIRED: lambda: judged(ask(), bounded(None, TODAY)),
+    Reason.NETWORK_EXCLUDED: lambda: judged(ask(), bounded(None, None, "198.51.100.0/24")),
     Reason.CREDENTIALS_INVALID: lambda: admitted(token="device"),
     Reason.CREDENTIALS_TAKEN: lambda: decided(Situation(None, None, STRANGER_ID), supplied=OWN),
     Reason.NONCE_MALFORMED: lambda: admitted(request_nonce="x"),
@@ -833,6 +914,9 @@ def test_not_found_says_nothing_of_devices() -> None:
         Reason.SECRET_WRONG,
         Reason.PROFILE_DISABLED,
         Reason.CHAIN_ONLY,
+        Reason.KEY_NOT_YET_VALID,
+        Reason.KEY_EXPIRED,
+        Reason.NETWORK_EXCLUDED,
     }
 
 

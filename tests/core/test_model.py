@@ -1,6 +1,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from provserver.core.model import (
@@ -12,6 +13,7 @@ from provserver.core.model import (
     CredentialsType,
     DeviceProfile,
     KnownDevice,
+    MetadataField,
     MqttBasic,
     Origin,
     ProvisionKey,
@@ -41,6 +43,13 @@ def held(token: str, *, pending: bool = False) -> StoredCredentials:
 
 def device(*credentials: StoredCredentials) -> KnownDevice:
     return KnownDevice(UUID(int=3), PROFILE.id, "d", 1, PROVISIONED, False, None, credentials)
+
+
+def test_a_metadata_field_of_an_older_release_is_read() -> None:
+    stored = [{"name": "serial", "type": "text"}, {"name": "rack"}]
+    assert msgspec.convert(stored, tuple[MetadataField, ...]) == (MetadataField("serial"), MetadataField("rack"))
+    full = MetadataField("Model", "list", unique=True, options=("a", "b"), default="a")
+    assert msgspec.convert(msgspec.to_builtins(full), MetadataField) == full
 
 
 def test_what_devices_and_sql_spell_out() -> None:

@@ -24,7 +24,7 @@ STREAMS = (
     Datastream("Terminal", "v2", "string"),
     Datastream("Where", "V3", "location"),
     Datastream("Power", "V4", "bool"),
-    Datastream("Mode", "GPIO4", "enum"),
+    Datastream("Mode", "V5", "enum"),
 )
 FIELDS = (MetadataField("Serial Number"), MetadataField("Height", "number"))
 
@@ -210,6 +210,39 @@ async def test_metadata_is_read_and_written_by_id_and_by_name(bench: Bench) -> N
         "meta.Hotspot Name": "",
     }
     assert (await bench.data.attributes(device, ["meta.Height"], ["meta.Height"])) == {}
+
+
+TYPED = (
+    MetadataField("MAC", "mac"),
+    MetadataField("Model", "list", options=("A", "B"), default="A"),
+    MetadataField("On", "boolean", default="yes"),
+)
+
+
+async def test_a_field_without_a_value_has_its_default(bench: Bench) -> None:
+    await bench.space.profiles.update("sensors", ProfileChange(metadata_fields=TYPED))
+    bench.ticks[0] += LAYOUT_AGE
+    api, device = bench.datastreams, bench.device
+    assert [(await api.metadata(device, name))[1] for name in ("MAC", "Model", "On")] == ["", "A", "true"]
+    assert await bench.says("get/meta", "MAC,Model") == {"downlink/meta/Model": "A"}
+
+    await bench.says("meta/Model", "B")
+
+    assert (await api.metadata(device, "Model"))[1] == "B"
+    assert await bench.says("get/meta", "Model,On") == {"downlink/meta/Model": "B", "downlink/meta/On": "true"}
+
+
+async def test_a_device_writes_what_the_fields_type_holds(bench: Bench) -> None:
+    await bench.space.profiles.update("sensors", ProfileChange(metadata_fields=TYPED))
+    bench.ticks[0] += LAYOUT_AGE
+    api, device = bench.datastreams, bench.device
+
+    await api.update_metadata(device, "MAC", "2c-54-91-88-c9-e3")
+    assert (await api.metadata(device, "MAC"))[1] == "2C:54:91:88:C9:E3"
+    for name, value in (("MAC", "2C:54:91"), ("Model", "C"), ("Model", "a"), ("On", "maybe")):
+        assert await refusal(api.update_metadata(device, name, value)) == "Wrong value"
+    await api.update_metadata(device, "MAC", "")
+    assert (await api.metadata(device, "MAC"))[1] == ""
 
 
 async def test_metadata_is_refused_in_blynks_words(bench: Bench) -> None:

@@ -1,5 +1,9 @@
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from ipaddress import ip_network
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -9,13 +13,16 @@ from provserver.core.ids import ALPHANUMERIC
 from provserver.core.model import (
     ChainRules,
     Datastream,
+    DeviceProfile,
+    KeyBudget,
     MetadataField,
     NameSource,
     ProvisionStrategy,
     ReprovisionPolicy,
 )
-from provserver.errors import Refused
-from provserver.services.profiles import NO_AUTHORITY, UNPROVEN, KeyPair, ProfileChange
+from provserver.errors import Conflict, Invalid, NotFound, Refused, Stale
+from provserver.services.profiles import NO_AUTHORITY, UNPROVEN, KeyPair, ProfileChange, Profiles
+from provserver.services.provisioning import Provisioning
 from tests import pki
 from tests.chains import DEVICE, FACTORY, OTHER, ROOT
 from tests.conftest import Space
@@ -24,6 +31,39 @@ from tests.services.conftest import Fleet, Locking, contents
 
 ALLOW = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
 SENSORS = ProfileChange(name="sensors", strategy=ALLOW)
+TODAY = datetime(2026, 11, 22, tzinfo=UTC)
+LAST = datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12)))
+NETWORKS = tuple(ip_network(f"10.{n}.0.0/16") for n in range(101))
+EXAMPLES = {file.stem: file.read_bytes() for file in (Path(__file__).parents[2] / "config/profiles").glob("*.toml")}
+
+
+def file_of(name: str = "new", strategy: str = "disabled", **tables: str) -> bytes:
+    lines = [f'name = "{name}"\nstrategy = "{strategy}"', *(f"[[{key}]]\n{text}" for key, text in tables.items())]
+    return ("\n".join(lines) + "\n").encode()
+
+
+async def audited(space: Space) -> list[tuple[str, str, dict[str, Any]]]:
+    rows = await space.rows("SELECT action, actor, subject_id, detail, organization_id FROM audit ORDER BY id")
+    assert {row["organization_id"] for row in rows} <= {space.organization_id}
+    return [(row["action"], row["actor"], row["detail"] | {"subject": row["subject_id"]}) for row in rows]
+
+
+async def make_tokens(space: Space, profile: DeviceProfile, *metadata: dict[str, str]) -> None:
+    for values in metadata:
+        await space.rows(
+            "INSERT INTO static_token (id, organization_id, profile_id, id_digest, sealed, qr_digest, qr_sealed,"
+            " metadata) VALUES ($1, $2, $3, $4, '', $4, '', $5)",
+            (id_ := uuid4()),
+            space.organization_id,
+            profile.id,
+            id_.bytes,
+            values,
+        )
+
+
+async def taken(space: Space) -> list[tuple[str, str]]:
+    rows = await space.rows("SELECT field, value FROM static_token_value ORDER BY field, value")
+    return [(row["field"], row["value"]) for row in rows]
 
 
 async def test_a_profile_has_what_it_was_given(space: Space) -> None:
@@ -212,6 +252,22 @@ async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
         ("add_key", ("sensors", "k", "pl4nted\x7f"), "secret must be 1-255 printable characters"),
         ("update", ("sensors", ProfileChange(name="meters")), "Choose another name"),
         ("update", ("sensors", ProfileChange(name="")), "1-255 printable characters"),
+        ("update", ("sensors", ProfileChange(metadata_fields=[MetadataField("a", "nmuber")])), "Did you mean 'number'"),
+        ("update", ("sensors", ProfileChange(metadata_fields=[MetadataField("a", "list")])), "needs options"),
+        ("update", ("sensors", ProfileChange(datastreams=[Datastream("a", "GPIO4")])), "no pin: V0 to V255"),
+        ("clone", ("nothing", "new"), "provserver profile list"),
+        ("clone", ("sensors", "meters"), "Choose another name"),
+        ("clone", ("sensors", "a\0"), "1-255 printable characters"),
+        ("export", ("nothing",), "provserver profile list"),
+        ("import_", (b"name = 1",), "The file is no profile: name: expected `str`"),
+        ("import_", (file_of(name="meters"),), "Choose another name"),
+        ("import_", (file_of(metadata_field='name = "a"\ntype = "b"'),), "The metadata field 'a': there is no type"),
+        ("import_", (file_of(datastream='name = "a"\npin = "b"'),), "'b' is no pin"),
+        ("import_", (file_of(strategy="allow-create") + b"[certificate_chain]\nallow_create = false",), "x509-chain"),
+        ("add_key", ("sensors", None, None, KeyBudget(not_before=datetime(2027, 1, 1))), "need a time zone"),  # noqa: DTZ001
+        ("add_key", ("sensors", None, None, KeyBudget(TODAY, TODAY)), "become valid before it expires"),
+        ("add_key", ("sensors", None, None, KeyBudget(networks=NETWORKS)), "100 networks at most"),
+        ("add_key", ("sensors", None, None, KeyBudget(not_after=LAST)), "years 1970 to 9998"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_with_the_fix_and_changes_nothing(
@@ -265,6 +321,270 @@ async def test_of_a_name_made_twice_at_once_one_is_made(space: Space) -> None:
     assert sum(isinstance(each, tuple) for each in made) == 1
     assert sum(isinstance(each, Refused) for each in made) == 7
     assert await space.value("SELECT count(*) FROM provision_key") == 1
+
+
+@pytest.mark.parametrize(
+    ("call", "kind"),
+    [
+        (lambda p: p.show("nothing"), NotFound),
+        (lambda p: p.remove_key("sensors", "nothing"), NotFound),
+        (lambda p: p.create(SENSORS), Conflict),
+        (lambda p: p.add_key("sensors", "taken"), Conflict),
+        (lambda p: p.update("sensors", ProfileChange(name="")), Invalid),
+        (lambda p: p.update("sensors", ProfileChange(metadata_fields=[MetadataField("")])), Invalid),
+        (lambda p: p.import_(b""), Invalid),
+    ],
+    ids=range(7),
+)
+async def test_programs_are_told_what_kind_of_refusal_it_is(
+    space: Space, call: Callable[[Profiles], Any], kind: type[Refused]
+) -> None:
+    await space.profiles.create(SENSORS, "taken")
+    with pytest.raises(Refused) as raised:
+        await call(space.profiles)
+    assert type(raised.value) is kind
+
+
+# Revisions
+
+
+async def test_a_change_may_rest_on_a_revision(space: Space) -> None:
+    made, _ = await space.profiles.create(SENSORS)
+
+    changed = await space.profiles.update("sensors", ProfileChange(two_sided_claim=True), made.revision)
+
+    assert changed.revision > made.revision
+    assert (await space.profiles.show("sensors")).profile == changed
+    before = await contents(space)
+    for call in (
+        space.profiles.update("sensors", ProfileChange(name="meters"), made.revision),
+        space.profiles.delete("sensors", made.revision),
+    ):
+        with pytest.raises(Stale, match="has changed meanwhile"):
+            await call
+    assert await contents(space) == before
+    await space.profiles.delete("sensors", changed.revision)
+
+
+async def test_of_changes_that_rest_on_one_revision_one_is_made(space: Space) -> None:
+    made, _ = await space.profiles.create(SENSORS)
+
+    done = await asyncio.gather(
+        *(space.profiles.update(str(made.id), ProfileChange(name=f"p{n}"), made.revision) for n in range(6)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(each, Stale) for each in done) == 5
+
+
+# Copies
+
+
+FULL = ProfileChange(
+    name="full",
+    strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN,
+    reprovision_policy=ReprovisionPolicy.ROTATE,
+    accept_unproven_repeats=True,
+    metadata_fields=(MetadataField("Model", "list", options=("a", "b"), default="a"), MetadataField("S", unique=True)),
+    datastreams=(Datastream("t", "V1", "double", -40.0, 125.5), Datastream("x", "V2", "string")),
+    authorities=[ROOT.der],
+    name_from=NameSource.SAN_DNS,
+    name_pattern=r"^([^.]+)\.",
+    allow_create=False,
+    two_sided_claim=True,
+)
+
+
+def same(copy: DeviceProfile, original: DeviceProfile) -> bool:
+    own = {"id", "name", "template_id", "revision", "created_at"}
+    return {f for f in copy.__slots__ if getattr(copy, f) != getattr(original, f)} <= own
+
+
+async def test_a_clone_is_alike_but_for_what_is_its_own(space: Space) -> None:
+    original, _ = await space.profiles.create(FULL)
+
+    made = await space.profiles.clone("full", " copy ")
+
+    shown = await space.profiles.show("copy")
+    assert made == replace(shown.profile, created_at=made.created_at)
+    assert same(made, original)
+    assert made.name == "copy"
+    assert {made.id, made.template_id}.isdisjoint({original.id, original.template_id})
+    assert (shown.keys, shown.authorities, shown.device_count) == ((), (), 0)
+
+
+async def test_an_export_is_imported_again(space: Space) -> None:
+    original, pair = await space.profiles.create(FULL, "pl4nted-key", "pl4nted-secret")
+    text = await space.profiles.export("full")
+    assert "pl4nted" not in text
+    assert original.template_id not in text
+
+    with pytest.raises(Conflict):
+        await space.profiles.import_(text.encode(), accept_unproven_repeats=True)
+    with pytest.raises(Invalid, match="--accept-unproven-repeats"):
+        await space.profiles.import_(text.encode(), name="again")
+    made = await space.profiles.import_(text.encode(), name="again", accept_unproven_repeats=True)
+
+    assert same(made, original)
+    assert await space.profiles.export("again") == text.replace('"full"', '"again"')
+    assert (await space.profiles.show("again")).keys == ()
+    assert await space.profiles.secrets("full") == [pair]
+
+
+async def test_a_dry_run_keeps_nothing(space: Space) -> None:
+    before = await contents(space)
+
+    made = await space.profiles.import_(file_of(), dry_run=True)
+
+    assert (made.name, made.strategy) == ("new", ProvisionStrategy.DISABLED)
+    assert await contents(space) == before
+    await space.profiles.import_(file_of())
+    with pytest.raises(Conflict):
+        await space.profiles.import_(file_of(), dry_run=True)
+
+
+@pytest.mark.parametrize("name", sorted(EXAMPLES))
+async def test_the_examples_are_imported(space: Space, name: str) -> None:
+    made = await space.profiles.import_(EXAMPLES[name])
+
+    assert made.metadata_fields
+    assert made.datastreams
+    assert (await space.profiles.clone(made.name, "copy")).metadata_fields == made.metadata_fields
+    assert await space.profiles.export(made.name) == (await space.profiles.export("copy")).replace("copy", made.name, 1)
+
+
+# Budgets of keys
+
+
+async def test_a_key_has_the_budget_it_was_given(space: Space) -> None:
+    _, first = await space.profiles.create(SENSORS)
+    east = timezone(timedelta(hours=9))
+    budget = KeyBudget(TODAY, TODAY + timedelta(days=9), (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))
+
+    await space.profiles.add_key("sensors", "bounded", "s", replace(budget, not_before=TODAY.astimezone(east)))
+    await space.profiles.add_key("sensors", "free", "s", KeyBudget())
+    await space.profiles.add_key("sensors", "once", "s", KeyBudget(networks=budget.networks[:1] * 9))
+
+    shown = await space.profiles.show("sensors")
+    assert shown.keys == (first.key, "bounded", "free", "once")
+    assert shown.budgets == {"bounded": budget, "once": KeyBudget(networks=budget.networks[:1])}
+
+
+async def test_an_expired_key_is_warned_of(space: Space) -> None:
+    await space.profiles.create(SENSORS)
+    await space.profiles.add_key("sensors", "old", None, KeyBudget(not_after=datetime(2020, 1, 1, tzinfo=UTC)))
+    await space.profiles.add_key("sensors", "new", None, KeyBudget(not_after=datetime(9000, 1, 1, tzinfo=UTC)))
+
+    assert (await space.profiles.show("sensors")).warnings == [
+        "The provision key old expired on 2020-01-01: remove it."
+    ]
+
+
+async def test_a_device_keeps_to_its_keys_budget(fleet: Fleet) -> None:
+    """The device learns nothing, the operator the reason; and it holds for what was in memory before."""
+    profiles = fleet.space.profiles
+    await fleet.ask("sensor-0")
+    await profiles.remove_key("sensors", fleet.pair.key)
+    end = TODAY + timedelta(days=1)
+    await profiles.add_key(
+        "sensors", fleet.pair.key, fleet.pair.secret, KeyBudget(TODAY, end, (ip_network("192.0.2.0/24"),))
+    )
+
+    now = [TODAY]
+    server = Provisioning(fleet.space.database, fleet.space.keys, clock=lambda: now[0].timestamp())
+    unknown = await fleet.ask("sensor-1", of=server, provisionDeviceKey="unknown")
+    for now[0], reason in ((TODAY - timedelta(seconds=1), "KEY_NOT_YET_VALID"), (end, "KEY_EXPIRED")):
+        assert await fleet.ask("sensor-1", of=server) == unknown
+        await server.drain()
+        attempt = await fleet.attempted("sensor-1", of=server)
+        assert (attempt["reason"], attempt["outcome"]) == (reason, "not_found")
+        assert (attempt["profile_id"], attempt["device_name"]) == (fleet.profile.id, "sensor-1")
+    now[0] = TODAY
+    assert (await fleet.ask("sensor-1", of=server))["status"] == "SUCCESS"
+    await server.drain()
+
+    await profiles.remove_key("sensors", fleet.pair.key)
+    await profiles.add_key(
+        "sensors", fleet.pair.key, fleet.pair.secret, KeyBudget(networks=(ip_network("198.51.100.0/24"),))
+    )
+    assert await fleet.refused("sensor-2") == "NETWORK_EXCLUDED"
+
+
+# Static tokens
+
+
+async def test_a_profile_with_static_tokens_is_not_deleted(space: Space) -> None:
+    profile, _ = await space.profiles.create(SENSORS)
+    await make_tokens(space, profile, {}, {})
+
+    with pytest.raises(Conflict, match=r"has 2 static tokens\. Delete them first"):
+        await space.profiles.delete("sensors")
+
+    await space.rows("DELETE FROM static_token")
+    await space.profiles.delete("sensors")
+
+
+async def test_what_becomes_unique_is_so_for_the_tokens_that_there_are(space: Space) -> None:
+    plain, unique = MetadataField("Serial"), MetadataField("Serial", unique=True)
+    profile, _ = await space.profiles.create(replace(SENSORS, metadata_fields=[plain, MetadataField("Rack")]))
+    other, _ = await space.profiles.create(replace(SENSORS, name="other", metadata_fields=[unique]))
+    await make_tokens(space, profile, {"Serial": "1", "Rack": "a"}, {"Serial": "2", "Rack": "a"}, {"Serial": ""}, {})
+    await make_tokens(space, other, {"Serial": "1"})
+
+    await space.profiles.update("sensors", ProfileChange(metadata_fields=[unique, MetadataField("Rack")]))
+    assert await taken(space) == [("Serial", "1"), ("Serial", "2")]
+    await space.profiles.update("sensors", ProfileChange(metadata_fields=[unique]))
+    before = await contents(space)
+    with pytest.raises(Conflict, match="The metadata field 'Rack' cannot be unique: several static tokens"):
+        await space.profiles.update("sensors", ProfileChange(metadata_fields=[MetadataField("Rack", unique=True)]))
+    assert await contents(space) == before
+    assert await taken(space) == [("Serial", "1"), ("Serial", "2")]
+    await space.profiles.update("sensors", ProfileChange(metadata_fields=[plain]))
+    assert await taken(space) == []
+
+
+# The audit
+
+
+async def test_what_is_done_is_recorded_with_who_did_it(space: Space) -> None:
+    profiles = Profiles(space.database, space.keys, space.organization_id, actor="key:7")
+    made, pair = await profiles.create(SENSORS, "pl4nted-key", "pl4nted-secret")
+    await profiles.update("sensors", ProfileChange(name="meters", two_sided_claim=True))
+    await profiles.add_key("meters", "second")
+    await profiles.remove_key("meters", "second")
+    copy = await space.profiles.clone("meters", "copy")
+    imported = await space.profiles.import_(file_of())
+    await profiles.delete("copy")
+
+    subject, renamed = {"name": "sensors", "subject": str(made.id)}, {"name": "meters", "subject": str(made.id)}
+    assert await audited(space) == [
+        ("profile.created", "key:7", subject),
+        ("provision_key.added", "key:7", subject | {"hint": "pl4n"}),
+        ("profile.updated", "key:7", renamed | {"changed": ["name", "two_sided_claim"]}),
+        ("provision_key.added", "key:7", renamed | {"hint": "seco"}),
+        ("provision_key.removed", "key:7", renamed | {"hint": "seco"}),
+        ("profile.created", "operator", {"name": "copy", "subject": str(copy.id), "clone_of": str(made.id)}),
+        ("profile.created", "operator", {"name": "new", "subject": str(imported.id)}),
+        ("profile.deleted", "key:7", {"name": "copy", "subject": str(copy.id)}),
+    ]
+    assert pair.secret not in str(await audited(space))
+
+
+async def test_the_audit_says_that_trust_has_changed(space: Space) -> None:
+    await space.profiles.create_keyless(CHAIN)
+    await space.profiles.update("chain", ProfileChange(forget_crls=True))
+
+    assert (await audited(space))[-1][2]["changed"] == ["authorities"]
+
+
+async def test_what_is_refused_is_not_recorded(space: Space) -> None:
+    await space.profiles.create(SENSORS)
+    before = await audited(space)
+    for call in (space.profiles.create(SENSORS), space.profiles.clone("sensors", "sensors")):
+        with pytest.raises(Conflict):
+            await call
+
+    assert await audited(space) == before
 
 
 # Certificate chains

@@ -1,6 +1,8 @@
 import asyncio
 import os
+from dataclasses import replace
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -9,9 +11,12 @@ import pytest
 from provserver.core import ids
 from provserver.core.model import (
     CertificateAuthority,
+    ChainRules,
     Datastream,
     DeviceProfile,
+    KeyBudget,
     MetadataField,
+    NameSource,
     ProvisionKey,
     ProvisionStrategy,
     ReprovisionPolicy,
@@ -62,7 +67,48 @@ async def test_keys_are_recognised_with_their_profiles(space: Space) -> None:
         found = await profiles.recognise(connection, ["s1", "m1", "m1", "unknown", ""])
 
         assert found == {"s1": ProvisionKey("s1", b"s1", sensors), "m1": ProvisionKey("m1", b"m1", meters)}
-        assert [key for key, _ in await profiles.keys(connection, sensors.id)] == ["s1", "s2"]
+        assert [row.key for row in await profiles.keys(connection, sensors.id)] == ["s1", "s2"]
+
+
+async def test_a_key_keeps_its_budget(space: Space) -> None:
+    profile = await make_profile(space)
+    begin, end = datetime(2026, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+    budgets = {
+        "a": KeyBudget(begin, end, (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))),
+        "b": KeyBudget(not_after=end),
+        "c": KeyBudget(networks=(ip_network("0.0.0.0/0"),)),
+        "d": None,
+    }
+    async with space.database.connection() as connection:
+        for key, budget in budgets.items():
+            await profiles.insert_key(connection, profile.id, key, b"d", b"s", budget)
+        await profiles.insert_key(connection, profile.id, "e", b"d", b"s", KeyBudget())
+
+        recognised = await profiles.recognise(connection, [*budgets, "e"])
+        kept = {row.key: row.budget for row in await profiles.keys(connection, profile.id)}
+
+    assert {key: each.budget for key, each in recognised.items()} == kept == budgets | {"e": None}
+
+
+async def test_a_profile_keeps_what_it_is_changed_to(space: Space) -> None:
+    profile = await make_profile(space)
+    changed = replace(
+        profile,
+        name="meters",
+        metadata_fields=(MetadataField("Model", "list", unique=False, options=("a", "b"), default="a"),),
+        chain=ChainRules(NameSource.SAN_URI, "x", allow_create=False),
+        two_sided_claim=True,
+    )
+    async with space.database.connection() as connection:
+        await profiles.update(connection, changed)
+        assert await profiles.get(connection, profile.id) == replace(changed, revision=profile.revision + 1)
+
+
+async def test_fields_of_an_older_release_are_read(space: Space) -> None:
+    profile = await make_profile(space)
+    await space.rows('UPDATE device_profile SET metadata_fields = \'[{"name": "serial", "type": "text"}]\'')
+    async with space.database.connection() as connection:
+        assert await profiles.get(connection, profile.id) == profile
 
 
 async def test_a_key_is_of_one_profile(space: Space) -> None:

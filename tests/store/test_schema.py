@@ -169,7 +169,7 @@ _PROFILE = (
         _PROFILE.format("''", "'DISABLED'", "'deny'"),
         _PROFILE.format("'p'", "'NONSENSE'", "'deny'"),
         _PROFILE.format("'p'", "'DISABLED'", "'nonsense'"),
-        "INSERT INTO organization (id, name) VALUES ($1, '')",
+        "INSERT INTO organization (id, name, path) VALUES ($1, '', '{}')",
         "INSERT INTO credentials (id_digest, device_id, type, origin, sealed) VALUES ('', $1, 'X', 'imported', '')",
         "INSERT INTO credentials (id_digest, device_id, type, origin, sealed) VALUES ('', $1, 'MQTT_BASIC', 'x', '')",
         "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, 'NONSENSE', 'k', 'null')",
@@ -179,7 +179,7 @@ async def test_the_schema_refuses_what_no_release_writes(bare: Database, stateme
     await schema.upgrade(bare)
     async with bare.connection() as connection:
         id_ = await connection.fetchval(
-            "INSERT INTO organization (id, name) VALUES (gen_random_uuid(), 'o') RETURNING id"
+            "INSERT INTO organization (id, name, path) VALUES (gen_random_uuid(), 'o', '{}') RETURNING id"
         )
         with pytest.raises(asyncpg.CheckViolationError):
             await connection.execute(statement, id_)
