@@ -111,7 +111,7 @@ class Fleet:
 async def contents(space: Space) -> dict[str, list[tuple[object, ...]]]:
     """Every row of every table."""
     tables = await space.rows("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
-    return {table: sorted(map(tuple, await space.rows(f"SELECT * FROM {table}")), key=repr) for (table,) in tables}
+    return {table: sorted(map(tuple, await space.rows(f'SELECT * FROM "{table}"')), key=repr) for (table,) in tables}
 
 
 class Lock:
@@ -237,7 +237,7 @@ async def database_url(reused_url: str) -> AsyncIterator[str]:
     tables = await connection.fetch(
         "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migration'"
     )
-    await connection.execute(f"TRUNCATE {', '.join(name for (name,) in tables)}")
+    await connection.execute("TRUNCATE " + ", ".join(f'"{name}"' for (name,) in tables))
     await connection.close()
 
 
