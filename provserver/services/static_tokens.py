@@ -1,0 +1,430 @@
+"""What operators do with static tokens: make them by number or from a file, list, show and stream them.
+
+Whoever may see a token here may see its AuthToken: the organization that made it, and those above (never a customer).
+"""
+
+import asyncio
+import os
+import time
+from bisect import insort
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import islice
+from uuid import UUID
+
+from asyncpg import PostgresError
+
+from provserver.core import credentials as building
+from provserver.core import ids, statictoken
+from provserver.core.authorization import Permission, Principal
+from provserver.core.metadata import DEVICE_NAME
+from provserver.core.model import CredentialsType, DeviceProfile
+from provserver.core.secrets import ServerKeys
+from provserver.core.statictoken import Batch, StaticToken, TokenStatus
+from provserver.core.tokenexport import OpenedToken
+from provserver.core.tokenfile import Assignment, Column, ErrorKind, FileError, TokenFile, TokenRow
+from provserver.errors import Conflict, Invalid, NotFound
+from provserver.services.organizations import check_quota
+from provserver.services.settlement import open_credentials, seal_credentials
+from provserver.store import audit
+from provserver.store import static_tokens as store
+from provserver.store.database import Connection, Database
+from provserver.store.static_tokens import Filter, StagedToken, StagedValue
+
+MAX_COUNT = 1_000_000
+"""Tokens that are made at once."""
+
+MAX_ERRORS = 1_000
+"""Errors that an import keeps; it counts the rest."""
+
+SLICE = 500
+"""Tokens made in one turn of the event loop: some 20 ms, in which nobody else is served."""
+
+ANALYSED = 10_000
+"""Tokens of a batch after which Postgres is to look at the table anew: else its plans are for the one it was."""
+
+PAGE = 1_000
+"""Tokens that a stream reads together."""
+
+Progress = Callable[[int], None]
+
+
+def _nobody(_: int) -> None:
+    """Hears of no progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which tokens, of those that the caller may see: all that fit. profile: its name, template id or id."""
+
+    ids: Sequence[UUID] | None = None
+    profile: str | None = None
+    status: TokenStatus | None = None
+    batch: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenDetails:
+    """A token; auth_token, qr_token: in clear, for who asked for them."""
+
+    token: StaticToken
+    auth_token: str | None = None
+    qr_token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"<TokenDetails {self.token.number}>"
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What an import did, or would do.
+
+    columns: of the file, with what each fills. rows: of data, each of which is to make a token. errors: the first
+    MAX_ERRORS of error_count, in order of rows. batch: what was made; None when nothing was.
+    """
+
+    columns: Sequence[Column] = ()
+    rows: int = 0
+    error_count: int = 0
+    errors: list[FileError] = field(default_factory=list)
+    batch: Batch | None = None
+
+    def refuse(self, error: FileError) -> None:
+        """Count an error, and keep it if it is one of the first."""
+        self.error_count += 1
+        if len(self.errors) < MAX_ERRORS or _place(error) < _place(self.errors[-1]):
+            insort(self.errors, error, key=_place)
+            del self.errors[MAX_ERRORS:]
+
+
+class _NothingKept(Exception):  # noqa: N818
+    """Rolls an import back."""
+
+
+class StaticTokens:
+    """The static tokens of all organizations, as far as a principal reaches."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: ServerKeys,
+        random: ids.Randomness = os.urandom,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._random = random
+        self._clock = clock
+
+    async def make(self, principal: Principal, profile: str, count: int, progress: Progress = _nobody) -> Batch:
+        """Make so many tokens, all or none. progress: told the number made so far. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        if not 1 <= count <= MAX_COUNT:
+            raise Invalid(f"Between 1 and {MAX_COUNT:,} tokens are made at once.")
+        async with self._database.transaction() as connection:  # to know before the work is done, and hold no lock
+            found = await self._profile(connection, principal, profile)
+            await check_quota(connection, found.organization_id, tokens=count)
+        batch = statictoken.batch_id(self._clock(), self._random)
+        rows = (TokenRow(place, 0, None, {}) for place in range(1, count + 1))
+        try:
+            async with self._database.transaction() as connection:
+                await store.begin_staging(connection)
+                await self._stage_all(connection, batch, rows, found, ImportReport(), progress)
+                await check_quota(connection, found.organization_id, tokens=count)
+                return await self._keep(connection, principal, batch, found, count, "count")
+        except PostgresError as fault:
+            raise self._refused(fault) from fault
+
+    async def import_(
+        self,
+        principal: Principal,
+        profile: str,
+        lines: Iterable[str],
+        mapping: Assignment | None = None,
+        *,
+        dry_run: bool = False,
+        progress: Progress = _nobody,
+    ) -> ImportReport:
+        """Make a token for each row of a CSV, all or none; what is wrong is in the report. Raises Refused.
+
+        lines, mapping: as `TokenFile` takes them. progress: told the rows read so far.
+        """
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            found = await self._profile(connection, principal, profile)
+        batch = statictoken.batch_id(self._clock(), self._random)
+        file = TokenFile(lines, found.metadata_fields, mapping)
+        report = ImportReport(columns=file.columns)
+        try:
+            async with self._database.transaction() as connection:
+                await store.begin_staging(connection)
+                await self._stage_all(connection, batch, iter(file), found, report, progress)
+                await self._find_taken(connection, found, report)
+                await self._find_room(connection, found, report)
+                if dry_run or report.error_count:
+                    raise _NothingKept
+                report.batch = await self._keep(connection, principal, batch, found, report.rows, "file")
+        except _NothingKept:
+            pass
+        except PostgresError as fault:
+            raise self._refused(fault) from fault
+        return report
+
+    async def list_(
+        self,
+        principal: Principal,
+        profile: str | None = None,
+        status: TokenStatus | None = None,
+        cursor: UUID | None = None,
+        limit: int = 50,
+        *,
+        batch: UUID | None = None,
+    ) -> list[StaticToken]:
+        """Tokens in the order they were made, after the cursor's. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            filter_ = await self._filter(connection, principal, Selection(None, profile, status, batch))
+            return [row.token for row in await store.list_(connection, filter_, after=cursor, limit=limit)]
+
+    async def count(self, principal: Principal, selection: Selection) -> int:
+        """How many a selection has. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            return await store.count(connection, await self._filter(connection, principal, selection))
+
+    async def show(self, principal: Principal, reference: UUID | str, *, open_: bool = False) -> TokenDetails:
+        """A token by id or number; open_: with its secrets in clear, which the audit keeps. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.transaction() as connection:
+            row = await self._find(connection, principal, reference)
+            token = row.token
+            if not open_:
+                return TokenDetails(token)
+            await self._record(connection, principal, token.organization_id, "static_token.shown", token.id)
+        return TokenDetails(token, *self._open(row))
+
+    async def show_qr(self, principal: Principal, reference: UUID | str) -> TokenDetails:
+        """A token by id or number, with its QR token alone in clear: no access to the device. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            row = await self._find(connection, principal, reference)
+        return TokenDetails(row.token, qr_token=statictoken.open_qr(self._keys, row.token.id, row.qr_sealed))
+
+    async def export_fields(self, principal: Principal, selection: Selection) -> list[str]:
+        """The metadata fields that the profiles of these tokens have, each once. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            filter_ = await self._filter(connection, principal, selection)
+            found = await store.profiles_of(connection, filter_)
+        names = [each.name for profile in found for each in profile.metadata_fields if each.name != DEVICE_NAME]
+        return list(dict.fromkeys(names))
+
+    async def stream(self, principal: Principal, selection: Selection) -> AsyncGenerator[OpenedToken, None]:
+        """These tokens with their secrets in clear, in the order they were made; the audit keeps it. Raises Refused.
+
+        Read page by page: a slow reader holds neither a connection nor a transaction.
+        """
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.transaction() as connection:
+            filter_ = await self._filter(connection, principal, selection)
+            count = await store.count(connection, filter_)
+            if selection.ids is not None and count < len(set(selection.ids)):
+                raise NotFound("Some of these static tokens are not there, or you cannot see them. Select them anew.")
+            await self._record(
+                connection,
+                principal,
+                principal.organization_id,
+                "static_token.exported",
+                selection.batch or filter_.profile_id or principal.organization_id,
+                count=count,
+            )
+        after = None
+        while True:
+            async with self._database.connection() as connection:
+                page = await store.list_(connection, filter_, after=after, limit=PAGE)
+            for row in page:
+                yield self._opened(row)
+            if len(page) < PAGE:
+                return
+            after = page[-1].token.id
+
+    async def _find(self, connection: Connection, principal: Principal, reference: UUID | str) -> store.TokenRow:
+        id_, number = _meant(reference)
+        row = await store.find(connection, principal.organization_id, id_=id_, number=number)
+        if row is None:
+            raise NotFound(f"There is no static token {str(reference)!r} that you can see. Look it up in the list.")
+        return row
+
+    async def _profile(self, connection: Connection, principal: Principal, reference: str) -> DeviceProfile:
+        found = await store.find_profile(connection, principal.organization_id, reference.replace("\0", ""))
+        if not found:
+            raise NotFound(f"There is no profile {reference!r} that you can see. `provserver profile list` names them.")
+        if len(found) > 1:
+            raise Conflict(f"Several organizations have a profile {reference!r}. Give its id.")
+        return found[0]
+
+    async def _filter(self, connection: Connection, principal: Principal, selection: Selection) -> Filter:
+        profile_id = None
+        if selection.profile is not None:
+            profile_id = (await self._profile(connection, principal, selection.profile)).id
+        first, last = (None, None) if selection.batch is None else statictoken.batch_range(selection.batch)
+        makers = await store.makers(connection, principal.organization_id)
+        return Filter(makers, selection.ids, profile_id, selection.status, first, last)
+
+    async def _stage_all(
+        self,
+        connection: Connection,
+        batch: UUID,
+        rows: Iterator[TokenRow | FileError],
+        profile: DeviceProfile,
+        report: ImportReport,
+        progress: Progress,
+    ) -> None:
+        unique = [each.name for each in profile.metadata_fields if each.unique]
+        random = ids.in_stock(self._random)
+        staging: asyncio.Task[None] | None = None
+        done = 0
+        try:
+            while part := list(islice(rows, SLICE)):
+                tokens = []
+                for row in part:
+                    report.rows = max(report.rows, row.row or 0)
+                    if isinstance(row, FileError):
+                        report.refuse(row)
+                    else:
+                        tokens.append(self._staged(batch, row, random))
+                values = [
+                    StagedValue(token.place, token.line, name, token.metadata[name], token.id)
+                    for token in tokens
+                    for name in unique
+                    if name in token.metadata
+                ]
+                if staging is not None:
+                    await staging
+                staging = asyncio.create_task(store.stage(connection, tokens, values))
+                await asyncio.sleep(0)  # it is sent: Postgres takes it in while the next part is made
+                done += len(part)
+                progress(done)
+        finally:
+            if staging is not None:
+                await staging
+
+    def _staged(self, batch: UUID, row: TokenRow, random: ids.Randomness) -> StagedToken:
+        keys = self._keys
+        id_ = statictoken.token_id(batch, row.row)
+        credentials = building.access_token(ids.token(random))
+        qr = statictoken.qr_token(random)
+        return StagedToken(
+            row.row,
+            row.line,
+            id_,
+            keys.digest("credentials", credentials.id),
+            seal_credentials(keys, id_, credentials, random),
+            statictoken.qr_digest(keys, qr),
+            statictoken.seal_qr(keys, id_, qr, random),
+            row.name,
+            row.values,
+        )
+
+    async def _find_taken(self, connection: Connection, profile: DeviceProfile, report: ImportReport) -> None:
+        """Refuse the rows whose name or unique value another token or a device has."""
+        columns = {column.field: column for column in report.columns}
+        async for found in store.taken(connection, profile.organization_id, profile.id, PAGE):
+            for each in found:
+                column = columns[each.field or DEVICE_NAME]
+                if each.field is not None:
+                    reason = "another static token of the profile has this value already"
+                elif each.by_device:
+                    reason = "a device of this name exists already"
+                else:
+                    reason = "a static token of this name exists already"
+                report.refuse(FileError(ErrorKind.TAKEN, each.place, each.line, column.number, column.header, reason))
+
+    async def _find_room(self, connection: Connection, profile: DeviceProfile, report: ImportReport) -> None:
+        try:
+            await check_quota(connection, profile.organization_id, tokens=report.rows)
+        except Conflict as fault:
+            report.refuse(FileError(ErrorKind.QUOTA, None, None, None, None, str(fault)))
+
+    async def _keep(
+        self, connection: Connection, principal: Principal, batch: UUID, profile: DeviceProfile, count: int, source: str
+    ) -> Batch:
+        """Add what is staged, if the profile is still what it was staged for."""
+        now = await store.lock_profile(connection, profile.id)
+        if now is None or now.metadata_fields != profile.metadata_fields:
+            raise Conflict("The profile was changed meanwhile; no token was made. Look at it, and try again.")
+        first, last = await store.add_staged(connection, profile.organization_id, profile.id)
+        if count >= ANALYSED:
+            with suppress(PostgresError):  # tokens are tokens without it
+                async with connection.transaction():
+                    await store.analyse(connection)
+        await self._record(
+            connection,
+            principal,
+            profile.organization_id,
+            "static_token.made",
+            batch,
+            count=count,
+            source=source,
+            profile_id=str(profile.id),
+        )
+        return Batch(batch, profile.organization_id, profile.id, now.name, count, first, last)
+
+    async def _record(
+        self,
+        connection: Connection,
+        principal: Principal,
+        organization_id: UUID,
+        action: str,
+        subject: UUID,
+        **detail: str | int,
+    ) -> None:
+        id_ = ids.uuid7(self._clock(), self._random)
+        await audit.record(connection, id_, organization_id, principal.actor, action, subject, **detail)
+
+    def _refused(self, fault: PostgresError) -> Exception:
+        if not self._database.is_race(fault):
+            return fault
+        return Conflict(
+            "Something else took one of the names or values meanwhile; no token was made. Make them once more."
+        )
+
+    def _open(self, row: store.TokenRow) -> tuple[str, str]:
+        id_ = row.token.id
+        credentials = open_credentials(self._keys, id_, CredentialsType.ACCESS_TOKEN, row.sealed)
+        return credentials.id, statictoken.open_qr(self._keys, id_, row.qr_sealed)
+
+    def _opened(self, row: store.TokenRow) -> OpenedToken:
+        token = row.token
+        auth_token, qr_token = self._open(row)
+        return OpenedToken(
+            id=token.id,
+            number=token.number,
+            auth_token=auth_token,
+            qr_token=qr_token,
+            organization_number=token.organization_number,
+            organization_name=token.organization,
+            profile_name=token.profile,
+            template_id=token.template_id,
+            status=token.status,
+            created_at=token.created_at,
+            name=token.name,
+            metadata=token.metadata,
+        )
+
+
+def _place(error: FileError) -> tuple[int, int]:
+    """The order of errors: of the file, of its header, of its rows."""
+    return error.row or 0, error.column or 0
+
+
+def _meant(reference: UUID | str) -> tuple[UUID | None, int | None]:
+    if isinstance(reference, UUID):
+        return reference, None
+    if reference.isascii() and reference.isdigit() and len(reference) < 19:
+        return None, int(reference)
+    try:
+        return UUID(reference), None
+    except ValueError:
+        return None, None
