@@ -1,4 +1,4 @@
-"""A device's word that it may be claimed (spec thingsboard §7.4)."""
+"""A device's word that it may be claimed, and an operator's (spec thingsboard §7.4)."""
 
 from dataclasses import dataclass, field
 
@@ -12,6 +12,9 @@ MAX_DURATION = 365 * DEFAULT_DURATION
 """Milliseconds; who asks for more gets this."""
 
 MAX_SECRET_LENGTH = 512
+
+CLAIMING_DATA = "claimingData"
+"""The server attribute by which an operator lets a device be claimed, instead of the device's own word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,27 @@ def _duration(value: object) -> int:
     if number is None:
         raise InvalidData("durationMs must be a number of milliseconds!")
     return min(number, MAX_DURATION) if number > 0 else DEFAULT_DURATION
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimingData:
+    """What that attribute says. expires_at: milliseconds since the epoch."""
+
+    secret: str = field(repr=False)
+    expires_at: int
+
+
+def read_claiming_data(value: object) -> ClaimingData | None:
+    """`{"secretKey": "…", "expirationTime": ms}`, as such or as a text of it; None when it is something else."""
+    if isinstance(value, str):
+        try:
+            value = msgspec.json.decode(value)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return None
+    if not isinstance(value, dict):
+        return None
+    expires_at = telemetry.whole_number(value.get("expirationTime"))
+    try:
+        return None if expires_at is None else ClaimingData(_secret(value.get("secretKey")), expires_at)
+    except InvalidData:
+        return None

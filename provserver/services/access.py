@@ -1,30 +1,36 @@
 """Devices that come back: whose credentials they present, and what becomes of these at their first use.
 
-Look-ups are grouped as provisioning's are. While Postgres is away nobody is told that credentials are bad: firmware
-throws away what it is told is bad.
+Look-ups are grouped as provisioning's are. What is nobody's credentials may be a static token, whose device is made
+when it first comes: known devices pay nothing for that. While Postgres is away nobody is told that credentials are
+bad: firmware throws away what it is told is bad.
 """
 
 import asyncio
 import base64
 import logging
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from asyncpg import PostgresError
 
-from provserver.core import authentication
+from provserver.core import authentication, ids
 from provserver.core.authentication import Claim, Denial, Held
-from provserver.core.model import Authenticated, CredentialsType, MqttBasic, Peer, PreSharedKey
+from provserver.core.model import Authenticated, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import Unavailable
+from provserver.services.claiming import MAX_NAMES
 from provserver.services.grouping import Grouper
 from provserver.services.profiles import open_secret
 from provserver.services.sessions import Presented
 from provserver.services.settlement import open_credentials
 from provserver.store import access as store
+from provserver.store import claiming
 from provserver.store.access import HeldRow
+from provserver.store.claiming import Appearing
 from provserver.store.database import Database
 
 log = logging.getLogger("provserver.access")
@@ -42,6 +48,13 @@ class Certificates(Protocol):
         """Whether a known certificate is still valid and not revoked. Raises Unavailable."""
 
 
+class _Presented(NamedTuple):
+    """What a device presents, and by which transport."""
+
+    claim: Claim
+    transport: Transport
+
+
 class Access:
     """Looks credentials up, judges them, and records their first use. wait_limit: seconds to wait for Postgres."""
 
@@ -52,17 +65,21 @@ class Access:
         certificates: Certificates | None = None,
         *,
         wait_limit: float = 10.0,
+        random: ids.Randomness = os.urandom,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
         self._keys = keys
         self._certificates = certificates
         self._wait_limit = wait_limit
-        self._claims: Grouper[Claim, Held | Denial] = Grouper("access", self._settle)
+        self._random = random
+        self._clock = clock
+        self._claims: Grouper[_Presented, Held | Denial] = Grouper("access", self._settle)
         self._alternatives: dict[str, int] = {}
 
-    async def with_token(self, token: str, _peer: Peer) -> Authenticated | Denial:
+    async def with_token(self, token: str, peer: Peer) -> Authenticated | Denial:
         """By an access token. Raises Unavailable, as all of these do."""
-        return await self._judge(authentication.with_token(token))
+        return await self._judge(authentication.with_token(token), peer)
 
     async def with_mqtt(
         self, client_id: str, username: str | None, password: bytes | None, peer: Peer
@@ -70,7 +87,7 @@ class Access:
         """By a CONNECT: its channel's certificate or key if it has one, else what it says."""
         if peer.certificates or (peer.psk is not None and peer.psk.id_digest is not None):
             return await self.with_channel(peer)
-        return await self._judge(authentication.with_mqtt(client_id, username, password))
+        return await self._judge(authentication.with_mqtt(client_id, username, password), peer)
 
     def token_in(self, client_id: str, username: str | None, password: bytes | None) -> Presented | None:
         """The token of a CONNECT in its usual form, for `Sessions.enter` to look up; None: `with_mqtt` is to judge."""
@@ -87,7 +104,7 @@ class Access:
             return await self._with_certificate(peer)
         if peer.psk is None or peer.psk.id_digest is None:
             return Denial.NOTHING
-        found = await self._judge(authentication.with_token(peer.psk.key.decode()))
+        found = await self._judge(authentication.with_token(peer.psk.key.decode()), peer)
         return Denial.SHARED_KEY if isinstance(found, Denial) else found
 
     async def shared_key(self, identity: str) -> PreSharedKey | None:
@@ -120,40 +137,47 @@ class Access:
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
         claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
         if self._certificates is None:
-            return await self._judge(claim)
-        held = await self._look_up(replace(claim, provisional=True))
+            return await self._judge(claim, peer)
+        held = await self._look_up(replace(claim, provisional=True), peer)
         if isinstance(held, Denial):
             # Not a first use yet: who loses power now, with the new certificate in doubt, may come back with the old.
             return await self._certificates.enroll(peer) or Denial.CERTIFICATE
         if not await self._certificates.still_good(peer, held.device):
             return Denial.CERTIFICATE
-        return held.device if held.used else await self._judge(claim)
+        return held.device if held.used else await self._judge(claim, peer)
 
-    async def _judge(self, claim: Claim) -> Authenticated | Denial:
-        verdict = await self._look_up(claim)
+    async def _judge(self, claim: Claim, peer: Peer) -> Authenticated | Denial:
+        verdict = await self._look_up(claim, peer)
         return verdict if isinstance(verdict, Denial) else verdict.device
 
-    async def _look_up(self, claim: Claim) -> Held | Denial:
+    async def _look_up(self, claim: Claim, peer: Peer) -> Held | Denial:
         if not claim.ids:
             return claim.judge({})
         try:
             async with asyncio.timeout(self._wait_limit):
-                return await self._claims.submit(claim)
+                return await self._claims.submit(_Presented(claim, peer.transport))
         except TimeoutError:
             raise Unavailable("Postgres did not answer in time.") from None
 
-    async def _settle(self, claims: Sequence[Claim]) -> list[Held | Denial | Exception]:
+    async def _settle(self, presented: Sequence[_Presented]) -> list[Held | Denial | Exception]:
+        claims = [each.claim for each in presented]
         digests = [{self._keys.digest("credentials", id_): id_ for id_ in claim.ids} for claim in claims]
+        rows: dict[bytes, HeldRow | Exception] = {}
         async with self._database.connection() as connection:
-            rows = await store.held(connection, list({digest for each in digests for digest in each}))
-        verdicts: list[Held | Denial | Exception] = []
-        for claim, each in zip(claims, digests, strict=True):
-            try:
-                found = {id_: self._open(rows[digest]) for digest, id_ in each.items() if digest in rows}
-                verdicts.append(claim.judge(found))
-            except Unsealable as fault:
-                log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
-                verdicts.append(Unavailable("The device's credentials cannot be opened."))
+            rows |= await store.held(connection, list({digest for each in digests for digest in each}))
+        verdicts = [self._verdict(claim, each, rows) for claim, each in zip(claims, digests, strict=True)]
+        strangers = {
+            digest: transport
+            for (claim, transport), each, verdict in zip(presented, digests, verdicts, strict=True)
+            if isinstance(verdict, Denial) and not claim.provisional
+            for digest in each.keys() - rows.keys()
+        }
+        if strangers and (found := await self._appear(strangers)):
+            rows |= found
+            verdicts = [
+                verdict if found.keys().isdisjoint(each) else self._verdict(claim, each, rows)
+                for claim, each, verdict in zip(claims, digests, verdicts, strict=True)
+            ]
         unused = {
             held.device.id_digest
             for held, claim in zip(verdicts, claims, strict=True)
@@ -164,6 +188,55 @@ class Access:
             failed.get(verdict.device.id_digest, verdict) if isinstance(verdict, Held) else verdict
             for verdict in verdicts
         ]
+
+    def _verdict(
+        self, claim: Claim, digests: Mapping[bytes, str], rows: Mapping[bytes, HeldRow | Exception]
+    ) -> Held | Denial | Exception:
+        found: dict[str, Held] = {}
+        try:
+            for digest, id_ in digests.items():
+                row = rows.get(digest)
+                if isinstance(row, Exception):
+                    return row
+                if row is not None:
+                    found[id_] = self._open(row)
+        except Unsealable as fault:
+            log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
+            return Unavailable("The device's credentials cannot be opened.")
+        return claim.judge(found)
+
+    async def _appear(self, strangers: Mapping[bytes, Transport]) -> dict[bytes, HeldRow | Exception]:
+        """Of what is nobody's credentials, the static tokens': with their devices, made if they were not there.
+
+        All at once or, when that fails, one by one.
+        """
+        found: set[bytes] = set()
+        wanted = list(strangers)
+        try:
+            async with self._database.connection() as connection:
+                for _ in range(MAX_NAMES):
+                    appeared = await claiming.appear(
+                        connection,
+                        [Appearing(each, ids.uuid7(self._clock(), self._random), strangers[each]) for each in wanted],
+                        used=True,
+                    )
+                    found |= {each.id_digest for each in appeared}
+                    wanted = [each.id_digest for each in appeared if not each.made and not each.there]
+                    if not wanted:
+                        break
+                rows: dict[bytes, HeldRow | Exception] = {}
+                rows |= await store.held(connection, list(found)) if found else {}
+        except PostgresError as fault:
+            if len(strangers) == 1:
+                log.warning("a first connect could not be recorded: %s", type(fault).__name__)
+                return dict.fromkeys(strangers, Unavailable("The first connect could not be recorded."))
+            rows = {}
+            for each in strangers.items():
+                rows |= await self._appear(dict([each]))
+            return rows
+        except Unavailable as away:  # those that are known are let in all the same
+            return dict.fromkeys(strangers, away)
+        return rows | dict.fromkeys(wanted, Unavailable("Others make devices of the same name just now."))
 
     def _open(self, row: HeldRow) -> Held:
         type_ = CredentialsType(row.type)

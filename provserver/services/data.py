@@ -21,7 +21,8 @@ from provserver.core.credentials import has_control_characters
 from provserver.core.model import Authenticated
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import MAX_KEYS, MAX_SAMPLES, InvalidData, Sample, Value
-from provserver.errors import Unavailable
+from provserver.errors import Refused, Unavailable
+from provserver.services.claiming import Claiming
 from provserver.services.grouping import Grouper
 from provserver.services.sink import Sink
 from provserver.store import data as store
@@ -72,6 +73,7 @@ class Data:
         self._online_period = timedelta(seconds=online_period)
         self._random = random
         self._clock = clock
+        self._claiming = Claiming(database, keys, random=random, clock=clock)
         self._messages: Grouper[_Message, None] = Grouper(
             "data", self._write, sharer=lambda message: message.device.profile_id
         )
@@ -128,16 +130,21 @@ class Data:
     async def claim(self, device: Authenticated, payload: bytes) -> None:
         """Let the device be claimed with the secret it names; while it may be, another message changes nothing.
 
+        Where a claim waits for the device's word, this is it, whatever the secret.
         The secret is kept as digest("claim-secret", device id, secret). Raises InvalidData, Unavailable.
         """
         message = claiming.decode(payload)
         digest = self._keys.digest("claim-secret", device.device_id.bytes, message.secret)
         try:
+            if await self._claiming.confirm(device):
+                return
             async with self._database.connection() as connection:
                 await store.claim(connection, device.device_id, digest, timedelta(milliseconds=message.duration))
         except PostgresError as fault:
             log.warning("a claim was not stored: %s", type(fault).__name__)
             raise Unavailable("The claim could not be stored.") from None
+        except Refused:  # a quota, say, that was used up meanwhile
+            raise InvalidData("The claim cannot be completed!") from None
 
     async def drain(self) -> None:
         """Wait until everything that was accepted is written."""

@@ -5,7 +5,8 @@ import os
 import time
 from bisect import insort
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from operator import attrgetter
 from uuid import UUID
@@ -15,14 +16,17 @@ from asyncpg.pgproto import pgproto
 
 from provserver.core import credentials as building
 from provserver.core import ids
-from provserver.core.attributes import Scope, from_text
+from provserver.core.attributes import METADATA, Scope, from_text
+from provserver.core.authorization import OPERATOR
+from provserver.core.credentials import has_control_characters
 from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, DeviceProfile, Origin
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
-from provserver.errors import Refused
+from provserver.errors import Conflict, Forbidden, NotFound, Refused
+from provserver.services.organizations import check_revision
 from provserver.services.settlement import open_credentials, seal_credentials
-from provserver.store import data, profiles
+from provserver.store import audit, data, profiles
 from provserver.store import devices as store
 from provserver.store.database import Connection, Database
 from provserver.store.devices import CredentialsRow, DeviceSummary, StagedDevice
@@ -32,6 +36,9 @@ BATCH = 1_000
 
 MAX_ERRORS = 1_000
 """Row errors an import keeps; it counts the rest."""
+
+MAX_KEYS = 100
+"""Keys of a change that the audit names; it counts the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,24 +102,46 @@ class _NothingKept(Exception):  # noqa: N818
 
 
 class Devices:
-    """The devices of one organization."""
+    """The devices that one organization sees: those that it or an organization below it has, or has made.
+
+    It makes devices as its own. Those that it has of a maker above are for it to look at, and to write shared
+    attributes and metadata of; their credentials outlive its having them, so those are the maker's affair.
+
+    Devices are named by name or id, as text, or by a UUID. actor: who the audit says it was. A `revision` is that which
+    the device must have; Stale is raised when it has another.
+    """
 
     def __init__(
-        self, database: Database, keys: ServerKeys, organization_id: UUID, random: ids.Randomness = os.urandom
+        self,
+        database: Database,
+        keys: ServerKeys,
+        organization_id: UUID,
+        random: ids.Randomness = os.urandom,
+        actor: str = OPERATOR,
     ) -> None:
         self._database = database
         self._keys = keys
         self._organization_id = organization_id
         self._random = random
+        self._actor = actor
 
     async def create(self, row: DeviceRow, profile: str) -> DeviceSummary:
         """Make one device, not yet provisioned. Raises Refused."""
-        report = await self.import_([row], profile)
-        if report.errors:
-            error = report.errors[0]
-            fix = "Choose another name." if error.column == "name" else "Choose others, or leave them out for a token."
-            raise Refused(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
-        return (await self.show(row.name)).device
+        report = ImportReport()
+        async with self._adding() as connection:
+            found = await self._stage(connection, [row], profile, report)
+            if report.errors:
+                error = report.errors[0]
+                fix = (
+                    "Choose another name."
+                    if error.column == "name"
+                    else "Choose others, or leave them out for a token."
+                )
+                raise Conflict(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
+            await self._add(connection, found)
+            device = await self._find(connection, row.name)
+            await self._record(connection, device, "created")
+        return device
 
     async def import_(
         self,
@@ -129,26 +158,34 @@ class Devices:
         """
         report = ImportReport()
         try:
-            async with self._database.transaction() as connection:
-                found = await self._profile(connection, profile)
-                await store.begin_staging(connection)
-                await self._stage_all(connection, iter(rows), report, progress)
-                await self._resolve(connection, report)
+            async with self._adding() as connection:
+                found = await self._stage(connection, rows, profile, report, progress)
                 if dry_run or (report.error_count and not partial):
                     raise _NothingKept
-                await self._profile(connection, str(found.id), lock="KEY SHARE")
-                await store.add_staged(connection, self._organization_id, found.id)
+                await self._add(connection, found)
+                if report.imported:
+                    await audit.record(
+                        connection,
+                        self._audit_id(),
+                        self._organization_id,
+                        self._actor,
+                        "device.imported",
+                        found.id,
+                        profile=found.name,
+                        count=report.imported,
+                    )
         except _NothingKept:
             if not dry_run:
                 report.imported = 0
-        except PostgresError as fault:
-            if not self._database.is_race(fault):
-                raise
-            raise Refused(
-                "Another import or a device made one of these devices meanwhile; nothing was imported. "
-                "Run the import again."
-            ) from None
         return report
+
+    async def list_(
+        self, cursor: UUID | None = None, limit: int = 50, *, profile: str | None = None
+    ) -> list[DeviceSummary]:
+        """Some devices, all or a profile's, in order of making, after the cursor's. Raises Refused."""
+        async with self._database.connection() as connection:
+            profile_id = None if profile is None else (await self._profile(connection, profile)).id
+            return await store.page(connection, self._organization_id, profile_id, cursor, limit)
 
     async def stream(self, profile: str | None = None) -> AsyncIterator[DeviceSummary]:
         """All devices, or a profile's, in order of making. Raises Refused."""
@@ -159,26 +196,19 @@ class Devices:
             async for device in store.stream(connection, self._organization_id, profile_id):
                 yield device
 
-    async def show(self, reference: str, *, open_: bool = False) -> DeviceDetails:
-        """A device by name or id; open_: with its credentials in clear. Raises Refused."""
+    async def show(self, reference: UUID | str, *, open_: bool = False) -> DeviceDetails:
+        """A device; open_: with its credentials in clear, for its maker. Raises Refused."""
         async with self._database.connection() as connection:
-            device = await self._find(connection, reference)
-            rows = await store.credentials(connection, device.id)
-            attributes = await store.attributes(connection, device.id)
-            telemetry = await data.latest(connection, device.id)
-        opened = [open_credentials(self._keys, device.id, CredentialsType(row.type), row.sealed) for row in rows]
-        return DeviceDetails(
-            device,
-            tuple(AttributeDetails(*attribute) for attribute in attributes),
-            tuple(rows),
-            tuple(opened) if open_ else (),
-            tuple(Latest(*sample) for sample in telemetry),
-        )
+            device = await self._find(connection, reference, made=open_)
+            return await self._details(connection, device, open_=open_)
 
-    async def update(self, reference: str, change: AttributeChange) -> DeviceDetails:
+    async def update(
+        self, reference: UUID | str, change: AttributeChange, revision: int | None = None
+    ) -> DeviceDetails:
         """Write and remove shared and server attributes; a device that listens is told of shared ones. Raises Refused.
 
-        A value that is JSON is taken as such, anything else as text.
+        A value that is JSON is taken as such, anything else as text. Whoever has the device of a maker above writes no
+        server attributes of it but metadata.
         """
         wanted = {(Scope.SHARED, key): text for key, text in change.shared.items()}
         wanted |= {(Scope.SERVER, key): text for key, text in change.server.items()}
@@ -192,29 +222,39 @@ class Devices:
         for _, key in deleted:
             _value(key, "true")
         async with self._database.transaction() as connection:
-            device = await self._find(connection, reference)
+            device = await self._hold(connection, reference, revision)
+            server = [key for scope, key in (*wanted, *deleted) if scope is Scope.SERVER]
+            if device.maker_id is None and not all(key.startswith(METADATA) for key in server):
+                raise Forbidden(f"Server attributes other than {METADATA}… are for the device's maker to write.")
             await store.change_attributes(connection, device.id, values, deleted)
-        return await self.show(str(device.id))
+            await self._record(connection, device, "updated", **_told(written=values, deleted=deleted))
+            return await self._details(connection, await self._find(connection, device.id))
 
-    async def revoke(self, reference: str) -> DeviceSummary:
+    async def revoke(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
         """Remove a device's credentials: they are good no more from now on. Raises Refused."""
         async with self._database.transaction() as connection:
-            device = await self._find(connection, reference)
+            device = await self._hold(connection, reference, revision, made=True)
             await store.revoke(connection, device.id)
-        return replace(device, credentials_type=None)
+            await self._record(connection, device, "revoked")
+            return await self._find(connection, device.id)
 
-    async def rearm(self, reference: str) -> DeviceSummary:
+    async def rearm(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
         """Let a device provision itself once more, with fresh credentials. Raises Refused."""
         async with self._database.transaction() as connection:
-            device = await self._find(connection, reference)
+            device = await self._hold(connection, reference, revision, made=True)
             await store.rearm(connection, device.id)
-        return device
+            await self._record(connection, device, "rearmed")
+            return await self._find(connection, device.id)
 
-    async def delete(self, reference: str) -> DeviceSummary:
-        """Remove a device; its credentials die with it. Raises Refused."""
+    async def delete(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
+        """Remove a device; its credentials die with it. Raises Refused.
+
+        One of a static token comes back, unclaimed, when it connects again: delete the token to be rid of both.
+        """
         async with self._database.transaction() as connection:
-            device = await self._find(connection, reference)
+            device = await self._hold(connection, reference, revision, made=True)
             await store.delete(connection, device.id)
+            await self._record(connection, device, "deleted")
         return device
 
     async def _profile(
@@ -222,14 +262,98 @@ class Devices:
     ) -> DeviceProfile:
         profile = await profiles.find(connection, self._organization_id, reference, lock=lock)
         if profile is None:
-            raise Refused(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
         return profile
 
-    async def _find(self, connection: Connection, reference: str) -> DeviceSummary:
-        device = await store.find(connection, self._organization_id, reference)
+    async def _find(self, connection: Connection, reference: UUID | str, *, made: bool = False) -> DeviceSummary:
+        """made: it must be of a maker within the organization's tree."""
+        device = None
+        try:
+            if isinstance(reference, UUID):
+                device = await store.get(connection, self._organization_id, reference)
+            elif not has_control_characters(reference):
+                device = await store.find(connection, self._organization_id, reference)
+        except store.Ambiguous:
+            raise Conflict(f"Several makers have a device {reference!r}. Name it by its id.") from None
         if device is None:
-            raise Refused(f"There is no device {reference!r}. `provserver device list` names them.")
+            raise NotFound(f"There is no device {str(reference)!r}. `provserver device list` names them.")
+        if made and device.maker_id is None:
+            raise Forbidden("This is for the device's maker to do. To give the device back, release it.")
         return device
+
+    async def _hold(
+        self, connection: Connection, reference: UUID | str, revision: int | None, *, made: bool = False
+    ) -> DeviceSummary:
+        """Find a device that nobody else can change until the transaction ends."""
+        device = await self._find(connection, reference, made=made)
+        await store.lock(connection, device.id)
+        device = await self._find(connection, device.id, made=made)  # it may have been changed or taken away meanwhile
+        check_revision(device.revision, revision)
+        return device
+
+    async def _details(self, connection: Connection, device: DeviceSummary, *, open_: bool = False) -> DeviceDetails:
+        rows = await store.credentials(connection, device.id)
+        attributes = await store.attributes(connection, device.id)
+        telemetry = await data.latest(connection, device.id)
+        return DeviceDetails(
+            device,
+            tuple(AttributeDetails(*attribute) for attribute in attributes),
+            tuple(rows),
+            tuple(self._open(device.id, row) for row in rows) if open_ else (),
+            tuple(Latest(*sample) for sample in telemetry),
+        )
+
+    async def _record(self, connection: Connection, device: DeviceSummary, verb: str, **detail: Value) -> None:
+        """Told to who has the device, and so to all above: its maker is one of them."""
+        await audit.record(
+            connection,
+            self._audit_id(),
+            device.holder_id,
+            self._actor,
+            f"device.{verb}",
+            device.id,
+            name=device.name,
+            **detail,
+        )
+
+    def _audit_id(self) -> UUID:
+        return ids.uuid7(time.time(), self._random)
+
+    def _open(self, device_id: UUID, row: CredentialsRow) -> Credentials:
+        return open_credentials(self._keys, device_id, CredentialsType(row.type), row.sealed)
+
+    @asynccontextmanager
+    async def _adding(self) -> AsyncIterator[Connection]:
+        """A transaction that adds devices. Raises Conflict when something else adds the same ones."""
+        try:
+            async with self._database.transaction() as connection:
+                yield connection
+        except PostgresError as fault:
+            if not self._database.is_race(fault):
+                raise
+            raise Conflict(
+                "Another import or a device made one of these devices meanwhile; nothing was imported. "
+                "Run the import again."
+            ) from None
+
+    async def _stage(
+        self,
+        connection: Connection,
+        rows: Iterable[DeviceRow | RowError],
+        profile: str,
+        report: ImportReport,
+        progress: Callable[[int], None] = lambda _: None,
+    ) -> DeviceProfile:
+        """Stage what can be added of these rows; the rest is in the report."""
+        found = await self._profile(connection, profile)
+        await store.begin_staging(connection)
+        await self._stage_all(connection, iter(rows), report, progress)
+        await self._resolve(connection, report)
+        return found
+
+    async def _add(self, connection: Connection, profile: DeviceProfile) -> None:
+        await self._profile(connection, str(profile.id), lock="KEY SHARE")
+        await store.add_staged(connection, self._organization_id, profile.id)
 
     async def _stage_all(
         self,
@@ -298,6 +422,17 @@ class Devices:
                 refused.append(each.place)
             await store.unstage(connection, refused)
             report.imported -= len(refused)
+
+
+def _told(**changes: Iterable[tuple[Scope, str]]) -> dict[str, Value]:
+    """Which attributes were changed, for the audit: their keys, never their values."""
+    detail: dict[str, Value] = {}
+    for how, places in changes.items():
+        if keys := [f"{scope.lower()}:{key}" for scope, key in places]:
+            detail[how] = [*keys[:MAX_KEYS]]
+            if len(keys) > MAX_KEYS:
+                detail[f"{how}_count"] = len(keys)
+    return detail
 
 
 def _value(key: str, text: str) -> Value:

@@ -16,7 +16,13 @@ from provserver.store.database import Connection
 
 @dataclass(frozen=True, slots=True)
 class DeviceSummary:
-    """A device as lists show it. credentials_type: of the newest credentials; None when it has none."""
+    """A device as an organization sees it that has it, made it, or is above one that does.
+
+    credentials_type: of the newest credentials; None when it has none. maker_id: the organization that made it, None
+    for those below that one, as they do not see it. holder_id: the one that has it now. owner_id: the user who does;
+    owner: his name or e-mail. static_token: the status of the static token that it came of; None when of none.
+    revision: another one after every change, also those that it makes itself as it provisions or first connects.
+    """
 
     id: UUID
     name: str
@@ -26,7 +32,15 @@ class DeviceSummary:
     rearmed: bool
     provision_state: object
     credentials_type: str | None
+    revision: int
     created_at: datetime
+    maker_id: UUID | None
+    maker: str | None
+    holder_id: UUID
+    holder: str
+    owner_id: UUID | None
+    owner: str | None
+    static_token: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +60,86 @@ SELECT d.id, d.name, d.profile_id, p.name, d.gateway, d.rearmed,
     (SELECT a.value FROM attribute a
      WHERE a.device_id = d.id AND a.scope = 'SERVER' AND a.key = 'provisionState'),
     (SELECT c.type FROM credentials c WHERE c.device_id = d.id ORDER BY c.pending DESC, c.created_at DESC LIMIT 1),
-    d.created_at
-FROM device d JOIN device_profile p ON p.id = d.profile_id
-WHERE d.organization_id = $1
+    d.revision, d.created_at, m.id, m.name, h.id, h.name, d.owner_id, coalesce(nullif(u.name, ''), u.email),
+    (SELECT t.status FROM static_token t WHERE t.id = d.id)
+FROM device d
+JOIN organization h ON h.id = coalesce(d.holder_id, d.organization_id) AND h.path @> ARRAY[$1::uuid]
+JOIN device_profile p ON p.id = d.profile_id
+LEFT JOIN organization m ON m.id = d.organization_id AND m.path @> ARRAY[$1::uuid]
+LEFT JOIN "user" u ON u.id = d.owner_id
 """
+
+# The makers of what an organization can see: itself, those below it, and those above it.
+_RELATED = """
+SELECT r.id FROM organization o JOIN organization r ON r.path @> ARRAY[o.id] OR r.id = ANY(o.path) WHERE o.id = $1
+"""
+
+
+class Ambiguous(Exception):  # noqa: N818
+    """Several devices have this name, each of another maker."""
+
+
+def id_in(text: str) -> UUID | None:
+    """The id that a text is, in the one form that ids are told in."""
+    try:
+        id_ = UUID(text)
+    except ValueError:
+        return None
+    return id_ if str(id_) == text else None
 
 
 async def stream(
     connection: Connection, organization_id: UUID, profile_id: UUID | None
 ) -> AsyncIterator[DeviceSummary]:
-    """An organization's devices in order of making, all or a profile's; inside a transaction."""
-    statement = _SUMMARY + " AND ($2::uuid IS NULL OR d.profile_id = $2) ORDER BY d.id"
+    """The devices that an organization sees in order of making, all or a profile's; inside a transaction."""
+    statement = _SUMMARY + " WHERE ($2::uuid IS NULL OR d.profile_id = $2) ORDER BY d.id"
     async for row in connection.cursor(statement, organization_id, profile_id, prefetch=1000):
         yield DeviceSummary(*row)
 
 
+async def page(
+    connection: Connection, organization_id: UUID, profile_id: UUID | None, after: UUID | None, limit: int
+) -> list[DeviceSummary]:
+    """Some of the devices that an organization sees, in order of making, after one."""
+    rows = await connection.fetch(
+        f"{_SUMMARY} WHERE ($2::uuid IS NULL OR d.profile_id = $2) AND ($3::uuid IS NULL OR d.id > $3)"
+        " ORDER BY d.id LIMIT $4",
+        organization_id,
+        profile_id,
+        after,
+        limit,
+    )
+    return [DeviceSummary(*row) for row in rows]
+
+
+async def get(connection: Connection, organization_id: UUID, id_: UUID) -> DeviceSummary | None:
+    """A device that an organization sees, by its id."""
+    row = await connection.fetchrow(f"{_SUMMARY} WHERE d.id = $2", organization_id, id_)
+    return None if row is None else DeviceSummary(*row)
+
+
 async def find(connection: Connection, organization_id: UUID, reference: str) -> DeviceSummary | None:
-    """A device by its name or id."""
-    row = await connection.fetchrow(
-        _SUMMARY + " AND (d.name = $2 OR d.id::text = $2) ORDER BY d.name = $2 DESC LIMIT 1",
+    """A device that an organization sees, by its name or id; its own go first, then ids. Raises Ambiguous."""
+    rows = await connection.fetch(
+        f"{_SUMMARY} WHERE d.id IN (SELECT $3::uuid UNION"
+        f" SELECT n.id FROM device n JOIN ({_RELATED}) AS r ON r.id = n.organization_id WHERE n.name = $2)"
+        " ORDER BY d.name = $2 AND d.organization_id = $1 DESC, d.id = $3 DESC NULLS LAST, d.id LIMIT 2",
         organization_id,
         reference,
+        id_ := id_in(reference),
     )
-    return None if row is None else DeviceSummary(*row)
+    found = [DeviceSummary(*row) for row in rows]
+    if len(found) > 1 and found[0].id != id_ and found[0].maker_id != organization_id:
+        raise Ambiguous
+    return found[0] if found else None
+
+
+async def lock(connection: Connection, device_id: UUID) -> None:
+    """Have a device, and the static token it came of, neither change nor go until the transaction ends."""
+    await connection.execute(  # before the device, as every move of a static token does
+        "SELECT FROM static_token WHERE id = $1 FOR NO KEY UPDATE", device_id
+    )
+    await connection.execute("SELECT FROM device WHERE id = $1 FOR NO KEY UPDATE", device_id)
 
 
 async def credentials(connection: Connection, device_id: UUID) -> list[CredentialsRow]:
@@ -240,11 +311,18 @@ async def change_attributes(
 
 
 async def delete(connection: Connection, device_id: UUID) -> bool:
-    """Remove a device and all that hangs on it; False when it was gone. Its attempts stay."""
+    """Remove a device and all that hangs on it; False when it was gone. Its attempts stay, and its static token:
+    unclaimed, so that it comes back with it.
+    """
+    await connection.execute(  # before the device, as every move of a static token does
+        "UPDATE static_token SET status = 'UNCLAIMED', claimed_at = NULL, revision = revision + 1 WHERE id = $1",
+        device_id,
+    )
     # The device first, as provisioning does: who comes second finds what the other one left.
     status = await connection.execute("DELETE FROM device WHERE id = $1", device_id)
     await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM attribute WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
+    await connection.execute("DELETE FROM pending_claim WHERE device_id = $1", device_id)
     await data.delete(connection, device_id)
     return status != "DELETE 0"

@@ -1,7 +1,7 @@
 import pytest
 
 from provserver.core import claiming
-from provserver.core.claiming import DEFAULT_DURATION, MAX_DURATION, MAX_SECRET_LENGTH, ClaimMessage
+from provserver.core.claiming import DEFAULT_DURATION, MAX_DURATION, MAX_SECRET_LENGTH, ClaimingData, ClaimMessage
 from provserver.core.telemetry import InvalidData
 
 
@@ -50,3 +50,28 @@ def test_what_is_none_is_refused(payload: bytes) -> None:
 
 def test_the_secret_is_not_shown() -> None:
     assert "pl4nted" not in repr(claiming.decode(b'{"secretKey":"pl4nted"}'))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"secretKey": "s", "expirationTime": 7}, ClaimingData("s", 7)),
+        ('{"secretKey": "s", "expirationTime": "7"}', ClaimingData("s", 7)),
+        ({"secretKey": None, "expirationTime": 7.0}, ClaimingData("", 7)),
+        ({"expirationTime": 7, "more": []}, ClaimingData("", 7)),
+        ({"secretKey": 1234, "expirationTime": 7}, ClaimingData("1234", 7)),
+        ({"secretKey": "s"}, None),
+        ({"secretKey": "s", "expirationTime": "soon"}, None),
+        ({"secretKey": "s", "expirationTime": True}, None),
+        ({"secretKey": [], "expirationTime": 7}, None),
+        ("nonsense", None),
+        ("[" * 10_000, None),
+        ([], None),
+        (7, None),
+        (None, None),
+    ],
+    ids=lambda value: repr(value)[:40],
+)
+def test_what_an_operator_says_is_read(value: object, expected: ClaimingData | None) -> None:
+    assert claiming.read_claiming_data(value) == expected
+    assert "'s'" not in repr(expected)

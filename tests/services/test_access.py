@@ -1,5 +1,6 @@
 import asyncio
 import base64
+from collections.abc import AsyncIterator, Awaitable, Iterable
 from uuid import UUID
 
 import asyncpg
@@ -23,6 +24,8 @@ from provserver.services.profiles import ProfileChange
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Fleet, Locking, Outage, use
+from tests.services.ownership import Estate, Token, statements
+from tests.services.test_sessions import Connection, process
 
 MQTT = Peer(Transport.MQTT, "192.0.2.7")
 
@@ -312,3 +315,238 @@ async def test_a_large_fleet_at_once(fleet: Fleet, access: Access, space: Space)
     assert isinstance(found[0], Authenticated)
     assert isinstance(found[0].device_id, UUID)
     assert isinstance(space.database, Database)
+
+
+# --- static tokens
+
+
+@pytest.fixture
+async def estate(space: Space) -> Estate:
+    return await Estate.make(space.database, space.keys, space.organization_id)
+
+
+async def by_http(access: Access, token: Token) -> Authenticated | Denial:
+    return await access.with_token(token.auth, PEER)
+
+
+async def by_coap(access: Access, token: Token) -> Authenticated | Denial:
+    return await access.with_token(token.auth, Peer(Transport.COAP, "192.0.2.7"))
+
+
+async def as_user_name(access: Access, token: Token) -> Authenticated | Denial:
+    return await access.with_mqtt("any", token.auth, None, MQTT)
+
+
+async def as_password_of_the_user_device(access: Access, token: Token) -> Authenticated | Denial:
+    return await access.with_mqtt("any", "device", token.auth.encode(), MQTT)
+
+
+LOGINS = {
+    login.__name__: (login, transport)
+    for login, transport in (
+        (by_http, "HTTP"),
+        (by_coap, "COAP"),
+        (as_user_name, "MQTT"),
+        (as_password_of_the_user_device, "MQTT"),
+    )
+}
+
+
+@pytest.mark.parametrize("name", LOGINS)
+async def test_a_static_token_that_first_connects_makes_its_device_unclaimed_at_its_makers(
+    estate: Estate, access: Access, space: Space, name: str
+) -> None:
+    token = await estate.token(metadata={"Serial Number": "SN1"})
+    login, transport = LOGINS[name]
+
+    device = await login(access, token)
+
+    assert isinstance(device, Authenticated)
+    assert (device.device_id, device.name) == (token.id, f"sensors {token.number}")
+    assert (device.organization_id, device.profile_id) == (estate["brand"], estate.profiles["brand"])
+    (row,) = await space.rows("SELECT * FROM device")
+    assert (row["holder_id"], row["owner_id"], row["gateway"]) == (None, None, False)
+    (credentials_,) = await space.rows("SELECT * FROM credentials")
+    assert credentials_["first_used_at"] == credentials_["created_at"] == device.issued_at
+    assert (credentials_["type"], credentials_["origin"], credentials_["pending"]) == (
+        "ACCESS_TOKEN",
+        "generated",
+        False,
+    )
+    assert await space.value("SELECT status FROM static_token") == "UNCLAIMED"
+    attributes = {(row["scope"], row["key"]): row["value"] for row in await space.rows("SELECT * FROM attribute")}
+    assert attributes == {
+        ("SERVER", "provisionState"): "provisioned",
+        ("SERVER", "meta.Serial Number"): "SN1",
+    }
+    (event,) = await space.rows("SELECT * FROM outbox")
+    assert (event["device_id"], event["type"]) == (token.id, "device.provisioned")
+    assert event["payload"] == {
+        "deviceId": str(token.id),
+        "deviceName": device.name,
+        "profileId": str(device.profile_id),
+        "credentialsType": "ACCESS_TOKEN",
+        "transport": transport,
+    }
+    for again, _ in LOGINS.values():
+        assert await again(access, token) == device
+    assert await space.value("SELECT count(*) FROM outbox") == 1
+    (opened,) = (await space.devices.show(str(token.id), open_=True)).opened
+    assert opened.id == token.auth
+
+
+async def test_a_static_tokens_key_is_a_shared_key_once_there_is_a_device(estate: Estate, access: Access) -> None:
+    token = await estate.token()
+    assert await access.shared_key(str(token.id)) is None
+    assert isinstance(await by_http(access, token), Authenticated)
+
+    key = await access.shared_key(str(token.id))
+
+    assert key is not None
+    assert key.key == token.auth.encode()
+    device = await access.with_channel(replace(PEER, psk=key))
+    assert isinstance(device, Authenticated)
+    assert device.device_id == token.id
+
+
+async def test_a_live_session_is_not_open_to_a_static_token_before_access_has_judged_it(
+    estate: Estate, access: Access, database_url: str
+) -> None:
+    token = await estate.token()
+    presented = access.token_in("any", "device", token.auth.encode())
+    assert presented is not None
+    async with process(database_url) as sessions:
+
+        async def enters() -> bool | Exception:
+            verdict: asyncio.Future[bool | Exception] = asyncio.get_running_loop().create_future()
+            session = sessions.enter(presented, Connection(), verdict.set_result)
+            outcome = await verdict
+            session.close()
+            return outcome
+
+        assert await enters() is False
+        assert isinstance(await as_password_of_the_user_device(access, token), Authenticated)
+        assert await enters() is True
+
+
+async def test_a_device_that_is_known_costs_no_statement_more(estate: Estate, space: Space, database_url: str) -> None:
+    token = await estate.token()
+    opened = Database(database_url, size=1, serving=True)
+    await opened.open()
+    access = Access(opened, space.keys)
+    assert isinstance(await by_http(access, token), Authenticated)
+    for login, _ in LOGINS.values():
+        async with statements(opened) as made:
+            assert isinstance(await login(access, token), Authenticated)
+        assert len(made) == 1
+        assert "static_token" not in made[0]
+    async with statements(opened) as made:
+        assert await access.with_token("unknown", PEER) is Denial.CREDENTIALS
+    assert len(made) == 2
+    async with statements(opened) as made:  # a certificate is no token
+        assert await access.with_channel(replace(PEER, certificates=(b"leaf",))) is Denial.CERTIFICATE
+    await opened.close()
+
+
+async def test_many_static_tokens_connect_at_once(estate: Estate, access: Access, space: Space) -> None:
+    tokens = [await estate.token() for _ in range(200)]
+
+    found = await asyncio.gather(*(by_http(access, token) for token in tokens for _ in range(2)))
+
+    assert {device.device_id for device in found if isinstance(device, Authenticated)} == {token.id for token in tokens}
+    assert await space.value("SELECT count(*) FROM outbox") == 200
+    assert await space.value("SELECT count(DISTINCT name) FROM device") == 200
+
+
+async def test_two_processes_make_one_device_of_a_static_token(
+    estate: Estate, access: Access, space: Space, database_url: str
+) -> None:
+    opened = Database(database_url, size=4, serving=True)
+    await opened.open()
+    other = Access(opened, space.keys)
+    tokens = [await estate.token() for _ in range(30)]
+
+    found = await asyncio.gather(*(by_http(each, token) for token in tokens for each in (access, other)))
+
+    assert all(isinstance(device, Authenticated) for device in found)
+    assert await space.value("SELECT count(*) FROM device") == await space.value("SELECT count(*) FROM outbox") == 30
+    await opened.close()
+
+
+async def test_a_device_gets_a_name_that_is_free(estate: Estate, access: Access, space: Space) -> None:
+    named, plain, taken_twice = (
+        await estate.token(device="Sense"),
+        await estate.token(),
+        await estate.token(device="Hall"),
+    )
+    for name in ("Sense", f"sensors {plain.number}", "Hall", f"Hall ({taken_twice.number})"):
+        await space.rows(
+            "INSERT INTO device (id, organization_id, profile_id, name) VALUES (gen_random_uuid(), $1, $2, $3)",
+            estate["brand"],
+            estate.profiles["brand"],
+            name,
+        )
+
+    names = [found.name async for found in _all(by_http(access, token) for token in (named, plain, taken_twice))]
+
+    assert names == [
+        f"Sense ({named.number})",
+        f"sensors {plain.number} ({plain.number})",
+        f"Hall ({taken_twice.id})",
+    ]
+
+
+async def _all(calls: Iterable[Awaitable[Authenticated | Denial]]) -> AsyncIterator[Authenticated]:
+    for call in calls:
+        found = await call
+        assert isinstance(found, Authenticated)
+        yield found
+
+
+async def test_tokens_of_one_group_that_would_have_one_name_get_two(estate: Estate, access: Access) -> None:
+    default = await estate.token()
+    given = await estate.token(device=f"sensors {default.number}")
+
+    found = await asyncio.gather(by_http(access, default), by_http(access, given))
+
+    assert len({device.name for device in found if isinstance(device, Authenticated)}) == 2
+
+
+async def test_one_first_connect_that_cannot_be_recorded_holds_up_no_other(
+    estate: Estate, access: Access, space: Space
+) -> None:
+    tokens = [await estate.token() for _ in range(5)]
+    known = await estate.token()
+    assert isinstance(await by_http(access, known), Authenticated)
+    async with space.database.connection() as connection:
+        await connection.execute(
+            "CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$BEGIN IF NEW.id = '{tokens[2].id}' THEN RAISE 'no'; END IF; RETURN NEW; END$$"
+        )
+        await connection.execute(
+            "CREATE TRIGGER obstacle BEFORE INSERT ON device FOR EACH ROW EXECUTE FUNCTION obstacle()"
+        )
+
+    results = await asyncio.gather(*(by_http(access, token) for token in (*tokens, known)), return_exceptions=True)
+
+    assert [type(result) for result in results] == [Authenticated] * 2 + [Unavailable] + [Authenticated] * 3
+
+
+async def test_while_postgres_is_away_a_static_token_is_not_wrong(estate: Estate, space: Space, outage: Outage) -> None:
+    token = await estate.token()
+    access = Access(outage.database, space.keys)
+    await outage.begin()
+    with pytest.raises(Unavailable):
+        await by_http(access, token)
+    outage.end()
+
+    assert isinstance(await by_http(access, token), Authenticated)
+
+
+async def test_wrong_mqtt_basic_credentials_are_not_mended_by_a_static_token(
+    estate: Estate, fleet: Fleet, access: Access
+) -> None:
+    token = await estate.token()
+    await fleet.import_("sensor-1", credentials.mqtt_basic("client", token.auth, "password"))
+
+    assert await access.with_mqtt("client", token.auth, b"wrong", MQTT) is Denial.CREDENTIALS

@@ -1,20 +1,25 @@
 import asyncio
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
 from provserver.core import credentials as building
 from provserver.core import csvfile
+from provserver.core.authorization import OPERATOR, Role
 from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, ProvisionStrategy, ReprovisionPolicy
-from provserver.errors import Refused
-from provserver.services.devices import BATCH, MAX_ERRORS, AttributeChange, ImportReport
+from provserver.errors import Conflict, Forbidden, NotFound, Refused, Stale
+from provserver.services.access import Access
+from provserver.services.devices import BATCH, MAX_ERRORS, MAX_KEYS, AttributeChange, Devices, ImportReport
+from provserver.services.settlement import seal_credentials
 from tests.conftest import Space
-from tests.services.conftest import NONCE, Fleet, Locking, contents
+from tests.services.conftest import NONCE, Fleet, Locking, contents, use
+from tests.services.ownership import Estate
 
 PEM = "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n"
 
@@ -34,6 +39,14 @@ def where(report: ImportReport) -> list[tuple[int, str | None]]:
 
 async def names(space: Space) -> list[str]:
     return [device.name async for device in space.devices.stream()]
+
+
+async def audited(space: Space) -> list[tuple[object, ...]]:
+    """What the audit has of devices: action, actor, organization, subject, detail."""
+    rows = await space.rows(
+        "SELECT action, actor, organization_id, subject_id, detail FROM audit WHERE action LIKE 'device.%' ORDER BY id"
+    )
+    return [tuple(row) for row in rows]
 
 
 # --- one
@@ -77,20 +90,20 @@ async def test_credentials_are_opened_for_who_asks_for_them_alone(checked: Fleet
 
 
 @pytest.mark.parametrize(
-    ("row", "profile", "fix"),
+    ("row", "profile", "refusal", "fix"),
     [
-        (DeviceRow(1, "taken", None, False), "sensors", "another name"),
-        (DeviceRow(1, "new", building.access_token("taken"), False), "sensors", "others, or leave them out"),
-        (DeviceRow(1, "new", None, False), "nothing", "provserver profile list"),
+        (DeviceRow(1, "taken", None, False), "sensors", Conflict, "another name"),
+        (DeviceRow(1, "new", building.access_token("taken"), False), "sensors", Conflict, "others, or leave them out"),
+        (DeviceRow(1, "new", None, False), "nothing", NotFound, "provserver profile list"),
     ],
 )
 async def test_a_device_that_cannot_be_made_is_refused_with_the_fix(
-    checked: Fleet, row: DeviceRow, profile: str, fix: str
+    checked: Fleet, row: DeviceRow, profile: str, refusal: type[Refused], fix: str
 ) -> None:
     await checked.import_("taken", building.access_token("taken"))
     before = await contents(checked.space)
 
-    with pytest.raises(Refused, match=fix):
+    with pytest.raises(refusal, match=fix):
         await checked.space.devices.create(row, profile)
 
     assert await contents(checked.space) == before
@@ -140,13 +153,156 @@ async def test_rearming_is_shown(fleet: Fleet) -> None:
     await fleet.ask("sensor-1")
     revision = await fleet.space.value("SELECT revision FROM device")
 
-    assert (await fleet.space.devices.rearm("sensor-1")).name == "sensor-1"
+    rearmed = await fleet.space.devices.rearm("sensor-1")
 
-    assert (await fleet.space.devices.show("sensor-1")).device.rearmed
-    assert await fleet.space.value("SELECT revision FROM device") > revision
+    assert rearmed == (await fleet.space.devices.show("sensor-1")).device
+    assert (rearmed.name, rearmed.rearmed) == ("sensor-1", True)
+    assert rearmed.revision > revision
+
+
+# --- the audit
+
+
+async def test_what_is_done_to_devices_is_audited(fleet: Fleet, space: Space) -> None:
+    devices = Devices(space.database, space.keys, space.organization_id, actor="user:7")
+    made = await devices.create(DeviceRow(1, "sensor-1", building.access_token("pl4nted"), False), "sensors")
+    await devices.update(made.id, AttributeChange({"unit": "s3cret"}, {"note": "s3cret"}))
+    await devices.update(made.id, AttributeChange(delete_server=["note"]))
+    await devices.revoke(made.id)
+    await devices.rearm(made.id)
+    await devices.delete(made.id)
+
+    entries = await audited(space)
+    of = ("user:7", space.organization_id, str(made.id))
+    assert [(action, *rest) for action, *rest in entries] == [
+        ("device.created", *of, {"name": "sensor-1"}),
+        ("device.updated", *of, {"name": "sensor-1", "written": ["shared:unit", "server:note"]}),
+        ("device.updated", *of, {"name": "sensor-1", "deleted": ["server:note"]}),
+        ("device.revoked", *of, {"name": "sensor-1"}),
+        ("device.rearmed", *of, {"name": "sensor-1"}),
+        ("device.deleted", *of, {"name": "sensor-1"}),
+    ]
+    for secret in ("pl4nted", "s3cret"):
+        assert secret not in repr(entries)
+
+
+async def test_an_import_is_audited_once(checked: Fleet) -> None:
+    lines = ["name\n", "a\n", "b\n", "a\n"]
+    for options in ({"dry_run": True}, {"partial": False}):
+        await load(checked, lines, **options)
+        assert await audited(checked.space) == []
+    await load(checked, lines, partial=True)
+    await load(checked, lines, partial=True)  # of which nothing is left to make
+
+    assert await audited(checked.space) == [
+        (
+            "device.imported",
+            OPERATOR,
+            checked.space.organization_id,
+            str(checked.profile.id),
+            {"profile": "sensors", "count": 2},
+        )
+    ]
+
+
+async def test_the_audit_counts_the_keys_that_it_does_not_name(fleet: Fleet) -> None:
+    await fleet.ask("sensor-1")
+    await fleet.space.devices.update("sensor-1", AttributeChange({f"key {n}": "1" for n in range(MAX_KEYS + 1)}))
+
+    ((*_, detail),) = await audited(fleet.space)
+    assert isinstance(detail, dict)
+    assert (len(detail["written"]), detail["written_count"]) == (MAX_KEYS, MAX_KEYS + 1)
+
+
+async def test_who_has_a_device_reads_what_its_maker_does_to_it(estate: Estate, space: Space) -> None:
+    id_ = await hold(estate, "anna's", "anna")
+    await seen_by(estate, "brand").revoke(id_)
+    await seen_by(estate, "anna").update(id_, AttributeChange({"unit": "C"}))
+
+    assert [(entry[0], entry[2]) for entry in await audited(space)] == [
+        ("device.revoked", estate["anna"]),
+        ("device.updated", estate["anna"]),
+    ]
+
+
+# --- revisions
+
+
+async def test_what_was_meant_for_another_revision_is_refused(fleet: Fleet) -> None:
+    await fleet.ask("sensor-1")
+    devices = fleet.space.devices
+    change = AttributeChange({"unit": "C"})
+    seen = (await devices.show("sensor-1")).device.revision
+    changed = (await devices.update("sensor-1", change, seen)).device.revision
+    assert changed > seen
+    before = await contents(fleet.space)
+
+    for work in (
+        devices.update("sensor-1", change, seen),
+        devices.revoke("sensor-1", seen),
+        devices.rearm("sensor-1", seen),
+        devices.delete("sensor-1", seen),
+    ):
+        with pytest.raises(Stale, match="Look at it again"):
+            await work
+
+    assert await contents(fleet.space) == before
+    rearmed = (await devices.rearm("sensor-1", changed)).revision
+    revoked = (await devices.revoke("sensor-1", rearmed)).revision
+    assert changed < rearmed < revoked
+    await devices.delete("sensor-1", revoked)
+
+
+async def test_a_device_that_provisions_or_connects_has_another_revision(fleet: Fleet) -> None:
+    """So nobody takes credentials away that he has not heard of."""
+    devices = fleet.space.devices
+    token = (await fleet.ask("sensor-1"))["credentialsValue"]
+    made = (await devices.show("sensor-1")).device.revision
+    assert await use(Access(fleet.space.database, fleet.space.keys), token)
+    connected = (await devices.rearm("sensor-1")).revision - 1
+    assert connected > made
+    await fleet.ask("sensor-1")
+
+    for seen in (made, connected, connected + 1):
+        with pytest.raises(Stale):
+            await devices.revoke("sensor-1", seen)
+
+
+async def test_of_two_changes_for_one_revision_one_is_made(fleet: Fleet, lock: Locking) -> None:
+    device_id = (await fleet.ask("sensor-1"))["deviceId"]
+    devices = fleet.space.devices
+    revision = (await devices.show("sensor-1")).device.revision
+    async with lock("SELECT FROM device WHERE id = $1 FOR NO KEY UPDATE", device_id) as held:
+        changes = [
+            asyncio.create_task(devices.update("sensor-1", AttributeChange({key: "1"}), revision)) for key in "ab"
+        ]
+        await held.until_waiting(2)
+    outcomes = await asyncio.gather(*changes, return_exceptions=True)
+
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["DeviceDetails", "Stale"]
+    assert await fleet.space.value("SELECT count(*) FROM attribute WHERE scope = 'SHARED'") == 1
 
 
 # --- deleting
+
+
+async def test_of_two_who_delete_a_device_one_does(fleet: Fleet, lock: Locking) -> None:
+    device_id = (await fleet.ask("sensor-1"))["deviceId"]
+    async with lock("SELECT FROM device WHERE id = $1 FOR NO KEY UPDATE", device_id) as held:
+        deleting = [asyncio.create_task(fleet.space.devices.delete("sensor-1")) for _ in range(2)]
+        await held.until_waiting(2)
+    outcomes = await asyncio.gather(*deleting, return_exceptions=True)
+
+    assert sorted(type(outcome).__name__ for outcome in outcomes) == ["DeviceSummary", "NotFound"]
+    assert [entry[0] for entry in await audited(fleet.space)] == ["device.deleted"]
+
+
+async def test_a_device_is_deleted_by_its_id_though_another_is_called_so(fleet: Fleet) -> None:
+    first = UUID((await fleet.ask("sensor-1"))["deviceId"])
+    await fleet.ask(str(first))
+
+    assert (await fleet.space.devices.delete(first)).name == "sensor-1"
+    assert await names(fleet.space) == [str(first)]
 
 
 async def test_a_deleted_device_leaves_its_attempts_alone(fleet: Fleet) -> None:
@@ -594,3 +750,165 @@ async def test_what_a_device_last_sent_is_shown(fleet: Fleet) -> None:
     shown = await fleet.space.devices.show("sensor-1")
 
     assert [(sample.key, sample.ts, sample.value) for sample in shown.telemetry] == [("a", 6, {"x": 1}), ("b", 5, 2)]
+
+
+# --- who sees what
+
+
+@pytest.fixture
+async def estate(space: Space) -> Estate:
+    return await Estate.make(space.database, space.keys, space.organization_id)
+
+
+def seen_by(estate: Estate, name: str) -> Devices:
+    return Devices(estate.database, estate.keys, estate[name])
+
+
+async def hold(estate: Estate, name: str, holder: str | None = None, *, maker: str = "brand") -> UUID:
+    """A device of a maker, that an organization below it has."""
+    id_ = uuid4()
+    async with estate.database.connection() as connection:
+        await connection.execute(
+            "INSERT INTO device (id, organization_id, profile_id, name, holder_id) VALUES ($1, $2, $3, $4, $5)",
+            id_,
+            estate[maker],
+            estate.profiles[maker],
+            name,
+            estate[holder] if holder else None,
+        )
+        await connection.execute(
+            "INSERT INTO credentials (id_digest, device_id, type, origin, sealed)"
+            " VALUES ($1, $2, 'ACCESS_TOKEN', 'generated', $3)",
+            id_.bytes,
+            id_,
+            seal_credentials(estate.keys, id_, building.access_token("pl4nted"), os.urandom),
+        )
+    return id_
+
+
+async def test_devices_are_seen_by_who_has_them_and_by_those_above(estate: Estate) -> None:
+    for name, holder, maker in (
+        ("in stock", None, "brand"),
+        ("anna's", "anna", "brand"),
+        ("ben's", "ben", "brand"),
+        ("foreign", None, "foreign"),
+        ("dora's", "dora", "foreign"),
+    ):
+        await hold(estate, name, holder, maker=maker)
+
+    for viewer, expected in {
+        "root": {"in stock", "anna's", "ben's"},
+        "brand": {"in stock", "anna's", "ben's"},
+        "anna": {"anna's"},
+        "ben": {"ben's"},
+        "cleo": set(),
+        "foreign": {"foreign", "dora's"},
+        "dora": {"dora's"},
+    }.items():
+        devices = seen_by(estate, viewer)
+        assert {device.name async for device in devices.stream()} == expected
+        assert {device.name for device in await devices.list_()} == expected
+        for name in ("in stock", "anna's", "ben's", "foreign", "dora's"):
+            if name in expected:
+                assert (await devices.show(name)).device.name == name
+            else:
+                with pytest.raises(NotFound, match="provserver device list"):
+                    await devices.show(name)
+
+
+async def test_devices_are_listed_by_pages(estate: Estate) -> None:
+    ids = sorted([await hold(estate, f"device-{n}", "anna") for n in range(5)])
+    devices = seen_by(estate, "anna")
+    pages, cursor = [], None
+    while page := await devices.list_(cursor, 2):
+        pages.append([device.id for device in page])
+        cursor = page[-1].id
+    assert pages == [ids[:2], ids[2:4], ids[4:]]
+    assert [device.id for device in await seen_by(estate, "brand").list_(profile="sensors")] == ids
+
+
+async def test_a_device_is_shown_with_who_has_it(estate: Estate) -> None:
+    id_ = await hold(estate, "anna's", "anna")
+    owner = estate.users["anna", Role.USER]
+    async with estate.database.connection() as connection:
+        await connection.execute("UPDATE device SET owner_id = $1", owner)
+    for viewer, maker in {"brand": (estate["brand"], "brand"), "anna": (None, None)}.items():
+        device = (await seen_by(estate, viewer).show(str(id_))).device
+        assert (device.maker_id, device.maker) == maker
+        assert (device.holder_id, device.holder) == (estate["anna"], "anna")
+        assert (device.owner_id, device.owner, device.static_token) == (owner, "user@anna.example", None)
+
+
+async def test_credentials_are_their_makers_to_see_and_to_change(estate: Estate) -> None:
+    await hold(estate, "anna's", "anna")
+    for viewer in ("brand", "root"):
+        (opened,) = (await seen_by(estate, viewer).show("anna's", open_=True)).opened
+        assert opened.id == "pl4nted"
+    hers = seen_by(estate, "anna")
+    before = await contents_of(estate)
+    for call in (hers.show("anna's", open_=True), hers.revoke("anna's"), hers.rearm("anna's"), hers.delete("anna's")):
+        with pytest.raises(Forbidden, match="maker"):
+            await call
+    assert await contents_of(estate) == before
+    assert (await hers.show("anna's")).opened == ()
+
+
+async def contents_of(estate: Estate) -> list[list[tuple[object, ...]]]:
+    async with estate.database.connection() as connection:
+        return [
+            sorted(map(tuple, await connection.fetch(f"SELECT * FROM {table}")), key=repr)
+            for table in ("device", "credentials", "attribute")
+        ]
+
+
+async def test_who_has_a_device_writes_shared_attributes_and_metadata(estate: Estate) -> None:
+    await hold(estate, "anna's", "anna")
+    hers = seen_by(estate, "anna")
+    for change in (
+        AttributeChange(server={"provisionState": "no"}),
+        AttributeChange(delete_server=("provisionState",)),
+        AttributeChange(server={"meta.Room": "bath", "claimingData": "{}"}),
+    ):
+        with pytest.raises(Forbidden, match="maker"):
+            await hers.update("anna's", change)
+    details = await hers.update("anna's", AttributeChange({"unit": "C"}, {"meta.Room": "bath"}))
+    assert [(each.scope, each.key, each.value) for each in details.attributes] == [
+        ("SERVER", "meta.Room", "bath"),
+        ("SHARED", "unit", "C"),
+    ]
+    await seen_by(estate, "brand").update("anna's", AttributeChange(server={"provisionState": "provisioned"}))
+
+
+async def test_a_name_that_several_makers_use_is_told_apart_by_whose_it_is_or_by_the_id(
+    estate: Estate, space: Space
+) -> None:
+    profile = "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy)"
+    for name in ("root", "anna"):
+        estate.profiles[name] = uuid4()
+        values = f" VALUES ($1, $2, 'sensors', 'TMPL{name}', 'DISABLED', 'deny')"
+        await space.rows(profile + values, estate.profiles[name], estate[name])
+    of_brand = await hold(estate, "same", "anna")
+    of_root = await hold(estate, "same", "anna", maker="root")
+
+    with pytest.raises(Conflict, match="by its id"):
+        await seen_by(estate, "anna").show("same")
+    for id_ in (of_brand, of_root):
+        assert (await seen_by(estate, "anna").show(str(id_))).device.id == id_
+    assert (await seen_by(estate, "brand").show("same")).device.id == of_brand
+    assert (await seen_by(estate, "root").show("same")).device.id == of_root
+    own = await hold(estate, "same", maker="anna")
+    assert (await seen_by(estate, "anna").show("same")).device.id == own
+
+
+async def test_devices_are_made_as_the_organizations_own(estate: Estate) -> None:
+    devices = seen_by(estate, "brand")
+    made = await devices.create(DeviceRow(1, "sensor-1", None, False), "sensors")
+    assert (made.maker_id, made.holder_id, made.owner_id) == (estate["brand"], estate["brand"], None)
+    with pytest.raises(NotFound, match="provserver profile list"):
+        await seen_by(estate, "anna").create(DeviceRow(1, "sensor-2", None, False), "sensors")
+
+
+@pytest.mark.parametrize("reference", ["", "\0", "a\0b", "\ud800"])
+async def test_what_nothing_can_be_called_is_not_found(space: Space, reference: str) -> None:
+    with pytest.raises(NotFound):
+        await space.devices.show(reference)

@@ -1,0 +1,446 @@
+"""Who has a device: claims by a static token's QR code or by a secret, and every move of ownership after that.
+
+A move is one transaction, which writes its audit too. What nobody may know is not told: a QR code that is unknown,
+deleted, claimed, or another manufacturer's gets one answer.
+"""
+
+import hmac
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from asyncpg import PostgresError
+
+from provserver.core import claiming as reading
+from provserver.core import ids, qr, statictoken
+from provserver.core.authorization import Permission, Principal
+from provserver.core.credentials import has_control_characters
+from provserver.core.limits import Buckets
+from provserver.core.model import Authenticated
+from provserver.core.secrets import ServerKeys
+from provserver.core.telemetry import Value
+from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from provserver.services.organizations import check_quota, check_revision, reach
+from provserver.store import audit, devices
+from provserver.store import claiming as store
+from provserver.store.claiming import Appearing, Candidate, Claimable, Holding
+from provserver.store.database import Connection, Database
+from provserver.store.devices import DeviceSummary
+
+CONFIRMATION_PERIOD = timedelta(seconds=60)
+"""How long a claim waits for the word of its device, where the profile wants that."""
+
+MAX_NAMES = 5
+"""How often a device's name is chosen again that another one has just taken."""
+
+UNCLAIMABLE = (
+    "This QR code cannot be claimed. Check that it is of your manufacturer and was not used before; "
+    "whoever had the device must release it first."
+)
+UNCLAIMABLE_DEVICE = (
+    "This device cannot be claimed. Check its name and secret, and have the device say again that it may be claimed."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimLimits:
+    """How often devices may be claimed, tried or done: at once, and for each second on top of that."""
+
+    principal: Buckets = field(default_factory=lambda: Buckets(10, 10 / 60))
+    organization: Buckets = field(default_factory=lambda: Buckets(100, 1))
+
+    def take(self, principal: Principal, now: float) -> None:
+        """Let somebody try once. Raises TooManyRequests."""
+        actor = (principal.organization_id, principal.actor)
+        wait = self.principal.take(actor, now)
+        if not wait:
+            wait = self.organization.take(principal.organization_id, now)
+            if wait:
+                self.principal.give_back(actor, now)
+        if wait:
+            raise TooManyRequests(f"Too many claims. Try again in {wait:.0f} s.", wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What came of a claim. device: as the claimer sees it; None while it has to say yes, until `expires_at`."""
+
+    id: UUID
+    device: DeviceSummary | None
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipient:
+    """Who is to have a device: an organization, and a user of it or nobody in particular."""
+
+    organization_id: UUID
+    user_id: UUID | None
+
+
+class Claiming:
+    """Moves of ownership (spec static-tokens A.4, thingsboard §7.4)."""
+
+    def __init__(
+        self,
+        database: Database,
+        keys: ServerKeys,
+        limits: ClaimLimits | None = None,
+        *,
+        random: ids.Randomness = os.urandom,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._keys = keys
+        self._limits = limits or ClaimLimits()
+        self._random = random
+        self._clock = clock
+        self._monotonic = monotonic
+
+    async def claim(self, principal: Principal, code: str, user: UUID | str | None = None) -> Claimed:
+        """Claim the device of a QR code, connected or not, for oneself or (with users:view) for a user of one's tree.
+
+        Where the profile wants it, the claim waits for the device's word. Raises Refused.
+        """
+        self._admit(principal)
+        try:
+            token = qr.parse(code).token
+        except qr.InvalidPayload:
+            token = ""  # which is looked up as any other: the answer is the same, and takes as long
+        digest = statictoken.qr_digest(self._keys, token)
+        async with self._transaction() as connection:
+            recipient = await self._recipient(connection, principal, user)
+            claimable = await store.claim(connection, digest, recipient.organization_id)
+            if claimable is None:
+                raise NotFound(UNCLAIMABLE)
+            if claimable.two_sided:
+                return await self._begin(connection, principal, claimable, recipient)
+            await self._complete(connection, claimable, recipient, principal.actor)
+            return await self._claimed(connection, principal, claimable.id)
+
+    async def claim_device(
+        self, principal: Principal, reference: str, secret: str = "", user: UUID | str | None = None
+    ) -> Claimed:
+        """Claim a device by its name or id and the secret that it, or its `claimingData`, has told. Raises Refused.
+
+        With another secret the device's word is used up: it has to say again that it may be claimed.
+        """
+        self._admit(principal)
+        async with self._transaction() as connection:
+            recipient = await self._recipient(connection, principal, user)
+            found = await self._candidates(connection, recipient, reference)
+            match = next(filter(None, (self._matching(candidate, secret) for candidate in found)), None)
+            if match is not None and await self._take(connection, match, recipient, principal.actor):
+                return await self._claimed(connection, principal, match.id)
+            if match is None:
+                await store.spoil(connection, [each for each in found if each.secret_digest is not None])
+        raise NotFound(UNCLAIMABLE_DEVICE)
+
+    async def confirm(self, device: Authenticated) -> bool:
+        """The word of a device for which a claim waits, which comes true; False when none does.
+
+        Raises Refused, Unavailable.
+        """
+        async with self._database.connection() as connection:
+            if (awaited := await store.awaited(connection, device.device_id)) is None:
+                return False
+        async with self._transaction() as connection:
+            if awaited.user_id is not None and not await store.keep_user(connection, awaited.user_id):
+                return False
+            waiting = await store.confirm(connection, device.device_id, awaited.user_id)
+            if waiting is None:
+                return False
+            recipient = _Recipient(waiting.organization_id, waiting.user_id)
+            await self._complete(connection, waiting.token, recipient, waiting.actor, confirmed=True)
+            return True
+
+    async def unclaim(self, principal: Principal, token_id: UUID) -> None:
+        """Give a claimed device back, as its owner or its maker; nothing of the owner's stays. Raises Refused."""
+        async with self._transaction() as connection:
+            holding = await self._visible(connection, principal, token_id)
+            if holding.status is None:
+                raise NotFound(f"There is no static token {str(token_id)!r}. Look it up in the list.")
+            _require_say(principal, holding)
+            await self._release(connection, principal, holding, "static_token.unclaimed")
+
+    async def disclaim(self, principal: Principal, token_id: UUID) -> None:
+        """Take a claimed device away from whoever has it, as its maker. It may come back. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._transaction() as connection:
+            holding = await self._made(connection, principal, token_id)
+            await self._release(connection, principal, holding, "static_token.disclaimed")
+
+    async def release_device(self, principal: Principal, device_id: UUID, revision: int | None = None) -> None:
+        """Delete a device from one's account, as its owner: it goes back to its maker. Raises Refused.
+
+        revision: that the device must have; Stale is raised when it has another.
+        """
+        async with self._transaction() as connection:
+            holding = await self._visible(connection, principal, device_id)
+            if not holding.has_device:
+                raise _no_device(device_id)
+            _require_say(principal, holding)
+            check_revision(holding.revision, revision)
+            action = "device.released" if holding.status is None else "static_token.unclaimed"
+            await self._release(connection, principal, holding, action)
+
+    async def transfer(
+        self,
+        principal: Principal,
+        device_id: UUID,
+        *,
+        to_user: UUID | str | None = None,
+        to_organization: UUID | str | None = None,
+    ) -> DeviceSummary:
+        """Have a user, or an organization with no user in particular, have a device, with all its data. Raises Refused.
+
+        Both must be within the principal's tree and the maker's. A static token counts as claimed from then on.
+        """
+        principal.require(Permission.DEVICES_TRANSFER)
+        if (to_user is None) == (to_organization is None):
+            raise Invalid("Name either a user or an organization to transfer the device to.")
+        async with self._transaction() as connection:
+            if to_user is not None:
+                recipient = await self._user(connection, principal, to_user)
+            else:
+                recipient = _Recipient((await reach(connection, principal, to_organization)).id, None)
+            holding = await self._visible(connection, principal, device_id)
+            if not holding.has_device:
+                raise _no_device(device_id)
+            if (holding.holder_id, holding.owner_id) == (recipient.organization_id, recipient.user_id):
+                raise Conflict("Can't transfer to the same owner. Name another.")
+            if not await store.is_below(connection, recipient.organization_id, holding.maker_id):
+                raise Conflict("A device stays with its maker and the organizations below it. Name one of those.")
+            await self._check_quota(connection, recipient, holding.holder_id)
+            await store.give(connection, device_id, recipient.organization_id, recipient.user_id)
+            arrived = {"user": str(recipient.user_id)} if recipient.user_id is not None else {}
+            if recipient.organization_id != holding.holder_id:
+                left = arrived | {"organization": str(recipient.organization_id)}
+                await self._record(
+                    connection, holding.holder_id, principal.actor, "device.transferred", device_id, **left
+                )
+                await self._record(
+                    connection, recipient.organization_id, principal.actor, "device.received", device_id, **arrived
+                )
+            else:
+                await self._record(
+                    connection, holding.holder_id, principal.actor, "device.transferred", device_id, **arrived
+                )
+            return await self._seen(connection, principal, device_id)
+
+    async def delete_token(self, principal: Principal, token_id: UUID, *, confirm: bool = False) -> None:
+        """Remove a static token for ever, with the device that came of it, which is cut. Raises Refused.
+
+        confirm: also one that is claimed, whose owner loses the device.
+        """
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._transaction() as connection:
+            holding = await self._made(connection, principal, token_id)
+            if holding.claimed and not confirm:
+                raise Conflict(
+                    "This token is claimed: its owner would lose the device for ever. Confirm that, or disclaim it."
+                )
+            await store.delete(connection, token_id)
+            claimed = holding.claimed
+            await self._record(
+                connection, holding.holder_id, principal.actor, "static_token.deleted", token_id, claimed=claimed
+            )
+
+    # --- claims
+
+    def _admit(self, principal: Principal) -> None:
+        principal.require(Permission.DEVICES_CLAIM)
+        principal.require(Permission.DEVICES_VIEW)
+        self._limits.take(principal, self._monotonic())
+
+    async def _recipient(self, connection: Connection, principal: Principal, user: UUID | str | None) -> _Recipient:
+        """Whoever a claim is for: the principal itself if it names nobody."""
+        if user is not None and str(user) != str(principal.user_id):
+            principal.require(Permission.USERS_VIEW)
+            return await self._user(connection, principal, user)
+        if principal.user_id is not None and not await store.keep_user(connection, principal.user_id):
+            raise NotFound("Your account is not there any more. Sign in again.")
+        return _Recipient(principal.organization_id, principal.user_id)
+
+    async def _user(self, connection: Connection, principal: Principal, reference: UUID | str) -> _Recipient:
+        found = None
+        if isinstance(reference, UUID) or not has_control_characters(reference):
+            found = await store.owner(connection, principal.organization_id, reference)
+        if found is None:
+            raise NotFound("There is no such user that you can see. Look him up in the list.")
+        if not found.activated:
+            raise Conflict("This user has never signed in. Have the invitation accepted first.")
+        return _Recipient(found.organization_id, found.id)
+
+    async def _begin(
+        self, connection: Connection, principal: Principal, claimable: Claimable, recipient: _Recipient
+    ) -> Claimed:
+        """Have a claim wait for its device. The first one does: whoever presses the button means that one."""
+        await self._check_quota(connection, recipient, await self._there(connection, claimable))
+        expires_at = await store.pend(
+            connection,
+            claimable.id,
+            recipient.organization_id,
+            recipient.user_id,
+            principal.actor,
+            CONFIRMATION_PERIOD,
+        )
+        if expires_at is None:
+            raise NotFound(UNCLAIMABLE)
+        await self._record(
+            connection, recipient.organization_id, principal.actor, "static_token.claim_begun", claimable.id
+        )
+        return Claimed(claimable.id, None, expires_at)
+
+    async def _complete(
+        self,
+        connection: Connection,
+        claimable: Claimable,
+        recipient: _Recipient,
+        actor: str,
+        **detail: Value,
+    ) -> None:
+        """Do what is left of a claim whose token is claimed: its device, which is made if need be, changes hands."""
+        there = await self._there(connection, claimable)
+        await self._check_quota(connection, recipient, there)
+        if there is None:
+            await self._make(connection, claimable)
+        await store.give(connection, claimable.id, recipient.organization_id, recipient.user_id)
+        await self._record(
+            connection,
+            recipient.organization_id,
+            actor,
+            "static_token.claimed",
+            claimable.id,
+            **_owned(recipient),
+            **detail,
+        )
+
+    async def _there(self, connection: Connection, claimable: Claimable) -> UUID | None:
+        """The organization that has the device of an unclaimed token; None when it is not there yet."""
+        return claimable.maker_id if await store.has_device(connection, claimable.id) else None
+
+    async def _make(self, connection: Connection, claimable: Claimable) -> None:
+        for _ in range(MAX_NAMES):
+            event_id = ids.uuid7(self._clock(), self._random)
+            (appeared,) = await store.appear(connection, [Appearing(claimable.id_digest, event_id, None)], used=False)
+            if appeared.made or appeared.there:
+                return
+        raise Unavailable("Others make devices of the same name just now.")
+
+    @staticmethod
+    async def _candidates(connection: Connection, recipient: _Recipient, reference: str) -> list[Candidate]:
+        if has_control_characters(reference):
+            return []
+        return await store.candidates(connection, recipient.organization_id, reference)
+
+    def _matching(self, candidate: Candidate, secret: str) -> Candidate | None:
+        """What of a device's permission to be claimed this secret fits; None: nothing."""
+        given = secret.encode(errors="replace")
+        if candidate.secret_digest is not None and self._keys.verify(
+            candidate.secret_digest, "claim-secret", candidate.id.bytes, given
+        ):
+            return candidate
+        told = reading.read_claiming_data(candidate.claiming_data)
+        if told is None or told.expires_at <= self._clock() * 1000:
+            return None
+        if not hmac.compare_digest(told.secret.encode(), given):
+            return None
+        return candidate._replace(secret_digest=None)
+
+    async def _take(self, connection: Connection, match: Candidate, recipient: _Recipient, actor: str) -> bool:
+        """Claim a device by the permission that fits; False when somebody else was faster."""
+        holding = await store.hold(connection, match.id)
+        if holding is None or not holding.has_device or holding.claimed:
+            return False
+        if not await store.consume(connection, match):
+            return False
+        if (recipient.organization_id, recipient.user_id) == (holding.maker_id, None) and not holding.status:
+            raise Invalid("Your organization has this device already. Name the user who is to own it.")
+        await self._check_quota(connection, recipient, holding.holder_id)
+        await store.give(connection, match.id, recipient.organization_id, recipient.user_id)
+        action = "device.claimed" if holding.status is None else "static_token.claimed"
+        await self._record(connection, recipient.organization_id, actor, action, match.id, **_owned(recipient))
+        return True
+
+    async def _claimed(self, connection: Connection, principal: Principal, id_: UUID) -> Claimed:
+        return Claimed(id_, await self._seen(connection, principal, id_))
+
+    # --- what all moves share
+
+    async def _visible(self, connection: Connection, principal: Principal, id_: UUID) -> Holding:
+        """What has this id, held, if the principal may see it. Raises NotFound."""
+        holding = await store.hold(connection, id_)
+        if holding is None or principal.organization_id not in holding.holder_path:
+            raise _no_device(id_)
+        return holding
+
+    async def _made(self, connection: Connection, principal: Principal, token_id: UUID) -> Holding:
+        """The static token of this id, held, if it is of the principal's making. Raises NotFound."""
+        holding = await store.hold(connection, token_id)
+        if holding is None or holding.status is None or principal.organization_id not in holding.maker_path:
+            raise NotFound(f"There is no static token {str(token_id)!r}. Look it up in the list.")
+        return holding
+
+    async def _release(self, connection: Connection, principal: Principal, holding: Holding, action: str) -> None:
+        if not holding.claimed:
+            raise Conflict("This device is not claimed. There is nobody to take it from.")
+        await store.release(connection, holding)
+        await self._record(connection, holding.holder_id, principal.actor, action, holding.id)
+
+    async def _seen(self, connection: Connection, principal: Principal, id_: UUID) -> DeviceSummary:
+        device = await devices.get(connection, principal.organization_id, id_)
+        if device is None:
+            raise _no_device(id_)
+        return device
+
+    @staticmethod
+    async def _check_quota(connection: Connection, recipient: _Recipient, holder_id: UUID | None) -> None:
+        """Whether an organization may have one more device. Also keeps it from being deleted. Raises Conflict."""
+        count = 0 if holder_id == recipient.organization_id else 1
+        await check_quota(connection, recipient.organization_id, devices=count, coming_from=holder_id)
+
+    async def _record(
+        self, connection: Connection, organization_id: UUID, actor: str, action: str, subject_id: UUID, **detail: Value
+    ) -> None:
+        id_ = ids.uuid7(self._clock(), self._random)
+        await audit.record(connection, id_, organization_id, actor, action, subject_id, **detail)
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[Connection]:
+        """One transaction. Raises Unavailable, also while somebody else holds the device, and Conflict."""
+        try:
+            async with self._database.transaction() as connection:
+                yield connection
+        except PostgresError as fault:
+            if self._database.is_lock_timeout(fault):
+                raise Unavailable("Somebody else moves this device just now. Try again.") from None
+            if self._database.is_race(fault):
+                raise Conflict("Somebody else has changed this device just now. Look at it again.") from None
+            raise
+
+
+def _require_say(principal: Principal, holding: Holding) -> None:
+    """Whether the principal may give a device back: its owner, its maker, or its holder if no user owns it."""
+    if holding.owner_id is not None and holding.owner_id == principal.user_id:
+        principal.require(Permission.DEVICES_CLAIM)
+    elif principal.organization_id in holding.maker_path:
+        static = holding.status is not None
+        principal.require(Permission.TOKENS_MANAGE if static else Permission.DEVICES_MANAGE)
+    elif holding.owner_id is None:
+        principal.require(Permission.DEVICES_MANAGE)
+    else:
+        raise Forbidden("Only the device's owner or its maker may give it back. To have it yourself, transfer it.")
+
+
+def _owned(recipient: _Recipient) -> dict[str, str]:
+    return {} if recipient.user_id is None else {"user": str(recipient.user_id)}
+
+
+def _no_device(id_: UUID) -> NotFound:
+    return NotFound(f"There is no device {str(id_)!r}. Look it up in the list.")

@@ -1,0 +1,1053 @@
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from provserver.core.authentication import Denial
+from provserver.core.authorization import Permission, Principal, Role
+from provserver.core.limits import Buckets
+from provserver.core.model import Authenticated
+from provserver.core.telemetry import InvalidData
+from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooManyRequests, Unavailable
+from provserver.services.access import Access
+from provserver.services.claiming import UNCLAIMABLE, UNCLAIMABLE_DEVICE, Claimed, Claiming, ClaimLimits
+from provserver.services.data import Data
+from provserver.services.devices import AttributeChange, Devices
+from provserver.services.sessions import Cause
+from provserver.store.database import Database
+from tests.conftest import Space
+from tests.services.conftest import PEER, Locking, contents
+from tests.services.ownership import Estate, Token, statements
+from tests.services.test_sessions import Connection, process
+
+ADMIN, STAFF = Role.ADMIN, Role.STAFF
+
+
+@pytest.fixture
+async def estate(space: Space) -> Estate:
+    return await Estate.make(space.database, space.keys, space.organization_id)
+
+
+@pytest.fixture
+async def serving(database_url: str) -> AsyncIterator[Database]:
+    """The database as the server has it."""
+    opened = Database(database_url, size=4, serving=True)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def claiming(space: Space, serving: Database) -> Claiming:
+    """Without a limit that a test would run into."""
+    return unlimited(space, serving)
+
+
+@pytest.fixture
+def access(space: Space, serving: Database) -> Access:
+    return Access(serving, space.keys)
+
+
+@pytest.fixture
+async def data(space: Space, serving: Database) -> AsyncIterator[Data]:
+    made = Data(serving, space.keys)
+    yield made
+    await made.drain()
+
+
+def unlimited(space: Space, database: Database) -> Claiming:
+    return Claiming(database, space.keys, ClaimLimits(Buckets(10**6, 10**6), Buckets(10**6, 10**6)))
+
+
+async def connect(access: Access, token: Token) -> Authenticated:
+    """Come with a static token, and be let in."""
+    device = await access.with_token(token.auth, PEER)
+    assert isinstance(device, Authenticated)
+    assert device.device_id == token.id
+    return device
+
+
+async def status(space: Space, token: Token) -> tuple[str, UUID | None, UUID | None] | None:
+    """A token's status, and who has its device: holder and owner; no holder: the maker. None: there is no token."""
+    rows = await space.rows(
+        "SELECT t.status, d.holder_id, d.owner_id, t.claimed_at IS NOT NULL FROM static_token t"
+        " LEFT JOIN device d ON d.id = t.id WHERE t.id = $1",
+        token.id,
+    )
+    if not rows:
+        return None
+    assert rows[0][3] == (rows[0][0] == "CLAIMED")
+    found: tuple[str, UUID | None, UUID | None] = tuple(rows[0])[:3]
+    return found
+
+
+async def history(space: Space, subject: UUID) -> list[tuple[str, str, UUID]]:
+    """What the audit has of a subject: action, actor, organization."""
+    rows = await space.rows(
+        "SELECT action, actor, organization_id FROM audit WHERE subject_id = $1 ORDER BY id", str(subject)
+    )
+    return [tuple(row) for row in rows]
+
+
+async def attributes(space: Space, id_: UUID) -> dict[tuple[str, str], object]:
+    rows = await space.rows("SELECT scope, key, value FROM attribute WHERE device_id = $1", id_)
+    return {(row["scope"], row["key"]): row["value"] for row in rows}
+
+
+async def unchanged(space: Space, error: type[Refused], work: Awaitable[object], match: str | None = None) -> None:
+    """Refused, and nothing of it stays."""
+    before = await contents(space)
+    with pytest.raises(error, match=match):
+        await work
+    assert await contents(space) == before
+
+
+# --- claiming by QR code
+
+
+async def test_a_device_that_never_came_is_made_in_the_claimers_organization(
+    estate: Estate, claiming: Claiming, space: Space
+) -> None:
+    token = await estate.token(device="Sense AGHJ", metadata={"Serial Number": "SN1", "MAC": "2C:54:91:88:C9:E3"})
+    anna = estate.who("anna")
+
+    claimed = await claiming.claim(anna, token.payload)
+
+    device = claimed.device
+    assert device is not None
+    assert (claimed.id, claimed.expires_at) == (token.id, None)
+    assert (device.id, device.name, device.profile) == (token.id, "Sense AGHJ", "sensors")
+    assert (device.holder_id, device.holder, device.owner_id) == (estate["anna"], "anna", anna.user_id)
+    assert (device.owner, device.static_token, device.credentials_type) == (
+        "user@anna.example",
+        "CLAIMED",
+        "ACCESS_TOKEN",
+    )
+    assert (device.maker_id, device.maker) == (None, None)  # she does not see who is above her
+    assert await status(space, token) == ("CLAIMED", estate["anna"], anna.user_id)
+    assert await attributes(space, token.id) == {
+        ("SERVER", "provisionState"): "provisioned",
+        ("SERVER", "meta.Serial Number"): "SN1",
+        ("SERVER", "meta.MAC"): "2C:54:91:88:C9:E3",
+    }
+    assert await space.value("SELECT first_used_at FROM credentials") is None
+    assert await space.value("SELECT count(*) FROM presence") == 0
+    assert await history(space, token.id) == [("static_token.claimed", anna.actor, estate["anna"])]
+
+
+async def test_a_device_that_came_keeps_what_it_sent_and_its_session(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, database_url: str
+) -> None:
+    token = await estate.token()
+    device = await connect(access, token)
+    await data.telemetry(device, b'{"t":1}')
+    async with process(database_url) as sessions:
+        connection = Connection()
+        session = await sessions.open(device, connection)
+
+        await claiming.claim(estate.who("anna"), token.qr)
+        await data.telemetry(device, b'{"t":2}')
+        await sessions._catch_up()
+
+        assert not session.closed
+        assert not connection.ended.done()
+    assert await status(space, token) == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
+    assert await space.value("SELECT samples FROM telemetry") == 2
+    assert await connect(access, token) == device
+
+
+@pytest.mark.parametrize("form", ["{qr}", "{qr}+1", "{qr} 1", " {qr}+1\n", "{qr}+77"])
+async def test_both_forms_of_the_code_are_taken(estate: Estate, claiming: Claiming, form: str) -> None:
+    token = await estate.token()
+
+    assert (await claiming.claim(estate.who("anna"), form.format(qr=token.qr))).id == token.id
+
+
+async def test_whoever_may_not_have_it_gets_one_answer(
+    estate: Estate, claiming: Claiming, space: Space, access: Access
+) -> None:
+    claimed, deleted, connected = [await estate.token() for _ in range(3)]
+    await claiming.claim(estate.who("anna"), claimed.qr)
+    await claiming.delete_token(estate.who("brand", ADMIN), deleted.id)
+    await connect(access, connected)
+    unknown = "sqr_" + 32 * "x"
+    for who, code in (
+        ("ben", unknown),
+        ("ben", "\ud800"),
+        ("ben", ""),
+        ("ben", claimed.auth),
+        ("ben", claimed.qr),
+        ("anna", claimed.qr),
+        ("brand", claimed.qr),
+        ("ben", deleted.qr),
+        ("cleo", connected.qr),
+        ("root", connected.qr),
+        ("dora", connected.qr),
+        ("foreign", connected.qr),
+    ):
+        before = await contents(space)
+        with pytest.raises(NotFound) as refused:
+            await claiming.claim(estate.who(who), code)
+        assert str(refused.value) == UNCLAIMABLE
+        assert await contents(space) == before
+
+
+async def test_what_is_unknown_takes_the_same_statements_as_what_is_claimed(
+    estate: Estate, space: Space, database_url: str
+) -> None:
+    """So it takes as long."""
+    claimed, foreign = await estate.token(), await estate.token("foreign")
+    await unlimited(space, space.database).claim(estate.who("anna"), claimed.qr)
+    opened = Database(database_url, size=1)
+    await opened.open()
+    claiming = unlimited(space, opened)
+    seen: list[list[str]] = []
+    with pytest.raises(NotFound):
+        await claiming.claim(estate.who("ben"), "the first")  # after which all types are known
+    for code in ("sqr_" + 32 * "x", "nonsense", claimed.qr, foreign.qr):
+        async with statements(opened) as made:
+            with pytest.raises(NotFound):
+                await claiming.claim(estate.who("ben"), code)
+        seen.append(made)
+    await opened.close()
+    assert seen.count(seen[0]) == len(seen)
+    assert len(seen[0]) > 2
+
+
+async def test_the_makers_own_people_may_claim(estate: Estate, claiming: Claiming, space: Space) -> None:
+    token = await estate.token()
+    anna = estate.who("brand")
+
+    claimed = await claiming.claim(anna, token.qr)
+
+    assert claimed.device is not None
+    assert claimed.device.holder_id == estate["brand"]
+    assert await status(space, token) == ("CLAIMED", None, anna.user_id)
+    await unchanged(space, NotFound, claiming.claim(estate.who("anna"), token.qr))
+
+
+async def test_a_key_claims_for_its_organization_or_for_a_user_whom_it_may_see(
+    estate: Estate, claiming: Claiming, space: Space
+) -> None:
+    may = (Permission.DEVICES_CLAIM, Permission.DEVICES_VIEW)
+    for_nobody, for_anna = await estate.token(), await estate.token()
+    await claiming.claim(estate.key("anna", *may), for_nobody.qr)
+    assert await status(space, for_nobody) == ("CLAIMED", estate["anna"], None)
+
+    user_id = estate.users["anna", Role.USER]
+    brand = estate.key("brand", *may, Permission.USERS_VIEW)
+    await unchanged(space, Forbidden, claiming.claim(estate.key("brand", *may), for_anna.qr, user_id), "users:view")
+    for user in (estate.users["cleo", Role.USER], uuid4(), "user@dora.example", "nobody"):
+        await unchanged(space, NotFound, claiming.claim(brand, for_anna.qr, user), "no such user")
+    claimed = await claiming.claim(brand, for_anna.qr, "USER@anna.example")
+    assert claimed.device is not None
+    assert (claimed.device.owner_id, claimed.device.maker_id) == (user_id, estate["brand"])
+    assert await status(space, for_anna) == ("CLAIMED", estate["anna"], user_id)
+    assert await history(space, for_anna.id) == [("static_token.claimed", "key:brand", estate["anna"])]
+
+
+async def test_who_claims_for_himself_by_his_own_id_needs_no_permission_to_see_users(
+    estate: Estate, claiming: Claiming
+) -> None:
+    anna, token = estate.who("anna"), await estate.token()
+
+    assert (await claiming.claim(anna, token.qr, str(anna.user_id))).id == token.id
+
+
+async def test_a_user_who_never_signed_in_gets_nothing(estate: Estate, claiming: Claiming, space: Space) -> None:
+    token = await estate.token()
+    user_id = estate.users["anna", Role.USER]
+    await space.rows('UPDATE "user" SET activated_at = NULL WHERE id = $1', user_id)
+
+    await unchanged(space, Conflict, claiming.claim(estate.who("brand", ADMIN), token.qr, user_id), "never signed in")
+    await claiming.claim(estate.who("ben"), token.qr)
+    transfer = claiming.transfer(estate.who("brand", ADMIN), token.id, to_user=user_id)
+    await unchanged(space, Conflict, transfer, "never signed in")
+
+
+@pytest.mark.parametrize("missing", [Permission.DEVICES_CLAIM, Permission.DEVICES_VIEW])
+async def test_claiming_takes_the_permission_and_sight_of_devices(
+    estate: Estate, claiming: Claiming, space: Space, missing: Permission
+) -> None:
+    token = await estate.token()
+    principal = estate.key("anna", *(set(Permission) - {missing}))
+
+    await unchanged(space, Forbidden, claiming.claim(principal, token.qr), missing)
+    await unchanged(space, Forbidden, claiming.claim_device(principal, "x"), missing)
+
+
+async def test_claims_are_limited_by_principal_and_by_organization(estate: Estate, space: Space) -> None:
+    now = 0.0
+    limits = ClaimLimits(Buckets(2, 0.1), Buckets(3, 0.1))
+    claiming = Claiming(space.database, space.keys, limits, monotonic=lambda: now)
+
+    async def tries(principal: Principal) -> float:
+        try:
+            await claiming.claim(principal, "nonsense")
+        except TooManyRequests as fault:
+            return fault.retry_after
+        except NotFound:
+            return 0.0
+        raise AssertionError
+
+    user, admin = estate.who("anna"), estate.who("anna", ADMIN)
+    assert [await tries(user) for _ in range(3)] == [0.0, 0.0, 10.0]
+    assert [await tries(admin) for _ in range(2)] == [0.0, 10.0]
+    assert await tries(estate.who("ben")) == 0.0
+    now = 10.0
+    assert await tries(admin) == 0.0  # what the organization's limit refused was not counted against him
+    with pytest.raises(TooManyRequests, match=r"Try again in 10 s\."):
+        await claiming.claim_device(user, "nonsense")
+
+
+async def test_a_quota_that_is_used_up_refuses_the_claim(estate: Estate, claiming: Claiming, space: Space) -> None:
+    tokens = [await estate.token() for _ in range(3)]
+    await space.rows("UPDATE organization SET device_quota = 1 WHERE id = $1", estate["anna"])
+    await claiming.claim(estate.who("anna"), tokens[0].qr)
+
+    await unchanged(space, Conflict, claiming.claim(estate.who("anna"), tokens[1].qr), "1")
+    await claiming.claim(estate.who("ben"), tokens[1].qr)
+    transfer = claiming.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
+    await unchanged(space, Conflict, transfer, "1")
+    await claiming.unclaim(estate.who("anna"), tokens[0].id)
+    await claiming.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
+    await claiming.transfer(estate.operator, tokens[1].id, to_user=estate.users["anna", Role.USER])
+
+
+async def test_a_quota_above_both_counts_a_device_once(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    there, to_come = await estate.token(), await estate.token()
+    await connect(access, there)
+    await space.rows("UPDATE organization SET device_quota = 1 WHERE id = $1", estate["brand"])
+
+    await claiming.claim(estate.who("anna"), there.qr)
+    await unchanged(space, Conflict, claiming.claim(estate.who("anna"), to_come.qr))
+
+
+# --- the device's word
+
+
+async def test_a_claim_may_wait_for_the_devices_word(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token, anna = await estate.token(), estate.who("anna")
+    device = await connect(access, token)
+    await data.claim(device, b"")  # of no claim: it may be claimed by name
+
+    begun = await claiming.claim(anna, token.qr)
+
+    assert begun.device is None
+    assert begun.expires_at is not None
+    assert begun.expires_at - await space.value("SELECT now()") <= timedelta(seconds=60)
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    assert await claiming.claim(anna, token.qr) == begun  # and it waits no longer for that
+    await unchanged(space, NotFound, claiming.claim(estate.who("ben"), token.qr), "cannot be claimed")
+    await unchanged(space, NotFound, claiming.claim(estate.who("anna", ADMIN), token.qr), "cannot be claimed")
+
+    await data.claim(device, b'{"secretKey":"whatever"}')
+
+    assert await status(space, token) == ("CLAIMED", estate["anna"], anna.user_id)
+    assert await space.value("SELECT count(*) FROM pending_claim") == 0
+    assert await space.value("SELECT count(*) FROM claim") == 0
+    assert {action for action, *_ in await history(space, token.id)} == {
+        "static_token.claim_begun",
+        "static_token.claimed",
+    }
+    assert (await history(space, token.id))[-1] == ("static_token.claimed", anna.actor, estate["anna"])
+
+
+async def test_a_device_that_first_comes_within_the_minute_can_say_yes(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token = await estate.token()
+    await claiming.claim(estate.who("anna"), token.qr)
+
+    await data.claim(await connect(access, token), b"")
+
+    assert await status(space, token) == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
+
+
+async def test_a_claim_whose_minute_is_over_is_nobodys(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token = await estate.token()
+    device = await connect(access, token)
+    await claiming.claim(estate.who("anna"), token.qr)
+    await space.rows("UPDATE pending_claim SET expires_at = now()")
+
+    await data.claim(device, b"")
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    await claiming.claim(estate.who("ben"), token.qr)
+    await data.claim(device, b"")
+    assert await status(space, token) == ("CLAIMED", estate["ben"], estate.users["ben", Role.USER])
+
+
+async def test_what_changed_within_the_minute_counts(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    user_gone, quota_gone = await estate.token(), await estate.token()
+    for token in (user_gone, quota_gone):
+        await connect(access, token)
+    await claiming.claim(estate.who("anna"), user_gone.qr)
+    await claiming.claim(estate.who("ben"), quota_gone.qr)
+    await space.rows('DELETE FROM "user" WHERE id = $1', estate.users["anna", Role.USER])
+    await space.rows("UPDATE organization SET device_quota = 0 WHERE id = $1", estate["ben"])
+
+    await data.claim(await connect(access, user_gone), b"")
+    with pytest.raises(InvalidData):
+        await data.claim(await connect(access, quota_gone), b"")
+
+    for token in (user_gone, quota_gone):
+        assert await status(space, token) == ("UNCLAIMED", None, None)
+
+
+async def test_a_word_that_comes_twice_counts_once(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token = await estate.token()
+    device = await connect(access, token)
+    await claiming.claim(estate.who("anna"), token.qr)
+
+    await asyncio.gather(*(data.claim(device, b"") for _ in range(10)))
+
+    assert [action for action, *_ in await history(space, token.id)].count("static_token.claimed") == 1
+
+
+# --- giving back
+
+
+async def used(estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space) -> Token:
+    """A device that anna has claimed, and that has been used."""
+    token = await estate.token(metadata={"Serial": "SN1"})
+    device = await connect(access, token)
+    await claiming.claim(estate.who("anna"), token.qr)
+    await data.telemetry(device, b'{"t":1}')
+    await data.publish_attributes(device, b'{"a":1}')
+    await data.claim(device, b'{"secretKey":"s"}')
+    hers = Devices(space.database, space.keys, estate["anna"])
+    await hers.update(
+        str(token.id), AttributeChange({"home": "12 High St"}, {"meta.Serial": "mine", "meta.Room": "bath"})
+    )
+    return token
+
+
+async def wiped(space: Space, token: Token) -> bool:
+    """Whether nothing of an owner is left."""
+    left = [
+        await space.value(f"SELECT count(*) FROM {table} WHERE device_id = $1", token.id)
+        for table in ("telemetry", "telemetry_history", "claim", "pending_claim")
+    ]
+    state = {("SERVER", "provisionState"): "provisioned", ("SERVER", "meta.Serial"): "SN1"}
+    return not any(left) and await attributes(space, token.id) == state
+
+
+BACK: dict[str, Callable[[Claiming, Principal, UUID], Coroutine[Any, Any, None]]] = {
+    "unclaim": Claiming.unclaim,
+    "disclaim": Claiming.disclaim,
+    "release": Claiming.release_device,
+}
+
+
+@pytest.mark.parametrize("move", ["unclaim", "release"])
+async def test_the_owner_gives_a_device_back_and_nothing_of_his_stays(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, move: str
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+
+    await BACK[move](claiming, estate.who("anna"), token.id)
+
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    assert await wiped(space, token)
+    assert (await history(space, token.id))[-1] == ("static_token.unclaimed", estate.who("anna").actor, estate["anna"])
+    claimed = await claiming.claim(estate.who("ben"), token.payload)
+    assert claimed.device is not None
+    assert await wiped(space, token)
+    await connect(access, token)
+
+
+@pytest.mark.parametrize("move", ["unclaim", "disclaim", "release"])
+async def test_the_maker_takes_a_device_back_which_is_cut_and_may_return(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, database_url: str, move: str
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+    before = await connect(access, token)
+    async with process(database_url) as sessions:
+        connection = Connection()
+        await sessions.open(before, connection)
+
+        await BACK[move](claiming, estate.who("brand", STAFF), token.id)
+
+        assert await connection.ended is Cause.REVOKED
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    assert await wiped(space, token)
+    after = await connect(access, token)
+    assert after.issued_at > before.issued_at
+    (seen,) = [device async for device in Devices(space.database, space.keys, estate["brand"]).stream()]
+    assert (seen.id, seen.static_token, seen.holder_id) == (token.id, "UNCLAIMED", estate["brand"])
+    assert [device async for device in Devices(space.database, space.keys, estate["anna"]).stream()] == []
+
+
+@pytest.mark.parametrize("move", BACK)
+@pytest.mark.parametrize(
+    ("name", "role", "expected"),
+    [
+        ("root", ADMIN, None),
+        ("root", STAFF, None),
+        ("root", Role.USER, Forbidden),
+        ("brand", ADMIN, None),
+        ("brand", STAFF, None),
+        ("brand", Role.USER, Forbidden),
+        ("anna", ADMIN, Forbidden),
+        ("anna", STAFF, Forbidden),
+        ("anna", Role.USER, None),
+        ("ben", ADMIN, NotFound),
+        ("cleo", ADMIN, NotFound),
+        ("foreign", ADMIN, NotFound),
+        ("dora", ADMIN, NotFound),
+    ],
+)
+async def test_who_may_give_a_device_back(
+    estate: Estate,
+    claiming: Claiming,
+    space: Space,
+    move: str,
+    name: str,
+    role: Role,
+    expected: type[Refused] | None,
+) -> None:
+    token = await estate.token()
+    await claiming.claim(estate.who("anna"), token.qr)
+    call = BACK[move](claiming, estate.who(name, role), token.id)
+    if move == "disclaim" and name == "anna":  # to her there is no static token
+        expected = Forbidden if role is Role.USER else NotFound
+    if move == "disclaim" and role is Role.USER:
+        expected = Forbidden
+    if expected is None:
+        await call
+        assert await status(space, token) == ("UNCLAIMED", None, None)
+    else:
+        await unchanged(space, expected, call)
+
+
+@pytest.mark.parametrize("move", BACK)
+async def test_what_nobody_claimed_cannot_be_taken_from_anybody(
+    estate: Estate, claiming: Claiming, access: Access, space: Space, move: str
+) -> None:
+    token = await estate.token()
+    expected = NotFound if move == "release" else Conflict
+    await unchanged(space, expected, BACK[move](claiming, estate.operator, token.id))
+    await connect(access, token)
+    await unchanged(space, Conflict, BACK[move](claiming, estate.operator, token.id), "not claimed")
+    await unchanged(space, NotFound, BACK[move](claiming, estate.operator, uuid4()))
+
+
+async def test_what_no_user_owns_is_its_organizations_to_give_back(
+    estate: Estate, claiming: Claiming, space: Space
+) -> None:
+    token = await estate.token()
+    await claiming.claim(estate.key("anna"), token.qr)
+
+    await unchanged(space, Forbidden, claiming.unclaim(estate.who("anna"), token.id), "devices:manage")
+    await claiming.unclaim(estate.who("anna", STAFF), token.id)
+
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+
+
+async def test_a_device_that_the_maker_deletes_comes_back_unclaimed(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+
+    await Devices(space.database, space.keys, estate["brand"]).delete(str(token.id))
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    assert await space.value("SELECT count(*) FROM credentials") == 0
+    await connect(access, token)
+
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+    assert await wiped(space, token)
+    await claiming.claim(estate.who("ben"), token.qr)
+
+
+async def test_credentials_that_its_maker_revoked_stay_so(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    token = await estate.token()
+    await connect(access, token)
+    await Devices(space.database, space.keys, estate["brand"]).revoke(str(token.id))
+
+    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
+    await claiming.claim(estate.who("anna"), token.qr)
+    await claiming.unclaim(estate.who("anna"), token.id)
+    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
+
+
+# --- deleting tokens
+
+
+async def test_a_token_that_is_deleted_opens_nothing(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    unused, connected = await estate.token(), await estate.token()
+    await connect(access, connected)
+    for token in (unused, connected):
+        await claiming.delete_token(estate.who("brand", STAFF), token.id)
+
+        assert await status(space, token) is None
+        assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
+        with pytest.raises(NotFound, match="cannot be claimed"):
+            await claiming.claim(estate.who("anna"), token.qr)
+        actor = estate.who("brand", STAFF).actor
+        assert (await history(space, token.id))[-1] == ("static_token.deleted", actor, estate["brand"])
+    for table in ("device", "credentials", "attribute", "static_token"):
+        assert await space.value(f"SELECT count(*) FROM {table}") == 0
+
+
+async def test_a_claimed_token_is_deleted_with_its_device_when_that_is_confirmed(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, database_url: str
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+    maker = estate.who("brand", STAFF)
+    await unchanged(space, Conflict, claiming.delete_token(maker, token.id), "Confirm")
+    async with process(database_url) as sessions:
+        connection = Connection()
+        await sessions.open(await connect(access, token), connection)
+
+        await claiming.delete_token(maker, token.id, confirm=True)
+
+        assert await connection.ended is Cause.REVOKED
+    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
+    for table in ("device", "credentials", "attribute", "telemetry", "telemetry_history", "claim", "static_token"):
+        assert await space.value(f"SELECT count(*) FROM {table}") == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "role", "expected"),
+    [
+        ("root", STAFF, None),
+        ("brand", Role.USER, Forbidden),
+        ("anna", ADMIN, NotFound),
+        ("ben", ADMIN, NotFound),
+        ("cleo", ADMIN, NotFound),
+        ("foreign", ADMIN, NotFound),
+    ],
+)
+async def test_who_may_delete_a_token(
+    estate: Estate, claiming: Claiming, space: Space, name: str, role: Role, expected: type[Refused] | None
+) -> None:
+    token = await estate.token()
+    await claiming.claim(estate.who("anna"), token.qr)
+    call = claiming.delete_token(estate.who(name, role), token.id, confirm=True)
+    if expected is None:
+        await call
+    else:
+        await unchanged(space, expected, call)
+
+
+# --- transfer
+
+
+async def test_a_device_is_transferred_with_all_its_data(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+    maker, ben = estate.who("brand", STAFF), estate.users["ben", Role.USER]
+
+    device = await claiming.transfer(maker, token.id, to_user=ben)
+
+    assert (device.holder_id, device.owner_id, device.static_token) == (estate["ben"], ben, "CLAIMED")
+    assert await status(space, token) == ("CLAIMED", estate["ben"], ben)
+    assert await space.value("SELECT samples FROM telemetry") == 1
+    assert (await history(space, token.id))[-2:] == [
+        ("device.transferred", maker.actor, estate["anna"]),
+        ("device.received", maker.actor, estate["ben"]),
+    ]
+    await unchanged(space, NotFound, claiming.unclaim(estate.who("anna"), token.id))
+    await claiming.unclaim(estate.who("ben"), token.id)
+
+
+async def test_a_device_is_transferred_within_an_organization(estate: Estate, claiming: Claiming, space: Space) -> None:
+    token = await estate.token()
+    await claiming.claim(estate.who("anna"), token.qr)
+    staff = estate.who("anna", STAFF)
+
+    await claiming.transfer(staff, token.id, to_user="staff@anna.example")
+    assert await status(space, token) == ("CLAIMED", estate["anna"], staff.user_id)
+    await claiming.transfer(staff, token.id, to_organization=estate["anna"])
+    assert await status(space, token) == ("CLAIMED", estate["anna"], None)
+    assert [action for action, *_ in await history(space, token.id)] == [
+        "static_token.claimed",
+        "device.transferred",
+        "device.transferred",
+    ]
+
+
+async def test_what_is_transferred_unclaimed_counts_as_claimed(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    token = await estate.token()
+    await unchanged(space, NotFound, claiming.transfer(estate.operator, token.id, to_organization=estate["anna"]))
+    await connect(access, token)
+
+    await claiming.transfer(estate.operator, token.id, to_organization=estate["anna"])
+
+    assert await status(space, token) == ("CLAIMED", estate["anna"], None)
+    await unchanged(space, NotFound, claiming.claim(estate.who("ben"), token.qr), "cannot be claimed")
+
+
+async def test_transfers_that_are_refused(estate: Estate, claiming: Claiming, space: Space) -> None:
+    token, anna = await estate.token(), estate.who("anna")
+    await claiming.claim(anna, token.qr)
+    user_of = {name: estate.users[name, Role.USER] for name in ("anna", "ben", "cleo", "dora", "root", "brand")}
+    staff = estate.who("anna", STAFF)
+    brand, root = estate.who("brand", STAFF), estate.who("root", STAFF)
+    for principal, error, to in (
+        (staff, Invalid, {}),
+        (staff, Invalid, {"to_user": anna.user_id, "to_organization": estate["anna"]}),
+        (anna, Forbidden, {"to_user": estate.users["anna", STAFF]}),
+        (staff, Conflict, {"to_user": anna.user_id}),
+        (staff, NotFound, {"to_user": user_of["ben"]}),
+        (staff, NotFound, {"to_organization": estate["ben"]}),
+        (staff, NotFound, {"to_organization": estate["brand"]}),
+        (estate.who("ben", STAFF), NotFound, {"to_user": user_of["ben"]}),
+        (estate.who("foreign", STAFF), NotFound, {"to_user": user_of["dora"]}),
+        (brand, NotFound, {"to_user": user_of["cleo"]}),
+        (root, Conflict, {"to_user": user_of["cleo"]}),
+        (root, Conflict, {"to_user": user_of["root"]}),
+        (root, NotFound, {"to_organization": estate["dora"]}),
+    ):
+        await unchanged(space, error, claiming.transfer(principal, token.id, **to))
+    await unchanged(space, NotFound, claiming.transfer(root, uuid4(), to_user=user_of["brand"]))
+    await claiming.transfer(root, token.id, to_user=user_of["brand"])
+
+
+# --- claiming by a secret (spec thingsboard §7.4)
+
+
+async def made(estate: Estate, space: Space, name: str = "sensor-1") -> Authenticated:
+    """A device of the brand's without a static token, that has authenticated."""
+    device_id = await space.value(
+        "INSERT INTO device (id, organization_id, profile_id, name) VALUES (gen_random_uuid(), $1, $2, $3)"
+        " RETURNING id",
+        estate["brand"],
+        estate.profiles["brand"],
+        name,
+    )
+    now = await space.value("SELECT now()")
+    return Authenticated(device_id, name, estate["brand"], estate.profiles["brand"], 1, False, b"", now)
+
+
+@pytest.mark.parametrize(
+    ("message", "secret"),
+    [(b"", ""), (b'{"secretKey":"s3cret"}', "s3cret"), ('{"secretKey":"schlüssel"}'.encode(), "schlüssel")],
+)
+async def test_a_device_is_claimed_by_the_secret_that_it_told(
+    estate: Estate, claiming: Claiming, data: Data, space: Space, message: bytes, secret: str
+) -> None:
+    device, anna = await made(estate, space), estate.who("anna")
+    await data.claim(device, message)
+
+    claimed = await claiming.claim_device(anna, "sensor-1", secret)
+
+    assert claimed.device is not None
+    assert (claimed.device.holder_id, claimed.device.owner_id) == (estate["anna"], anna.user_id)
+    assert await space.value("SELECT count(*) FROM claim") == 0
+    assert await history(space, device.device_id) == [("device.claimed", anna.actor, estate["anna"])]
+    again = claiming.claim_device(estate.who("ben"), "sensor-1", secret)
+    await unchanged(space, NotFound, again, "cannot be claimed")
+    await data.claim(device, message)  # which is for its owner to care about
+    again = claiming.claim_device(estate.who("ben"), str(device.device_id), secret)
+    await unchanged(space, NotFound, again, "cannot be claimed")
+
+
+async def test_a_wrong_secret_uses_the_devices_word_up(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    device = await made(estate, space)
+    await data.claim(device, b'{"secretKey":"s"}')
+
+    with pytest.raises(NotFound, match="cannot be claimed"):
+        await claiming.claim_device(estate.who("anna"), "sensor-1", "t")
+    await unchanged(space, NotFound, claiming.claim_device(estate.who("anna"), "sensor-1", "s"), "cannot be claimed")
+    await data.claim(device, b'{"secretKey":"s"}')
+    await claiming.claim_device(estate.who("anna"), "sensor-1", "s")
+
+
+async def test_who_may_not_have_it_by_its_secret_gets_one_answer(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    device, silent, late = [await made(estate, space, name) for name in ("sensor-1", "silent", "late")]
+    await data.claim(device, b'{"secretKey":"s"}')
+    await data.claim(late, b'{"secretKey":"s"}')
+    await space.rows("UPDATE claim SET expires_at = now() WHERE device_id = $1", late.device_id)
+    for who, name in (
+        ("anna", "no such"),
+        ("anna", "silent"),
+        ("anna", "late"),
+        ("anna", str(uuid4())),
+        ("anna", "\ud800"),
+        ("cleo", "sensor-1"),
+        ("root", "sensor-1"),
+        ("dora", "sensor-1"),
+    ):
+        before = await contents(space)
+        with pytest.raises(NotFound) as refused:
+            await claiming.claim_device(estate.who(who), name, "s")
+        assert str(refused.value) == UNCLAIMABLE_DEVICE
+        assert await contents(space) == before
+    assert silent.name == "silent"
+    await claiming.claim_device(estate.who("anna"), "sensor-1", "s")
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+async def test_an_operator_lets_a_device_be_claimed_by_an_attribute(
+    estate: Estate, claiming: Claiming, space: Space, as_text: bool
+) -> None:
+    device = await made(estate, space)
+    makers = Devices(space.database, space.keys, estate["brand"])
+    soon = int((await space.value("SELECT extract(epoch FROM now())")) * 1000) + 600_000
+    tellings: tuple[object, ...] = (
+        {"secretKey": "s", "expirationTime": 1},
+        {"secretKey": "s"},
+        7,
+        "nonsense",
+        [],
+        {"expirationTime": []},
+    )
+    for told in tellings:
+        await makers.update("sensor-1", AttributeChange(server={"claimingData": json.dumps(told)}))
+        await unchanged(space, NotFound, claiming.claim_device(estate.who("anna"), "sensor-1", "s"))
+    good = json.dumps({"secretKey": "s", "expirationTime": soon})
+    await makers.update("sensor-1", AttributeChange(server={"claimingData": json.dumps(good) if as_text else good}))
+    await unchanged(space, NotFound, claiming.claim_device(estate.who("anna"), "sensor-1", "t"))  # and it stays
+
+    await claiming.claim_device(estate.who("anna"), "sensor-1", "s")
+
+    assert await attributes(space, device.device_id) == {}
+
+
+async def test_a_device_without_a_token_is_released_but_keeps_what_its_maker_wrote(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    device, anna = await made(estate, space), estate.who("anna")
+    makers = Devices(space.database, space.keys, estate["brand"])
+    await makers.update("sensor-1", AttributeChange({"unit": "C"}, {"batch": "7"}))
+    await data.claim(device, b"")
+    await claiming.claim_device(anna, "sensor-1")
+    await data.telemetry(device, b'{"t":1}')
+    hers = Devices(space.database, space.keys, estate["anna"])
+    await hers.update("sensor-1", AttributeChange({"home": "12 High St"}, {"meta.Room": "bath"}))
+    await unchanged(space, NotFound, claiming.unclaim(anna, device.device_id), "no static token")
+    await unchanged(space, NotFound, claiming.disclaim(estate.operator, device.device_id), "no static token")
+
+    await claiming.release_device(anna, device.device_id)
+
+    assert await attributes(space, device.device_id) == {("SERVER", "batch"): 7}
+    assert await space.value("SELECT count(*) FROM telemetry") == 0
+    assert (await history(space, device.device_id))[-1] == ("device.released", anna.actor, estate["anna"])
+    await unchanged(space, Conflict, claiming.release_device(estate.operator, device.device_id), "not claimed")
+
+
+async def test_a_device_of_a_static_token_may_be_claimed_by_its_secret_too(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await estate.token(device="thing")
+    await data.claim(await connect(access, token), b'{"secretKey":"s"}')
+
+    await claiming.claim_device(estate.who("anna"), "thing", "s")
+
+    assert await status(space, token) == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
+    await unchanged(space, NotFound, claiming.claim(estate.who("ben"), token.qr), "cannot be claimed")
+
+
+async def test_the_maker_claims_his_own_device_for_a_user_alone(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    device = await made(estate, space)
+    await data.claim(device, b"")
+
+    await unchanged(space, Invalid, claiming.claim_device(estate.key("brand"), "sensor-1"), "Name the user")
+    claimed = await claiming.claim_device(estate.key("brand"), "sensor-1", user=estate.users["anna", Role.USER])
+    assert claimed.device is not None
+    assert claimed.device.holder_id == estate["anna"]
+
+
+# --- at once
+
+
+async def outcomes(*calls: Awaitable[object]) -> list[object]:
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, Refused | Unavailable):
+            raise result
+    return list(results)
+
+
+@pytest.mark.parametrize("connected", [False, True])
+async def test_of_those_who_claim_at_once_one_wins(
+    estate: Estate, claiming: Claiming, access: Access, space: Space, connected: bool
+) -> None:
+    who = [estate.who(name, role) for name in ("anna", "ben", "brand") for role in Role]
+    for _ in range(5):
+        token = await estate.token()
+        if connected:
+            await connect(access, token)
+
+        results = await outcomes(*(claiming.claim(each, token.qr) for each in who))
+
+        (won,) = [result for result in results if isinstance(result, Claimed)]
+        assert all(isinstance(result, Claimed | NotFound) for result in results)
+        winner = who[results.index(won)]
+        holder = None if winner.organization_id == estate["brand"] else winner.organization_id
+        assert await status(space, token) == ("CLAIMED", holder, winner.user_id)
+        assert await history(space, token.id) == [("static_token.claimed", winner.actor, winner.organization_id)]
+
+
+async def test_of_those_who_name_the_secret_at_once_one_wins(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    who = [estate.who(name, role) for name in ("anna", "ben", "brand") for role in Role]
+    for n in range(5):
+        device = await made(estate, space, f"sensor-{n}")
+        await data.claim(device, b"")
+
+        results = await outcomes(*(claiming.claim_device(each, f"sensor-{n}") for each in who))
+
+        assert len([result for result in results if isinstance(result, Claimed)]) == 1
+        assert len(await history(space, device.device_id)) == 1
+
+
+async def test_a_claim_and_the_first_connect_at_once_make_one_device(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    for n in range(10):
+        token = await estate.token()
+        calls: list[Awaitable[object]] = [
+            claiming.claim(estate.who("anna"), token.qr),
+            access.with_token(token.auth, PEER),
+        ]
+
+        results = await outcomes(*(calls if n % 2 else reversed(calls)))
+
+        assert any(isinstance(result, Claimed) for result in results)
+        assert not any(isinstance(result, Denial) for result in results)
+        assert await status(space, token) == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
+        await connect(access, token)
+        assert await space.value("SELECT count(*) FROM credentials WHERE device_id = $1", token.id) == 1
+
+
+async def test_a_claim_and_a_deletion_at_once_leave_no_half_of_either(
+    estate: Estate, claiming: Claiming, access: Access, space: Space
+) -> None:
+    for n in range(10):
+        token = await estate.token()
+        if n % 3:
+            await connect(access, token)
+        delete = claiming.delete_token(estate.operator, token.id, confirm=n % 2 == 0)
+        claimed, deleted = await outcomes(claiming.claim(estate.who("anna"), token.qr), delete)
+
+        there = await status(space, token)
+        if there is None:
+            assert deleted is None
+            assert await space.value("SELECT count(*) FROM device WHERE id = $1", token.id) == 0
+            assert await space.value("SELECT count(*) FROM credentials WHERE device_id = $1", token.id) == 0
+        else:
+            assert isinstance(claimed, Claimed)
+            assert isinstance(deleted, Conflict)
+            assert there == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
+
+
+async def test_a_disclaim_and_a_claim_at_once_follow_each_other(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    for _ in range(10):
+        token = await used(estate, claiming, access, data, space)
+
+        claimed, disclaimed = await outcomes(
+            claiming.claim(estate.who("ben"), token.qr), claiming.disclaim(estate.operator, token.id)
+        )
+
+        assert disclaimed is None
+        assert await wiped(space, token)
+        if isinstance(claimed, Claimed):
+            assert await status(space, token) == ("CLAIMED", estate["ben"], estate.users["ben", Role.USER])
+        else:
+            assert await status(space, token) == ("UNCLAIMED", None, None)
+
+
+async def test_moves_of_one_device_at_once_are_as_if_one_came_after_the_other(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    devices = Devices(space.database, space.keys, estate["brand"])
+    for _ in range(5):
+        token = await used(estate, claiming, access, data, space)
+        await outcomes(
+            claiming.transfer(estate.operator, token.id, to_user=estate.users["ben", Role.USER]),
+            claiming.unclaim(estate.who("anna"), token.id),
+            claiming.claim(estate.who("brand"), token.qr),
+            claiming.disclaim(estate.operator, token.id),
+            access.with_token(token.auth, PEER),
+            devices.delete(str(token.id)),
+            claiming.delete_token(estate.operator, token.id, confirm=True),
+        )
+        there = await status(space, token)
+        if there is None:
+            assert await space.value("SELECT count(*) FROM device WHERE id = $1", token.id) == 0
+        elif there[0] == "UNCLAIMED":
+            assert there[1:] == (None, None)
+
+
+async def test_what_is_being_written_while_a_device_is_wiped_is_wiped(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, lock: Locking
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+    device = await connect(access, token)
+    unhurried, data = unlimited(space, space.database), Data(space.database, space.keys)
+    async with lock("SELECT FROM telemetry FOR UPDATE") as held:
+        writing = asyncio.create_task(data.telemetry(device, b'{"t":2}'))
+        await held.until_waiting()
+        wiping = asyncio.create_task(unhurried.disclaim(estate.operator, token.id))
+        await held.until_waiting(2)
+        await held.commit()
+        results = await asyncio.gather(writing, wiping, return_exceptions=True)
+    assert list(results) == [None, None]
+    assert await wiped(space, token)
+
+
+async def test_whoever_had_a_device_writes_nothing_into_it_after_that(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, lock: Locking
+) -> None:
+    token = await used(estate, claiming, access, data, space)
+    hers = Devices(space.database, space.keys, estate["anna"])
+    async with lock("SELECT FROM device FOR UPDATE") as held:
+        disclaiming = asyncio.create_task(unlimited(space, space.database).disclaim(estate.operator, token.id))
+        await held.until_waiting()
+        writing = asyncio.create_task(hers.update(str(token.id), AttributeChange({"left": "behind"})))
+        await held.until_waiting(2)
+        await held.commit()
+    await disclaiming
+    with pytest.raises(NotFound):
+        await writing
+    assert await wiped(space, token)
+
+
+async def test_who_holds_a_device_up_is_waited_for_not_long(
+    estate: Estate, claiming: Claiming, access: Access, lock: Locking
+) -> None:
+    token = await estate.token()
+    async with lock("SELECT FROM static_token FOR UPDATE"):
+        with pytest.raises(Unavailable):
+            await claiming.claim(estate.who("anna"), token.qr)
+        with pytest.raises(Unavailable):
+            await access.with_token(token.auth, PEER)
+    await connect(access, token)
+    await claiming.claim(estate.who("anna"), token.qr)
