@@ -10,15 +10,16 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from provserver.errors import Misconfigured
 
 PREFIX = "PROVSERVER_"
-_NOT_OPTIONS = "PROVSERVER_TEST_"
+_NOT_OPTIONS = ("PROVSERVER_TEST_", "PROVSERVER_SERVER", "PROVSERVER_API_KEY")  # those of commands, not of the server
 LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps")
-"""The options that are addresses to listen on."""
+"""The options that are addresses to listen on for devices."""
 
 _ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
 _WANTED = {bool: "true or false", int: "a whole number, 1 or more", float: "a number of seconds"}
@@ -38,6 +39,9 @@ class Config:
     https: str = ""
     mqtts: str = ""
     coaps: str = ""
+    admin: str = "127.0.0.1:8081"
+    admin_hosts: str = ""
+    admin_proxies: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
     ready_file: str = ""
@@ -62,6 +66,11 @@ class Config:
     def keys_path(self) -> Path:
         """The keys file: the one named, else `keys.json` in the data directory."""
         return Path(self.keys_file) if self.keys_file else self.data_dir / "keys.json"
+
+    @property
+    def set_up_path(self) -> Path:
+        """Where the first start leaves the link by which the first user is made."""
+        return self.data_dir / "setup-link"
 
     @property
     def certificate_path(self) -> Path:
@@ -96,7 +105,12 @@ def load(
             values[name] = _convert(name, value, variable)
     values.update({name: value for name, value in (overrides or {}).items() if value is not None})
     config = Config(**values)
-    for listener in LISTENERS:
+    try:
+        for proxy in filter(None, config.admin_proxies.split(",")):
+            ip_network(proxy.strip())
+    except ValueError as fault:
+        raise Misconfigured(f"admin_proxies: {fault}; addresses or networks, with commas between.") from None
+    for listener in (*LISTENERS, "admin"):
         if address := getattr(config, listener):
             split_address(address, listener)
     return config

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from asyncpg import InsufficientPrivilegeError
 
@@ -25,10 +26,14 @@ ROOT_ORGANIZATION = "Manufacturer"
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """What a command works with: the database, opened and up to date, and the keys it was written with."""
+    """What a command works with: the database, opened and up to date, and the keys it was written with.
+
+    organization_id: of the manufacturer, at the top of the tree.
+    """
 
     database: Database
     keys: ServerKeys
+    organization_id: UUID
     profiles: Profiles
     devices: Devices
     attempts: AttemptList
@@ -100,4 +105,6 @@ async def furnish(opened: Database, config: Config) -> Workspace:
     await keyfile.prove(opened, keys)
     async with opened.connection() as connection:
         root = await profiles.root_organization(connection, ids.uuid7(time.time(), os.urandom), ROOT_ORGANIZATION)
-    return Workspace(opened, keys, Profiles(opened, keys, root), Devices(opened, keys, root), AttemptList(opened, root))
+    return Workspace(
+        opened, keys, root, Profiles(opened, keys, root), Devices(opened, keys, root), AttemptList(opened, root)
+    )

@@ -1,0 +1,153 @@
+"""What has happened, and what happens: attempts, audit, events."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from provserver.admin.fields import Answer, Page, PageQuery, Query, Reference, Text, paged
+from provserver.admin.problem import Malformed
+from provserver.admin.route import Call, Content, route
+from provserver.core.authorization import Permission, Principal
+from provserver.services.events import AttemptSummary, Feed, Happening
+
+HEARTBEAT = 15.0
+"""Seconds after which a silent feed says that it lives."""
+
+MAX_LIFE = 300.0
+"""Seconds after which a feed ends: whoever reads on comes again, and shows that he still may."""
+
+
+class AttemptQuery(PageQuery, frozen=True):
+    """Which attempts. profile: by name, template id or id. device: a name or an id, also of one that was never made."""
+
+    profile: Reference | UnsetType = UNSET
+    device: Reference | UnsetType = UNSET
+    refused: Annotated[bool, Meta(description="Only those that were refused.")] = False
+
+
+class AttemptAnswer(Answer, frozen=True):
+    """A device's request to be provisioned, and what came of it. reason, detail: for the operator."""
+
+    id: UUID
+    time: datetime
+    transport: str
+    address: str
+    outcome: str
+    reason: str | None
+    detail: str | None
+    profile_id: UUID | None
+    profile: str | None
+    device_id: UUID | None
+    device: str | None
+
+
+class AuditQuery(PageQuery, frozen=True):
+    """Which entries. organization: only those of this one and those below it. subject: the id of what was changed."""
+
+    organization: Reference | UnsetType = UNSET
+
+    subject: Text | UnsetType = UNSET
+
+
+class AuditAnswer(Answer, frozen=True):
+    """What was done. actor: `user:<id>`, `key:<id>`, `device:<id>` or `operator`."""
+
+    id: UUID
+    at: datetime
+    organization_id: UUID
+    actor: str
+    action: str
+    subject_id: str
+    detail: dict[str, Any]
+
+
+class EventQuery(Query, frozen=True):
+    """From where on. last_event_id: as the header Last-Event-ID, which goes before it."""
+
+    last_event_id: UUID | UnsetType = UNSET
+
+
+async def list_attempts(call: Call[AttemptQuery, None]) -> Page[AttemptAnswer]:
+    """List provisioning attempts, newest first."""
+    query = call.query
+    found = await call.services.activity.attempts(
+        call.principal,
+        profile=query.profile or None,
+        device=query.device or None,
+        refused=query.refused,
+        before=query.after,
+        limit=query.limit + 1,
+    )
+    return paged(found, query.limit, _attempt)
+
+
+async def list_audit(call: Call[AuditQuery, None]) -> Page[AuditAnswer]:
+    """List what was done, newest first."""
+    query = call.query
+    found = await call.services.audit.list_(
+        call.principal,
+        query.after,
+        query.limit + 1,
+        organization=query.organization or None,
+        subject_id=query.subject or None,
+    )
+    return paged(found, query.limit, AuditAnswer.of)
+
+
+async def follow_events(call: Call[EventQuery, None]) -> Content:
+    """Follow what happens, as server-sent events."""
+    since = call.query.last_event_id or None
+    if (header := call.request.headers.get("last-event-id")) is not None:
+        since = _event_id(header)
+    return Content(stream(call.services.feed, call.principal, since), "text/event-stream")
+
+
+async def stream(feed: Feed, principal: Principal, since: UUID | None) -> AsyncIterator[bytes]:
+    """A feed in the form of server-sent events (HTML §9.2)."""
+    async with feed.read(principal, since) as reader:
+        yield b": what happens from now on\nretry: 3000\n\n"
+        while (happenings := await reader.next(HEARTBEAT)) is not None:
+            if not happenings:
+                yield b":\n\n"
+            for each in happenings:
+                yield _event(each)
+            if reader.age > MAX_LIFE:
+                return
+
+
+def _event(happening: Happening) -> bytes:
+    lines = [b"event: " + happening.kind.encode()]
+    if happening.id is not None:
+        lines.append(b"id: " + str(happening.id).encode())
+    data = {"id": happening.id, "type": happening.kind, "at": happening.at} | happening.facts
+    lines.append(b"data: " + msgspec.json.encode(data))
+    return b"\n".join(lines) + b"\n\n"
+
+
+def _event_id(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise Malformed("Last-Event-ID must be the id of an event.") from None
+
+
+def _attempt(attempt: AttemptSummary) -> AttemptAnswer:
+    return AttemptAnswer.of(attempt, time=attempt.at)
+
+
+ROUTES = [
+    route("GET", "/attempts", Permission.PROFILES_VIEW, list_attempts, problems=("not_found",)),
+    route("GET", "/audit", Permission.AUDIT_READ, list_audit, problems=("not_found", "conflict")),
+    route(
+        "GET",
+        "/events",
+        Permission.DEVICES_VIEW,
+        follow_events,
+        produces=("text/event-stream",),
+        problems=("too_many_requests",),
+    ),
+]

@@ -1,0 +1,416 @@
+"""Devices: made or imported beforehand, shown, changed, claimed by a secret, transferred and given back."""
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from provserver.admin.fields import Answer, Body, LongText, Name, Page, PageQuery, Query, Reference, Text, paged
+from provserver.admin.route import Call, Reply, route
+from provserver.admin.routes.jobs import Begun, JobAnswer
+from provserver.core import csvfile
+from provserver.core.attributes import Scope
+from provserver.core.authorization import Permission
+from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
+from provserver.errors import Invalid
+from provserver.services.claiming import Claimed
+from provserver.services.devices import AttributeChange, DeviceDetails, Devices, ImportReport
+from provserver.services.jobs import Progress
+
+Attributes = Annotated[Mapping[Name, Any], Meta(max_length=1000)]
+Keys = Annotated[tuple[Name, ...], Meta(max_length=1000)]
+
+
+class DeviceAnswer(Answer, frozen=True):
+    """A device. maker…: null for those below the maker. holder…: who has it. staticToken: the status of its token."""
+
+    id: UUID
+    name: str
+    profile_id: UUID
+    profile: str
+    gateway: bool
+    rearmed: bool
+    provision_state: Any
+    credentials_type: CredentialsType | None
+    revision: int
+    created_at: datetime
+    maker_id: UUID | None
+    maker: str | None
+    holder_id: UUID
+    holder: str
+    owner_id: UUID | None
+    owner: str | None
+    static_token: str | None
+
+
+class AttributeMember(Answer, frozen=True):
+    """An attribute."""
+
+    scope: Scope
+    key: str
+    value: Any
+    updated_at: datetime
+
+
+class BasicMember(Answer, frozen=True):
+    """MQTT basic credentials."""
+
+    client_id: str
+    user_name: str
+    password: str
+
+
+class CredentialsMember(Answer, frozen=True):
+    """Credentials of a device. credentialsValue: only if it was asked for."""
+
+    credentials_type: CredentialsType
+    origin: Origin
+    pending: bool
+    first_used_at: datetime | None
+    created_at: datetime
+    credentials_value: str | BasicMember | UnsetType = UNSET
+
+
+class LatestMember(Answer, frozen=True):
+    """The newest sample of a telemetry key. ts: milliseconds since the epoch."""
+
+    key: str
+    ts: int
+    value: Any
+
+
+class DeviceDetailsAnswer(DeviceAnswer, frozen=True, kw_only=True):
+    """A device with its attributes, credentials and what it last sent."""
+
+    attributes: Sequence[AttributeMember]
+    credentials: Sequence[CredentialsMember]
+    telemetry: Sequence[LatestMember]
+
+
+class ClaimAnswer(Answer, frozen=True):
+    """What came of a claim. device: null while it has to say yes, until expiresAt."""
+
+    id: UUID
+    device: DeviceAnswer | None
+    expires_at: datetime | None
+
+
+class RowErrorMember(Answer, frozen=True):
+    """What is wrong where. line: from 1, the header's."""
+
+    line: int
+    column: str | None
+    reason: str
+
+
+class DeviceImportAnswer(Answer, frozen=True):
+    """What an import did, or would do. errors: the first thousand of errorCount."""
+
+    imported: int
+    dry_run: bool
+    error_count: int
+    errors: Sequence[RowErrorMember]
+
+
+class DevicesQuery(PageQuery, frozen=True):
+    """Which devices. profile: by name, template id or id."""
+
+    profile: Reference | UnsetType = UNSET
+
+
+class DeviceQuery(Query, frozen=True):
+    """credentials: with the credentials in clear, for the device's maker."""
+
+    credentials: bool = False
+
+
+class NewDevice(Body, frozen=True):
+    """A device to be, with a token, MQTT basic credentials or a certificate (PEM); none: a token is generated."""
+
+    name: Name
+    profile: Reference
+    token: Text = ""
+    client_id: Text = ""
+    username: Text = ""
+    password: Text = ""
+    certificate: LongText = ""
+    gateway: bool = False
+
+
+class DevicePatch(Body, frozen=True):
+    """Attributes to write, by key, and to remove. The device reads shared ones; it never sees server ones."""
+
+    shared: Attributes = msgspec.field(default_factory=dict)
+    server: Attributes = msgspec.field(default_factory=dict)
+    delete_shared: Keys = ()
+    delete_server: Keys = ()
+
+
+class DeviceImportQuery(Query, frozen=True):
+    """How to import. partial: keep the rows that are right although others are not."""
+
+    profile: Reference
+    dry_run: Annotated[bool, Meta(description="Check everything, keep nothing.")] = False
+    partial: bool = False
+    as_job: Annotated[bool, Meta(description="Answer at once with a job that does it.")] = False
+
+
+class Transfer(Body, frozen=True):
+    """Who is to have the device: a user, or an organization with no user in particular."""
+
+    user: Reference | UnsetType = UNSET
+    organization: Reference | UnsetType = UNSET
+
+
+class ClaimBySecret(Body, frozen=True):
+    """A device, and the secret that it has told. user: who is to own it."""
+
+    device: Reference
+    secret: Annotated[str, Meta(max_length=512)] = ""
+    user: Reference | UnsetType = UNSET
+
+
+def _device(device: object) -> DeviceAnswer:
+    return DeviceAnswer.of(device)
+
+
+def _reply(device: object) -> Reply[DeviceAnswer]:
+    answer = _device(device)
+    return Reply(answer, revision=answer.revision)
+
+
+def claimed(claim: Claimed) -> Reply[ClaimAnswer]:
+    """What came of a claim."""
+    device = None if claim.device is None else _device(claim.device)
+    return Reply(ClaimAnswer(claim.id, device, claim.expires_at), status=200 if device else 202)
+
+
+async def list_devices(call: Call[DevicesQuery, None]) -> Page[DeviceAnswer]:
+    """List devices in order of making."""
+    query = call.query
+    found = await _devices(call).list_(query.after, query.limit + 1, profile=query.profile or None)
+    return paged(found, query.limit, _device)
+
+
+async def create_device(call: Call[None, NewDevice]) -> Reply[DeviceAnswer]:
+    """Make a device beforehand."""
+    body = call.body
+    columns = {
+        "name": body.name,
+        "token": body.token,
+        "clientId": body.client_id,
+        "username": body.username,
+        "password": body.password,
+        "certificate": body.certificate,
+        "gateway": str(body.gateway),
+    }
+    row = csvfile.device_row(1, columns)
+    if isinstance(row, csvfile.RowError):
+        raise Invalid(f"{row.column}: {row.reason}.", [{"field": row.column, "reason": row.reason}])
+    return _reply(await _devices(call).create(row, body.profile))
+
+
+async def import_devices(call: Call[DeviceImportQuery, bytes]) -> Reply[DeviceImportAnswer]:
+    """Make devices beforehand from CSV."""
+    query, data, devices = call.query, call.body, _devices(call)
+
+    async def work(progress: Progress) -> DeviceImportAnswer:
+        # What is not UTF-8 becomes lone surrogates, which `csvfile` reports where they are.
+        with io.TextIOWrapper(io.BytesIO(data), "utf-8", "surrogateescape", newline="") as lines:
+            try:
+                report = await devices.import_(
+                    csvfile.read_devices(lines),
+                    query.profile,
+                    dry_run=query.dry_run,
+                    partial=query.partial,
+                    progress=progress,
+                )
+            except csvfile.HeaderFault as fault:
+                raise Invalid(str(fault)) from None
+        return _report(report, dry_run=query.dry_run)
+
+    if query.as_job:
+        job = await call.services.jobs.start(call.principal, "devices.import", work)
+        return cast("Reply[DeviceImportAnswer]", Reply(Begun(JobAnswer.of(job)), status=202))
+    return Reply(await work(Progress()))
+
+
+async def show_device(call: Call[DeviceQuery, None]) -> Reply[DeviceDetailsAnswer]:
+    """Show a device, by name or id."""
+    if call.query.credentials:
+        call.principal.require(Permission.DEVICES_MANAGE)
+    return _details(await _devices(call).show(call.text("device"), open_=call.query.credentials))
+
+
+async def update_device(call: Call[None, DevicePatch]) -> Reply[DeviceDetailsAnswer]:
+    """Write and remove attributes of a device."""
+    body = call.body
+    change = AttributeChange(_texts(body.shared), _texts(body.server), body.delete_shared, body.delete_server)
+    return _details(await _devices(call).update(call.text("device"), change, call.revision))
+
+
+async def delete_device(call: Call[None, None]) -> DeviceAnswer:
+    """Delete a device; below its maker: give it back."""
+    devices, principal = _devices(call), call.principal
+    device = (await devices.show(call.text("device"))).device
+    if device.maker_id is None or (device.owner_id is not None and device.owner_id == principal.user_id):
+        await call.services.claiming.release_device(principal, device.id, call.revision)
+        return _device(device)
+    principal.require(Permission.DEVICES_MANAGE)
+    return _device(await devices.delete(device.id, call.revision))
+
+
+async def revoke_device(call: Call[None, None]) -> Reply[DeviceAnswer]:
+    """Take a device's credentials away."""
+    return _reply(await _devices(call).revoke(call.text("device"), call.revision))
+
+
+async def rearm_device(call: Call[None, None]) -> Reply[DeviceAnswer]:
+    """Let a device provision itself once more."""
+    return _reply(await _devices(call).rearm(call.text("device"), call.revision))
+
+
+async def transfer_device(call: Call[None, Transfer]) -> DeviceAnswer:
+    """Have another user or organization have a device."""
+    device = (await _devices(call).show(call.text("device"))).device
+    return _device(
+        await call.services.claiming.transfer(
+            call.principal,
+            device.id,
+            to_user=call.body.user or None,
+            to_organization=call.body.organization or None,
+        )
+    )
+
+
+async def claim_device(call: Call[None, ClaimBySecret]) -> Reply[ClaimAnswer]:
+    """Claim a device by the secret that it has told."""
+    body = call.body
+    return claimed(
+        await call.services.claiming.claim_device(call.principal, body.device, body.secret, body.user or None)
+    )
+
+
+def _devices(call: Call[Any, Any]) -> Devices:
+    return call.services.devices(call.principal.organization_id, call.principal.actor)
+
+
+def _texts(values: Mapping[str, Any]) -> dict[str, str]:
+    """As the service takes them: JSON."""
+    return {key: msgspec.json.encode(value).decode() for key, value in values.items()}
+
+
+def _details(details: DeviceDetails) -> Reply[DeviceDetailsAnswer]:
+    opened: Sequence[Credentials | None] = details.opened or [None] * len(details.credentials)
+    answer = DeviceDetailsAnswer.of(
+        details.device,
+        attributes=[AttributeMember.of(each) for each in details.attributes],
+        credentials=[
+            CredentialsMember(
+                CredentialsType(row.type),
+                Origin(row.origin),
+                row.pending,
+                row.first_used_at,
+                row.created_at,
+                UNSET if credentials is None else _value(credentials),
+            )
+            for row, credentials in zip(details.credentials, opened, strict=True)
+        ],
+        telemetry=[LatestMember.of(each) for each in details.telemetry],
+    )
+    return Reply(answer, revision=details.device.revision)
+
+
+def _value(credentials: Credentials) -> str | BasicMember:
+    value = credentials.value
+    if isinstance(value, MqttBasic):
+        return BasicMember(value.client_id, value.user_name, value.password)
+    return value
+
+
+def _report(report: ImportReport, *, dry_run: bool) -> DeviceImportAnswer:
+    errors = [RowErrorMember.of(each) for each in report.errors]
+    return DeviceImportAnswer(report.imported, dry_run, report.error_count, errors)
+
+
+_VIEW, _MANAGE, _CREATE = Permission.DEVICES_VIEW, Permission.DEVICES_MANAGE, Permission.DEVICES_CREATE
+
+ROUTES = [
+    route("GET", "/devices", _VIEW, list_devices, problems=("not_found",)),
+    route(
+        "POST",
+        "/devices",
+        _CREATE,
+        create_device,
+        creates=True,
+        revised=True,
+        problems=("not_found", "conflict", "invalid"),
+        example={"name": "sensor-1", "profile": "wifi-sensor"},
+    ),
+    route(
+        "POST",
+        "/devices/import",
+        _CREATE,
+        import_devices,
+        status=200,
+        creates=True,
+        also={202: Begun},
+        problems=("not_found", "conflict", "invalid", "too_many_requests"),
+        example="name,token\r\nsensor-1,\r\n",
+    ),
+    route(
+        "POST",
+        "/devices/claim",
+        Permission.DEVICES_CLAIM,
+        claim_device,
+        problems=("not_found", "conflict", "invalid", "too_many_requests"),
+        also={202: ClaimAnswer},
+        example={"device": "sensor-1", "secret": "pressed-the-button"},
+    ),
+    route("GET", "/devices/{device}", _VIEW, show_device, revised=True, problems=("conflict",)),
+    route(
+        "PATCH",
+        "/devices/{device}",
+        _MANAGE,
+        update_device,
+        revised=True,
+        problems=("conflict", "invalid"),
+        example={"shared": {"interval": 60}, "deleteServer": ["note"]},
+    ),
+    route(
+        "DELETE",
+        "/devices/{device}",
+        _VIEW,
+        delete_device,
+        revised=True,
+        problems=("conflict",),
+    ),
+    route(
+        "POST",
+        "/devices/{device}/revoke",
+        _MANAGE,
+        revoke_device,
+        revised=True,
+        problems=("conflict",),
+    ),
+    route(
+        "POST",
+        "/devices/{device}/rearm",
+        _MANAGE,
+        rearm_device,
+        revised=True,
+        problems=("conflict",),
+    ),
+    route(
+        "POST",
+        "/devices/{device}/transfer",
+        Permission.DEVICES_TRANSFER,
+        transfer_device,
+        problems=("conflict", "invalid"),
+        example={"organization": "Customer A"},
+    ),
+]

@@ -1,0 +1,449 @@
+"""Static tokens: made, imported, exported, claimed and given back."""
+
+import io
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import datetime
+from typing import Annotated, Literal, cast
+from uuid import UUID
+
+from msgspec import UNSET, Meta, UnsetType
+
+from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Query, Reference, paged
+from provserver.admin.route import CSV, Call, Content, Reply, route
+from provserver.admin.routes.devices import ClaimAnswer, claimed
+from provserver.admin.routes.jobs import Begun, JobAnswer
+from provserver.core import qr
+from provserver.core.authorization import Permission, Principal
+from provserver.core.statictoken import Batch, StaticToken, TokenStatus
+from provserver.core.tokenfile import Assignment, ErrorKind, text
+from provserver.errors import Invalid, NotFound
+from provserver.services.jobs import Progress
+from provserver.services.static_tokens import ImportReport, Selection, StaticTokens
+from provserver.services.token_export import AUTH_TOKEN, METADATA, SERIAL
+
+AT_ONCE = 1_000
+"""Tokens that are made in a request; more are made by a job."""
+
+ZIP, PDF, PNG, SVG = "application/zip", "application/pdf", "image/png", "image/svg+xml"
+
+
+class TokenAnswer(Answer, frozen=True):
+    """A static token. number: for people. unit…: the thing on the line that it is written to.
+
+    hasDevice: its device has connected or was claimed; it has the token's id. holderId: the organization that has it.
+    """
+
+    id: UUID
+    number: int
+    organization_id: UUID
+    organization: str
+    profile_id: UUID
+    profile: str
+    template_id: str
+    status: TokenStatus
+    claimed_at: datetime | None
+    name: str | None
+    metadata: Mapping[str, str]
+    unit: str | None
+    unit_state: str | None
+    unit_at: datetime | None
+    has_device: bool
+    device_name: str | None
+    holder_id: UUID | None
+    owner_id: UUID | None
+    revision: int
+    created_at: datetime
+
+
+class OpenedTokenAnswer(TokenAnswer, frozen=True):
+    """A static token, with ?open=true its secrets in clear. qrPayload: what its QR code says."""
+
+    auth_token: str | None = None
+    qr_token: str | None = None
+    qr_payload: str | None = None
+
+
+class BatchAnswer(Answer, frozen=True):
+    """Tokens that were made together: ?batch= selects them."""
+
+    id: UUID
+    organization_id: UUID
+    profile_id: UUID
+    profile: str
+    count: int
+    first_number: int
+    last_number: int
+
+
+class MadeTokens(Answer, frozen=True):
+    """Tokens that were made in the request, without their secrets."""
+
+    batch: BatchAnswer
+    items: Sequence[TokenAnswer]
+
+
+class ColumnMember(Answer, frozen=True):
+    """A column of the file, from 1, and the metadata field that it fills; null: none."""
+
+    number: int
+    header: str
+    field: str | None
+
+
+class FileErrorMember(Answer, frozen=True):
+    """What is wrong where. row: of the data, from 1; line: of the file. column: from 1."""
+
+    kind: ErrorKind
+    row: int | None
+    line: int | None
+    column: int | None
+    header: str | None
+    reason: str
+
+
+class TokenImportAnswer(Answer, frozen=True):
+    """What an import did, or would do. errors: the first thousand of errorCount; with any, nothing is imported."""
+
+    imported: int
+    dry_run: bool
+    rows: int
+    columns: Sequence[ColumnMember]
+    error_count: int
+    errors: Sequence[FileErrorMember]
+    batch: BatchAnswer | None
+
+
+class TokensQuery(PageQuery, frozen=True):
+    """Which tokens. profile: by name, template id or id. batch: made together."""
+
+    profile: Reference | UnsetType = UNSET
+    status: TokenStatus | UnsetType = UNSET
+    batch: UUID | UnsetType = UNSET
+
+
+class NewTokens(Body, frozen=True):
+    """How many tokens to make, for which device profile. More than a thousand are made by a job."""
+
+    profile: Reference
+    count: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+
+
+class TokenImportQuery(Query, frozen=True):
+    """How to read the file. map: COLUMN=FIELD, or COLUMN= to leave it out; what is not named goes by its own name."""
+
+    profile: Reference
+    map: Annotated[
+        tuple[Annotated[str, Meta(max_length=600, pattern="^[^\\x00-\\x1f]*=[^\\x00-\\x1f]*$")], ...],
+        Meta(max_length=100),
+    ] = ()
+    dry_run: Annotated[bool, Meta(description="Check everything, make nothing.")] = False
+    as_job: Annotated[bool, Meta(description="Answer at once with a job that does it.")] = False
+
+
+class SelectionQuery(Query, frozen=True):
+    """Which tokens: all that fit. id: may be repeated."""
+
+    id: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
+    profile: Reference | UnsetType = UNSET
+    status: TokenStatus | UnsetType = UNSET
+    batch: UUID | UnsetType = UNSET
+
+    def selection(self) -> Selection:
+        """As the services have it."""
+        return Selection(self.id or None, self.profile or None, self.status or None, self.batch or None)
+
+
+class ZipQuery(SelectionQuery, frozen=True):
+    """How to name the images: serial (the token's number), auth-token (which tells it), or a metadata field."""
+
+    name_by: Name = SERIAL
+    format: Literal["png", "svg"] = "png"
+
+
+class LabelsQuery(SelectionQuery, frozen=True):
+    """How to print the labels. field: a metadata field whose value is on each."""
+
+    sheet: Name = "L7160"
+    field: Name | UnsetType = UNSET
+
+
+class OpenQuery(Query, frozen=True):
+    """open: with the secrets in clear, which the audit keeps."""
+
+    open: bool = False
+
+
+class DeleteQuery(Query, frozen=True):
+    """confirm: also one that is claimed, whose owner loses the device for ever."""
+
+    confirm: bool = False
+
+
+class Claim(Body, frozen=True):
+    """What a QR code says, with or without the organization's number. user: who is to own the device."""
+
+    qr: Annotated[str, Meta(min_length=1, max_length=200, examples=["sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"])]
+    user: Reference | UnsetType = UNSET
+
+
+def _token(token: StaticToken) -> TokenAnswer:
+    return TokenAnswer.of(token)
+
+
+def _batch(batch: Batch) -> BatchAnswer:
+    return BatchAnswer.of(batch)
+
+
+async def list_static_tokens(call: Call[TokensQuery, None]) -> Page[TokenAnswer]:
+    """List static tokens in the order they were made."""
+    query = call.query
+    found = await call.services.tokens.list_(
+        call.principal,
+        query.profile or None,
+        query.status or None,
+        query.after,
+        query.limit + 1,
+        batch=query.batch or None,
+    )
+    return paged(found, query.limit, _token)
+
+
+async def make_static_tokens(call: Call[None, NewTokens]) -> Reply[MadeTokens]:
+    """Make static tokens."""
+    tokens, principal, body = call.services.tokens, call.principal, call.body
+    if body.count > AT_ONCE:
+
+        async def work(progress: Progress) -> BatchAnswer:
+            return _batch(await tokens.make(principal, body.profile, body.count, progress))
+
+        job = await call.services.jobs.start(principal, "static_tokens.make", work, body.count)
+        return cast("Reply[MadeTokens]", Reply(Begun(JobAnswer.of(job)), status=202))
+    batch = await tokens.make(principal, body.profile, body.count)
+    made = await tokens.list_(principal, batch=batch.id, limit=AT_ONCE)
+    return Reply(MadeTokens(_batch(batch), [_token(each) for each in made]))
+
+
+async def import_static_tokens(call: Call[TokenImportQuery, bytes]) -> Reply[TokenImportAnswer]:
+    """Make static tokens from CSV, all rows or none."""
+    tokens, principal, query, data = call.services.tokens, call.principal, call.query, call.body
+    mapping = _mapping(query.map)
+
+    async def work(progress: Progress) -> TokenImportAnswer:
+        with text(io.BytesIO(data)) as lines:
+            report = await tokens.import_(
+                principal, query.profile, lines, mapping, dry_run=query.dry_run, progress=progress
+            )
+        return _report(report, dry_run=query.dry_run)
+
+    if query.as_job:
+        job = await call.services.jobs.start(principal, "static_tokens.import", work)
+        return cast("Reply[TokenImportAnswer]", Reply(Begun(JobAnswer.of(job)), status=202))
+    return Reply(await work(Progress()))
+
+
+async def show_static_token(call: Call[OpenQuery, None]) -> Reply[OpenedTokenAnswer]:
+    """Show a static token, by id or number."""
+    details = await call.services.tokens.show(call.principal, call.text("token"), open_=call.query.open)
+    token = details.token
+    payload = None if details.qr_token is None else qr.payload(details.qr_token, token.organization_number)
+    shown = OpenedTokenAnswer.of(token, auth_token=details.auth_token, qr_token=details.qr_token, qr_payload=payload)
+    return Reply(shown, revision=token.revision)
+
+
+async def delete_static_token(call: Call[DeleteQuery, None]) -> TokenAnswer:
+    """Delete a static token for ever, with its device."""
+    token = await _found(call.services.tokens, call.principal, call.text("token"))
+    await call.services.claiming.delete_token(call.principal, token.id, confirm=call.query.confirm)
+    return _token(token)
+
+
+async def claim_static_token(call: Call[None, Claim]) -> Reply[ClaimAnswer]:
+    """Claim the device of a QR code."""
+    return claimed(await call.services.claiming.claim(call.principal, call.body.qr, call.body.user or None))
+
+
+async def unclaim_static_token(call: Call[None, None]) -> None:
+    """Give a claimed device back, as its owner or its maker."""
+    await call.services.claiming.unclaim(call.principal, await _id(call))
+
+
+async def disclaim_static_token(call: Call[None, None]) -> TokenAnswer:
+    """Take a claimed device away from whoever has it, as its maker."""
+    await call.services.claiming.disclaim(call.principal, await _id(call))
+    return _token(await _found(call.services.tokens, call.principal, call.text("token")))
+
+
+async def export_tokens_csv(call: Call[SelectionQuery, None]) -> Content:
+    """Static tokens with their AuthTokens as CSV."""
+    parts = call.services.export.csv(call.principal, call.query.selection())
+    return Content(parts, f"{CSV}; charset=utf-8; header=present", "tokens.csv")
+
+
+async def export_tokens_zip(call: Call[ZipQuery, None]) -> Content:
+    """Static tokens as a zip: the CSV, and an image of each QR code."""
+    query = call.query
+    naming = query.name_by
+    if naming not in (SERIAL, AUTH_TOKEN) and not naming.startswith(METADATA):
+        naming = METADATA + naming
+    parts = call.services.export.zip_(call.principal, query.selection(), naming, query.format)
+    return Content(parts, ZIP, "tokens.zip")
+
+
+async def export_token_labels(call: Call[LabelsQuery, None]) -> Content:
+    """Labels with QR codes to print."""
+    query = call.query
+    parts: AsyncIterator[bytes] = call.services.export.labels(
+        call.principal, query.selection(), query.sheet, query.field or None
+    )
+    return Content(parts, PDF, "labels.pdf")
+
+
+async def show_qr_png(call: Call[None, None]) -> Content:
+    """A QR code as PNG."""
+    return Content(qr.png(await _payload(call)), PNG)
+
+
+async def show_qr_svg(call: Call[None, None]) -> Content:
+    """A QR code as SVG."""
+    return Content(qr.svg(await _payload(call)), SVG)
+
+
+async def _payload(call: Call[None, None]) -> str:
+    details = await call.services.tokens.show_qr(call.principal, call.text("token"))
+    return qr.payload(details.qr_token or "", details.token.organization_number)
+
+
+async def _found(tokens: StaticTokens, principal: Principal, reference: str) -> StaticToken:
+    return (await tokens.show(principal, reference)).token
+
+
+async def _id(call: Call[None, None]) -> UUID:
+    """A token's id; who may manage tokens may name it by its number. Raises NotFound."""
+    reference = call.text("token")
+    try:
+        return UUID(reference)
+    except ValueError:
+        if Permission.TOKENS_MANAGE not in call.principal.permissions:
+            raise NotFound(f"There is no static token {reference!r}. Name it by its device's id.") from None
+    return (await _found(call.services.tokens, call.principal, reference)).id
+
+
+def _mapping(given: Sequence[str]) -> Assignment:
+    """Fields by columns. The last = divides, as fields are called by us."""
+    mapping: dict[str, str | None] = {}
+    for each in given:
+        column, _, field = each.rpartition("=")
+        if column in mapping:
+            raise Invalid(f"The column {column!r} is mapped twice.")
+        mapping[column] = field or None
+    return mapping
+
+
+def _report(report: ImportReport, *, dry_run: bool) -> TokenImportAnswer:
+    return TokenImportAnswer(
+        imported=0 if report.error_count else report.rows,
+        dry_run=dry_run,
+        rows=report.rows,
+        columns=[ColumnMember.of(each) for each in report.columns],
+        error_count=report.error_count,
+        errors=[FileErrorMember.of(each) for each in report.errors],
+        batch=None if report.batch is None else _batch(report.batch),
+    )
+
+
+_MANAGE, _VIEW = Permission.TOKENS_MANAGE, Permission.DEVICES_VIEW
+_TOKEN_PROBLEMS = ("conflict",)
+
+ROUTES = [
+    route(
+        "GET",
+        "/static-tokens",
+        _MANAGE,
+        list_static_tokens,
+        problems=("not_found", "conflict"),
+    ),
+    route(
+        "POST",
+        "/static-tokens",
+        _MANAGE,
+        make_static_tokens,
+        creates=True,
+        also={202: Begun},
+        problems=("not_found", "conflict", "invalid", "too_many_requests"),
+        example={"profile": "wifi-sensor", "count": 3},
+    ),
+    route(
+        "POST",
+        "/static-tokens/import",
+        _MANAGE,
+        import_static_tokens,
+        status=200,
+        creates=True,
+        also={202: Begun},
+        problems=("not_found", "conflict", "invalid", "too_many_requests"),
+        example="Serial Number,MAC address,Device Name\r\nSN000001,2C:54:91:88:C9:E3,Temperature Sense Node AGHJ\r\n",
+    ),
+    route(
+        "GET",
+        "/static-tokens/export.csv",
+        _MANAGE,
+        export_tokens_csv,
+        produces=(CSV,),
+        problems=("not_found", "conflict", "invalid"),
+    ),
+    route(
+        "GET",
+        "/static-tokens/export.zip",
+        _MANAGE,
+        export_tokens_zip,
+        produces=(ZIP,),
+        problems=("not_found", "conflict", "invalid"),
+    ),
+    route(
+        "GET",
+        "/static-tokens/export.pdf",
+        _MANAGE,
+        export_token_labels,
+        produces=(PDF,),
+        problems=("not_found", "conflict", "invalid"),
+    ),
+    route(
+        "POST",
+        "/static-tokens/claim",
+        Permission.DEVICES_CLAIM,
+        claim_static_token,
+        also={202: ClaimAnswer},
+        problems=("not_found", "conflict", "invalid", "too_many_requests"),
+        example={"qr": "sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"},
+    ),
+    route(
+        "GET",
+        "/static-tokens/{token}",
+        _MANAGE,
+        show_static_token,
+        revised=True,
+    ),
+    route(
+        "DELETE",
+        "/static-tokens/{token}",
+        _MANAGE,
+        delete_static_token,
+        problems=_TOKEN_PROBLEMS,
+    ),
+    route(
+        "POST",
+        "/static-tokens/{token}/unclaim",
+        _VIEW,
+        unclaim_static_token,
+        problems=_TOKEN_PROBLEMS,
+    ),
+    route(
+        "POST",
+        "/static-tokens/{token}/disclaim",
+        _MANAGE,
+        disclaim_static_token,
+        problems=_TOKEN_PROBLEMS,
+    ),
+    route("GET", "/static-tokens/{token}/qr.png", _MANAGE, show_qr_png, produces=(PNG,)),
+    route("GET", "/static-tokens/{token}/qr.svg", _MANAGE, show_qr_svg, produces=(SVG,)),
+]

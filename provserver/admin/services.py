@@ -1,0 +1,41 @@
+"""What the routes call."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from provserver.services.api_keys import ApiKeys
+from provserver.services.audit import Audit
+from provserver.services.claiming import Claiming
+from provserver.services.devices import Devices
+from provserver.services.events import Activity, Feed
+from provserver.services.idempotency import Idempotency
+from provserver.services.jobs import Jobs
+from provserver.services.organizations import Organizations
+from provserver.services.passwords import Passwords
+from provserver.services.profiles import Profiles
+from provserver.services.sign_in import SignIn
+from provserver.services.static_tokens import StaticTokens
+from provserver.services.token_export import TokenExport
+from provserver.services.users import Users
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The services of operators. profiles, devices: those of an organization, for an actor as the audit names it."""
+
+    organizations: Organizations
+    users: Users
+    sign_in: SignIn
+    api_keys: ApiKeys
+    profiles: Callable[[UUID, str], Profiles]
+    devices: Callable[[UUID, str], Devices]
+    tokens: StaticTokens
+    export: TokenExport
+    claiming: Claiming
+    jobs: Jobs
+    audit: Audit
+    activity: Activity
+    feed: Feed
+    idempotency: Idempotency
+    passwords: Passwords

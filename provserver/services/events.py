@@ -1,0 +1,231 @@
+"""What happens in an organization and those below it: attempts, and a live feed of audit, attempts and presence."""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from uuid import UUID
+
+from provserver.core.authorization import Permission, Principal
+from provserver.errors import NotFound, TooManyRequests, Unavailable
+from provserver.store import events as store
+from provserver.store import profiles
+from provserver.store.attempts import AttemptSummary
+from provserver.store.database import Database
+from provserver.store.events import Happening
+
+__all__ = ["Activity", "AttemptSummary", "Feed", "Happening", "Reader"]
+
+log = logging.getLogger("provserver.events")
+
+MAX_FEEDS = 100
+"""Feeds of a process at once."""
+
+MAX_HELD = 1_000
+"""Events that wait for a slow reader; older ones are left out."""
+
+BATCH = 500
+"""Events of a kind that are told in a second: of more the newest, and others of them in the seconds after."""
+
+_LATENESS = 10.0
+"""Seconds by which an event may be committed later than its id says."""
+
+_PRESENCE_ROUNDS = 5
+"""Presence is looked at every so many rounds: it takes a look at all devices that were ever online."""
+
+
+class Activity:
+    """The record of provisioning attempts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def attempts(
+        self,
+        principal: Principal,
+        *,
+        profile: str | None = None,
+        device: str | None = None,
+        refused: bool = False,
+        before: UUID | None = None,
+        limit: int = 50,
+    ) -> list[AttemptSummary]:
+        """The last ones with the profiles of the principal's organization and those below it, newest first.
+
+        At the top of the tree, those of keys that nobody knows, too. profile: by name, template id or id of the
+        principal's organization. device: a name or an id. Raises NotFound.
+        """
+        principal.require(Permission.PROFILES_VIEW)
+        async with self._database.connection() as connection:
+            profile_id = None
+            if profile is not None:
+                found = await profiles.find(connection, principal.organization_id, profile)
+                if found is None:
+                    raise NotFound(f"There is no profile {profile!r}.")
+                profile_id = found.id
+            return await store.attempts(
+                connection,
+                principal.organization_id,
+                limit,
+                before=before,
+                profile_id=profile_id,
+                device=device,
+                refused=refused,
+            )
+
+
+class Reader:
+    """Hears what happens in an organization and those below it. kinds: of audit, attempt and presence."""
+
+    def __init__(self, organization_id: UUID, kinds: frozenset[str]) -> None:
+        self._organization_id = organization_id
+        self._begun = asyncio.get_running_loop().time()
+        self._ended = False
+        self._kinds = kinds
+        self._held: deque[Happening] = deque(maxlen=MAX_HELD)
+        self._arrived = asyncio.Event()
+
+    def tell(self, happenings: Sequence[Happening]) -> None:
+        """Keep what concerns it."""
+        for each in happenings:
+            if each.kind in self._kinds and self._organization_id in each.path:
+                self._held.append(each)
+                self._arrived.set()
+
+    @property
+    def age(self) -> float:
+        """Seconds."""
+        return asyncio.get_running_loop().time() - self._begun
+
+    def end(self) -> None:
+        """Have it hear no more."""
+        self._ended = True
+        self._arrived.set()
+
+    async def next(self, timeout: float) -> list[Happening] | None:
+        """What has happened since the last time; nothing when nothing does in that many seconds; None: no more will."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self._arrived.wait()
+        except TimeoutError:
+            return []
+        if self._ended:
+            return None
+        self._arrived.clear()
+        taken = list(self._held)
+        self._held.clear()
+        return taken
+
+
+class Feed:
+    """Looks once a second for all who read, and not at all while nobody does."""
+
+    def __init__(self, database: Database, interval: float = 1.0, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._interval = interval
+        self._clock = clock
+        self._readers: set[Reader] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def close(self) -> None:
+        """End all, and take no more."""
+        self._closed = True
+        for reader in self._readers:
+            reader.end()
+
+    @asynccontextmanager
+    async def read(self, principal: Principal, since: UUID | None = None) -> AsyncIterator[Reader]:
+        """Hear what happens from now on; since: and what did after the event of this id, the last BATCH of it.
+
+        Devices need devices:view, attempts profiles:view, the audit audit:read.
+        Raises Forbidden, TooManyRequests, Unavailable.
+        """
+        if self._closed:
+            raise Unavailable("The server is stopping.")
+        principal.require(Permission.DEVICES_VIEW)
+        kinds = {"presence"}
+        if Permission.PROFILES_VIEW in principal.permissions:
+            kinds.add("attempt")
+        if Permission.AUDIT_READ in principal.permissions:
+            kinds.add("audit")
+        if len(self._readers) >= MAX_FEEDS:
+            raise TooManyRequests(f"{MAX_FEEDS} feeds are open. Close one.", retry_after=10)
+        reader = Reader(principal.organization_id, frozenset(kinds))
+        self._readers.add(reader)
+        try:
+            if since is not None:
+                reader.tell(await self._missed(principal.organization_id, since))
+            if self._task is None:
+                self._task = asyncio.create_task(self._run(_Rounds(self._database, self._clock)), name="events")
+            yield reader
+        finally:
+            self._readers.discard(reader)
+            if not self._readers and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    async def _missed(self, organization_id: UUID, since: UUID) -> list[Happening]:
+        async with self._database.connection() as connection:
+            found = await store.audits_since(connection, since, BATCH, organization_id)
+            found += await store.attempts_since(connection, since, BATCH, organization_id)
+        return sorted(found, key=_order)
+
+    async def _run(self, rounds: "_Rounds") -> None:
+        while True:
+            try:
+                happened = await rounds.next()
+            except Unavailable as fault:
+                log.debug("nothing is heard: %s", fault)
+            except Exception:
+                log.exception("looking for events has failed")
+            else:
+                for reader in self._readers:
+                    reader.tell(happened)
+            await asyncio.sleep(self._interval)
+
+
+class _Rounds:
+    """Looks for what is new, time after time.
+
+    Ids are made before the commit, so a later commit may have an earlier id: each look goes back by _LATENESS, and
+    what was told is not told again.
+    """
+
+    def __init__(self, database: Database, clock: Callable[[], float]) -> None:
+        self._database = database
+        self._clock = clock
+        self._start = _floor(clock())
+        self._told: dict[UUID, None] = {}
+        self._count = 0
+        self._seen_at: datetime | None = None
+
+    async def next(self) -> list[Happening]:
+        since = max(self._start, _floor(self._clock() - _LATENESS))
+        self._told = {id_: None for id_ in self._told if id_ > since}
+        async with self._database.connection() as connection:
+            found = await store.audits_since(connection, since, len(self._told) + BATCH)
+            found += await store.attempts_since(connection, since, len(self._told) + BATCH)
+            presences: list[Happening] = []
+            if self._seen_at is None:
+                self._seen_at = await store.now(connection)
+            elif self._count % _PRESENCE_ROUNDS == 0:
+                until = await store.now(connection)
+                presences = await store.presences_since(connection, self._seen_at, until, BATCH)
+                self._seen_at = until
+            self._count += 1
+        new = [each for each in found if each.id is not None and each.id not in self._told]
+        self._told.update((each.id, None) for each in new if each.id is not None)
+        return sorted(new + presences, key=_order)
+
+
+def _floor(at: float) -> UUID:
+    """Below every UUIDv7 of a time."""
+    return UUID(int=int(at * 1000) << 80)
+
+
+def _order(happening: Happening) -> tuple[datetime, int]:
+    return happening.at, 0 if happening.id is None else happening.id.int

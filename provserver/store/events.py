@@ -1,0 +1,113 @@
+"""The SQL of what happens: attempts of a tree of organizations, and what is new of audit, attempts and presence."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from provserver.store.attempts import AttemptSummary
+from provserver.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something that has happened. path: of the organization that it belongs to, root first. id: None of presence."""
+
+    id: UUID | None
+    kind: str
+    at: datetime
+    path: Sequence[UUID]
+    facts: dict[str, object]
+
+
+# Of an attempt whose key nobody knows, the organization at the top is told.
+_PATH = "coalesce(o.path, ARRAY[(SELECT id FROM organization WHERE parent_id IS NULL ORDER BY number LIMIT 1)])"
+
+_ATTEMPT = """a.id, a.at, a.transport, a.address, a.outcome, a.reason, a.detail,
+    a.profile_id, p.name, a.device_id, a.device_name"""
+
+_ATTEMPTS = f"""
+FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id LEFT JOIN organization o ON o.id = p.organization_id
+WHERE {_PATH} @> ARRAY[$1::uuid]
+"""
+
+
+async def attempts(
+    connection: Connection,
+    organization_id: UUID,
+    limit: int,
+    *,
+    before: UUID | None = None,
+    profile_id: UUID | None = None,
+    device: str | None = None,
+    refused: bool = False,
+) -> list[AttemptSummary]:
+    """The last attempts with profiles of an organization and those below it, newest first. device: a name or an id."""
+    rows = await connection.fetch(
+        f"SELECT {_ATTEMPT} {_ATTEMPTS} AND ($2::uuid IS NULL OR a.id < $2) AND ($3::uuid IS NULL OR a.profile_id = $3)"
+        " AND ($4::text IS NULL OR a.device_name = $4 OR a.device_id::text = $4) AND (NOT $5 OR a.outcome <> 'success')"
+        " ORDER BY a.id DESC LIMIT $6",
+        organization_id,
+        before,
+        profile_id,
+        device,
+        refused,
+        limit,
+    )
+    return [AttemptSummary(*row) for row in rows]
+
+
+async def now(connection: Connection) -> datetime:
+    """The database's clock."""
+    found: datetime = await connection.fetchval("SELECT clock_timestamp()")
+    return found
+
+
+async def audits_since(
+    connection: Connection, since: UUID, limit: int, organization_id: UUID | None = None
+) -> list[Happening]:
+    """The newest entries of the audit of ids above one; of a tree below an organization, or of all."""
+    rows = await connection.fetch(
+        "SELECT a.id, a.at, o.path, a.organization_id, a.actor, a.action, a.subject_id, a.detail"
+        " FROM audit a JOIN organization o ON o.id = a.organization_id WHERE a.id > $1"
+        " AND ($3::uuid IS NULL OR o.path @> ARRAY[$3]) ORDER BY a.id DESC LIMIT $2",
+        since,
+        limit,
+        organization_id,
+    )
+    names = ("organizationId", "actor", "action", "subjectId", "detail")
+    return [Happening(row[0], "audit", row[1], row[2], dict(zip(names, row[3:], strict=False))) for row in rows]
+
+
+async def attempts_since(
+    connection: Connection, since: UUID, limit: int, organization_id: UUID | None = None
+) -> list[Happening]:
+    """The newest attempts of ids above one; of a tree below an organization, or of all."""
+    rows = await connection.fetch(
+        f"SELECT a.id, a.at, {_PATH}, a.transport, a.address, a.outcome, a.reason, a.detail, a.profile_id, p.name,"
+        " a.device_id, a.device_name FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id"
+        " LEFT JOIN organization o ON o.id = p.organization_id WHERE a.id > $1"
+        f" AND ($3::uuid IS NULL OR {_PATH} @> ARRAY[$3]) ORDER BY a.id DESC LIMIT $2",
+        since,
+        limit,
+        organization_id,
+    )
+    names = ("transport", "address", "outcome", "reason", "detail", "profileId", "profile", "deviceId", "deviceName")
+    return [Happening(row[0], "attempt", row[1], row[2], dict(zip(names, row[3:], strict=False))) for row in rows]
+
+
+async def presences_since(connection: Connection, since: datetime, until: datetime, limit: int) -> list[Happening]:
+    """Devices that were seen, or whose time online ran out, after one time and not after another."""
+    rows = await connection.fetch(
+        "SELECT greatest(r.last_seen_at, least(r.online_until, $2)), o.path, r.device_id, d.name,"
+        " r.online_until > $2, r.last_seen_at"
+        " FROM presence r JOIN device d ON d.id = r.device_id"
+        " JOIN organization o ON o.id = coalesce(d.holder_id, d.organization_id)"
+        " WHERE r.last_seen_at > $1 AND r.last_seen_at <= $2 OR r.online_until > $1 AND r.online_until <= $2"
+        " ORDER BY 1 LIMIT $3",
+        since,
+        until,
+        limit,
+    )
+    names = ("deviceId", "deviceName", "online", "lastSeenAt")
+    return [Happening(None, "presence", row[0], row[1], dict(zip(names, row[2:], strict=False))) for row in rows]

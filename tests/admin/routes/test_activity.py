@@ -1,0 +1,81 @@
+import json
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+from provserver.admin.routes import activity
+from provserver.core.authorization import Role
+from tests.admin.conftest import Caller, Site
+
+
+async def event(response: aiohttp.ClientResponse) -> dict[str, Any]:
+    """The next event, by its fields; what is no event is left out."""
+    fields: dict[str, Any] = {}
+    while True:
+        line = (await response.content.readline()).decode()
+        assert line, "the feed has ended"
+        name, _, value = line.rstrip("\n").partition(": ")
+        if line == "\n" and "data" in fields:
+            fields["data"] = json.loads(fields["data"])
+            return fields
+        if line == "\n" or not name:
+            fields.clear()
+        else:
+            fields[name] = value
+
+
+def follow(site: Site, caller: Caller, **headers: str) -> Any:
+    url = f"{site.url}/api/admin/events"
+    return site.session.get(url, headers={"Authorization": f"Bearer {caller.key}", **headers})
+
+
+async def test_what_happens_is_told_as_it_happens(site: Site, admin: Caller) -> None:
+    async with follow(site, admin) as feed:
+        assert (feed.status, feed.headers["Content-Type"]) == (200, "text/event-stream")
+        made = await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+        told = await event(feed)
+    assert told["event"] == told["data"]["type"] == "audit"
+    assert told["data"]["id"] == told["id"]
+    assert (told["data"]["action"], told["data"]["subjectId"]) == ("profile.created", made["id"])
+
+    missed = await admin.ok("POST", "/profiles", {"name": "another"})
+    async with follow(site, admin, **{"Last-Event-ID": told["id"]}) as feed:
+        subjects = [(await event(feed))["data"]["subjectId"] for _ in range(2)]
+    assert subjects == [made["id"], missed["id"]]  # a profile comes with a key: an entry of its own
+
+
+async def test_a_silent_feed_says_that_it_lives_and_ends_in_time(site: Site, admin: Caller, monkeypatch: Any) -> None:
+    monkeypatch.setattr(activity, "HEARTBEAT", 0.01)
+    async with follow(site, admin) as feed:
+        assert await feed.content.readline() == b": what happens from now on\n"
+        assert await feed.content.readline() == b"retry: 3000\n"
+        assert [await feed.content.readline() for _ in range(3)] == [b"\n", b":\n", b"\n"]
+        monkeypatch.setattr(activity, "MAX_LIFE", 0)
+        while await feed.content.readline():
+            pass
+
+
+async def test_who_may_not_read_the_audit_hears_none(site: Site, admin: Caller) -> None:
+    user = await site.caller(Role.USER)
+    since = str(uuid4())
+    await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+    assert (await user("GET", "/audit")).code == "forbidden"
+    async with site.api.services.feed.read(await site.api.services.api_keys.authenticate(user.key or "")) as reader:
+        assert reader._kinds == {"presence"}
+    assert (await site.nobody("GET", "/events", headers={"Last-Event-ID": since})).code == "unauthenticated"
+    assert (await admin("GET", "/events", headers={"Last-Event-ID": "yesterday"})).code == "malformed"
+
+
+async def test_the_audit_and_attempts_are_listed_in_pages(admin: Caller) -> None:
+    for name in "abc":
+        await admin.ok("POST", "/profiles", {"name": name})
+    page = await admin.ok("GET", "/audit", limit=2)
+    assert [entry["action"] for entry in page["items"]] == ["provision_key.added", "profile.created"]
+    rest = await admin.ok("GET", "/audit", limit=500, cursor=page["nextCursor"])
+    assert rest["nextCursor"] is None
+    assert page["items"][-1]["id"] > rest["items"][0]["id"]
+    subject = page["items"][0]["subjectId"]
+    found = await admin.ok("GET", "/audit", subject=subject)
+    assert {entry["subjectId"] for entry in found["items"]} == {subject}
+    assert await admin.ok("GET", "/attempts", refused=True, device="x") == {"items": [], "nextCursor": None}

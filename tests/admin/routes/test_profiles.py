@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pytest
+
+from tests.admin.conftest import Caller
+
+FIELDS = [{"name": "Serial Number", "unique": True}, {"name": "MAC address", "type": "mac"}]
+
+
+async def test_a_profile_comes_with_a_key_and_is_changed(admin: Caller) -> None:
+    made = await admin("POST", "/profiles", {"name": "wifi-sensor", "metadataFields": FIELDS})
+    assert made.status == 201
+    profile = made.json
+    assert len(profile["provisionDeviceSecret"]) == 32
+    assert profile["metadataFields"][1] == {
+        "name": "MAC address",
+        "type": "mac",
+        "unique": False,
+        "options": [],
+        "default": "",
+    }
+    assert profile["strategy"] == "ALLOW_CREATE_NEW_DEVICES"
+
+    for reference in (profile["id"], profile["templateId"], "wifi-sensor"):
+        shown = await admin("GET", f"/profiles/{reference}")
+        assert shown.headers["ETag"] == made.headers["ETag"]
+    assert shown.json["provisionDeviceKeys"] == [profile["provisionDeviceKey"]]
+    assert "provisionDeviceSecret" not in shown.json
+
+    changed = await admin("PATCH", "/profiles/wifi-sensor", {"twoSidedClaim": True}, {"If-Match": made.headers["ETag"]})
+    assert changed.json["twoSidedClaim"]
+    stale = await admin("PATCH", "/profiles/wifi-sensor", {"name": "x"}, {"If-Match": made.headers["ETag"]})
+    assert stale.code == "stale"
+    wrong = await admin("PATCH", "/profiles/wifi-sensor", {"metadataFields": [{"name": "x", "type": "nonsense"}]})
+    assert wrong.code == "invalid"
+
+
+async def test_provision_keys_have_budgets(admin: Caller) -> None:
+    await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+    budget = {"networks": ["192.0.2.0/24"], "notAfter": "2099-01-01T00:00:00Z"}
+    pair = await admin.ok("POST", "/profiles/wifi-sensor/keys", {"provisionDeviceKey": "second", **budget})
+    shown = await admin.ok("GET", "/profiles/wifi-sensor")
+    assert shown["keyBudgets"] == [{"provisionDeviceKey": "second", "notBefore": None, **budget}]
+    assert pair["provisionDeviceSecret"] not in str(shown)
+    removed = await admin.ok("DELETE", "/profiles/wifi-sensor/keys/second")
+    assert removed == {"provisionDeviceKey": "second"}
+    assert (await admin("DELETE", "/profiles/wifi-sensor/keys/second")).code == "not_found"
+    assert (await admin("POST", "/profiles/wifi-sensor/keys", {"networks": ["here"]})).code == "invalid"
+
+
+async def test_profiles_are_copied_as_files_and_as_they_are(admin: Caller) -> None:
+    await admin.ok("POST", "/profiles", {"name": "wifi-sensor", "metadataFields": FIELDS})
+    file = await admin("GET", "/profiles/wifi-sensor/export.toml")
+    assert file.headers["Content-Type"] == "application/toml; charset=utf-8"
+    body = {"toml": file.body.decode(), "name": "imported"}
+    assert (await admin("POST", "/profiles/import", body | {"dryRun": True})).status == 200
+    assert (await admin("POST", "/profiles/import", body)).status == 201
+    assert (await admin("POST", "/profiles/import", {"toml": "name ="})).code == "invalid"
+    await admin.ok("POST", "/profiles/wifi-sensor/clone", {"name": "cloned"})
+    page = await admin.ok("GET", "/profiles", limit=2)
+    assert [each["name"] for each in page["items"]] == ["cloned", "imported"]
+    assert {str(each["metadataFields"]) for each in page["items"]} == {str(page["items"][0]["metadataFields"])}
+    rest = await admin.ok("GET", "/profiles", cursor=page["nextCursor"])
+    assert [each["name"] for each in rest["items"]] == ["wifi-sensor"]
+    assert (await admin.ok("DELETE", "/profiles/cloned"))["name"] == "cloned"
+
+
+FILES = {file.stem: file.read_text() for file in Path("config/profiles").glob("*.toml")}
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_the_profiles_that_come_along_are_imported(admin: Caller, name: str) -> None:
+    await admin.ok("POST", "/profiles/import", {"toml": FILES[name]})
+
+
+async def test_profiles_of_organizations_below_are_named_by_them(admin: Caller) -> None:
+    await admin.ok("POST", "/organizations", {"name": "Customer"})
+    made = await admin.ok("POST", "/profiles", {"name": "theirs"}, organization="Customer")
+    assert (await admin("GET", "/profiles/theirs")).code == "not_found"
+    assert (await admin.ok("GET", "/profiles/theirs", organization="Customer"))["id"] == made["id"]

@@ -1,0 +1,341 @@
+"""Every route, asked by everybody: nothing of one organization is seen or changed by another but from above.
+
+The table below must name every route, so that a new one without an entry fails.
+"""
+
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from provserver.admin.route import PREFIX, Access, Route
+from provserver.admin.routes import ROUTES
+from provserver.core.authorization import PERMISSIONS, Permission, Role
+from provserver.core.limits import Buckets
+from provserver.services.claiming import ClaimLimits
+from tests.admin.conftest import PASSWORD, Answer, Caller, Site
+from tests.conftest import Space
+from tests.services.conftest import contents
+
+
+@dataclass
+class Ask:
+    """A request that somebody who may everything in the victim's organization would have answered.
+
+    own: what it names is the caller's own by nature, so that there is no victim; only permissions matter.
+    """
+
+    path: dict[str, str] = field(default_factory=dict)
+    body: object = None
+    query: dict[str, Any] = field(default_factory=dict)
+    own: bool = False
+
+
+class Victim:
+    """One of everything that an organization has; as it is made, of things that do not exist."""
+
+    def __init__(self) -> None:
+        self.id, self.user, self.key, self.profile, self.device, self.token, self.claimed, self.job = (
+            str(uuid4()) for _ in range(8)
+        )
+        self.email = f"{self.user}@example.com"
+        self.provision_key = self.key
+        self.qr = "sqr_" + self.user.replace("-", "")
+
+    @property
+    def marks(self) -> set[str]:
+        """What is in no answer to somebody who may not see the organization, unless he has named it himself."""
+        return set(vars(self).values())
+
+
+Asks = Callable[[Victim], Ask]
+
+TABLE: dict[str, Asks] = {
+    "POST /session": lambda v: Ask(body={"email": v.email, "password": "a wrong password"}),
+    "GET /session": lambda _: Ask(own=True),
+    "DELETE /session": lambda _: Ask(own=True),
+    "POST /setup": lambda _: Ask(body={"link": "unknown", "email": "x@example.com", "password": PASSWORD}),
+    "GET /setup": lambda _: Ask(),
+    "POST /invitations/accept": lambda _: Ask(body={"link": "unknown", "password": PASSWORD}),
+    "GET /invitations/accept": lambda _: Ask(),
+    "POST /sign-up": lambda _: Ask(
+        body={"organizationNumber": 2_000_000, "email": "new@example.com", "password": PASSWORD}
+    ),
+    "POST /password": lambda _: Ask(body={"current": PASSWORD, "password": PASSWORD + "!"}, own=True),
+    "POST /password/reset": lambda _: Ask(body={"link": "unknown", "password": PASSWORD}),
+    "GET /password/reset": lambda _: Ask(),
+    "GET /organizations": lambda v: Ask(query={"parent": v.id}),
+    "POST /organizations": lambda v: Ask(body={"name": "below", "parent": v.id}),
+    "GET /organizations/{organization}": lambda v: Ask({"organization": v.id}),
+    "PATCH /organizations/{organization}": lambda v: Ask({"organization": v.id}, {"name": "renamed"}),
+    "DELETE /organizations/{organization}": lambda v: Ask({"organization": v.id}),
+    "GET /users": lambda v: Ask(query={"organization": v.id}),
+    "POST /users": lambda v: Ask(body={"email": "more@example.com", "role": "user", "organization": v.id}),
+    "GET /users/{user}": lambda v: Ask({"user": v.user}),
+    "PATCH /users/{user}": lambda v: Ask({"user": v.user}, {"name": "Somebody else"}),
+    "DELETE /users/{user}": lambda v: Ask({"user": v.user}),
+    "POST /users/{user}/invite": lambda v: Ask({"user": v.user}),
+    "POST /users/{user}/reset-password": lambda v: Ask({"user": v.user}),
+    "GET /keys": lambda v: Ask(query={"organization": v.id}),
+    "POST /keys": lambda v: Ask(body={"name": "more", "permissions": ["devices:view"], "organization": v.id}),
+    "GET /keys/{key}": lambda v: Ask({"key": v.key}),
+    "DELETE /keys/{key}": lambda v: Ask({"key": v.key}),
+    "GET /profiles": lambda v: Ask(query={"organization": v.id}),
+    "POST /profiles": lambda v: Ask(body={"name": "more"}, query={"organization": v.id}),
+    "POST /profiles/import": lambda v: Ask(
+        body={"toml": 'name = "imported"\nstrategy = "allow-create"\n'}, query={"organization": v.id}
+    ),
+    "GET /profiles/{profile}": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
+    "PATCH /profiles/{profile}": lambda v: Ask({"profile": v.profile}, {"name": "renamed"}, {"organization": v.id}),
+    "DELETE /profiles/{profile}": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
+    "POST /profiles/{profile}/clone": lambda v: Ask({"profile": v.profile}, {"name": "twin"}, {"organization": v.id}),
+    "GET /profiles/{profile}/export.toml": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
+    "POST /profiles/{profile}/keys": lambda v: Ask({"profile": v.profile}, {}, {"organization": v.id}),
+    "DELETE /profiles/{profile}/keys/{key}": lambda v: Ask(
+        {"profile": v.profile, "key": v.provision_key}, query={"organization": v.id}
+    ),
+    "GET /devices": lambda v: Ask(query={"profile": v.profile}),
+    "POST /devices": lambda v: Ask(body={"name": "more", "profile": v.profile}),
+    "POST /devices/import": lambda v: Ask(body=b"name\r\nmore-1\r\n", query={"profile": v.profile}),
+    "POST /devices/claim": lambda v: Ask(body={"device": v.device, "secret": "unknown"}),
+    "GET /devices/{device}": lambda v: Ask({"device": v.device}, query={"credentials": "true"}),
+    "PATCH /devices/{device}": lambda v: Ask({"device": v.device}, {"shared": {"interval": 1}}),
+    "DELETE /devices/{device}": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/revoke": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/rearm": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/transfer": lambda v: Ask({"device": v.device}, {"organization": v.id}),
+    "GET /static-tokens": lambda v: Ask(query={"profile": v.profile}),
+    "POST /static-tokens": lambda v: Ask(body={"profile": v.profile, "count": 1}),
+    "POST /static-tokens/import": lambda v: Ask(body=b"Device Name\r\nmore-2\r\n", query={"profile": v.profile}),
+    "GET /static-tokens/export.csv": lambda v: Ask(query={"id": v.token}),
+    "GET /static-tokens/export.zip": lambda v: Ask(query={"id": v.token}),
+    "GET /static-tokens/export.pdf": lambda v: Ask(query={"id": v.token}),
+    "POST /static-tokens/claim": lambda v: Ask(body={"qr": v.qr}),
+    "GET /static-tokens/{token}": lambda v: Ask({"token": v.token}, query={"open": "true"}),
+    "DELETE /static-tokens/{token}": lambda v: Ask({"token": v.token}, query={"confirm": "true"}),
+    "POST /static-tokens/{token}/unclaim": lambda v: Ask({"token": v.claimed}),
+    "POST /static-tokens/{token}/disclaim": lambda v: Ask({"token": v.claimed}),
+    "GET /static-tokens/{token}/qr.png": lambda v: Ask({"token": v.token}),
+    "GET /static-tokens/{token}/qr.svg": lambda v: Ask({"token": v.token}),
+    "GET /jobs": lambda _: Ask(),
+    "GET /jobs/{id}": lambda v: Ask({"id": v.job}),
+    "POST /jobs/{id}/cancel": lambda v: Ask({"id": v.job}),
+    "GET /attempts": lambda v: Ask(query={"profile": v.profile}),
+    "GET /audit": lambda v: Ask(query={"organization": v.id}),
+    "GET /events": lambda _: Ask(own=True),
+    "GET /openapi.json": lambda _: Ask(),
+    "GET /docs": lambda _: Ask(),
+}
+
+ENDLESS = {"GET /events"}
+"""Tested by `test_activity.py`; here, that it is refused to whom it must be."""
+
+REFUSED_ALL_THE_SAME = {
+    "POST /password": 409,  # an API key has none
+    "DELETE /organizations/{organization}": 409,  # it has something left
+    "DELETE /profiles/{profile}": 409,  # it has devices
+    "POST /users/{user}/reset-password": 409,  # the invitation was not accepted
+    "POST /devices/claim": 404,  # the secret is wrong
+    "POST /devices/{device}/transfer": 409,  # to the same owner
+    "POST /jobs/{id}/cancel": 409,  # it has ended
+}
+"""What does not come about for another reason than who asks."""
+
+OF_ONES_OWN = {
+    "GET /devices": 404,
+    "POST /devices": 404,
+    "POST /devices/import": 404,
+    "GET /attempts": 404,
+    "POST /static-tokens/claim": 404,
+}
+"""What is for the caller's own organization: profiles that are named, and codes of its makers."""
+
+
+OF_OTHERS: dict[Role, dict[str, int]] = {
+    Role.STAFF: {"PATCH /users/{user}": 403},
+    Role.USER: {
+        "GET /users/{user}": 403,
+        "PATCH /users/{user}": 403,
+        "GET /jobs/{id}": 404,
+        "POST /jobs/{id}/cancel": 404,
+        "GET /devices/{device}": 403,  # with its credentials
+        "DELETE /devices/{device}": 403,
+        "POST /static-tokens/{token}/unclaim": 403,
+    },
+}
+"""What is for everybody with his own things, and not with others'."""
+
+
+def key(route: Route) -> str:
+    return f"{route.method} {route.path.removeprefix(PREFIX)}"
+
+
+def test_the_table_names_every_route() -> None:
+    assert {key(route) for route in ROUTES} == set(TABLE)
+
+
+class World:
+    """A manufacturer and another tree beside it; customers A and B, one below A; and their programs."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.callers: dict[str, Caller] = {}
+        self.organizations: dict[str, str] = {}
+        self.paths: dict[str, list[str]] = {}
+        self.numbers = itertools.count(1)
+
+    async def grow(self) -> None:
+        site = self.site
+        unlimited = ClaimLimits(Buckets(1e9, 1e9), Buckets(1e9, 1e9))
+        site.api.services.claiming._limits = unlimited
+        root = str(site.space.organization_id)
+        self.organizations["manufacturer"] = root
+        self.organizations["a"] = await self._organization("customer-a", root)
+        self.organizations["b"] = await self._organization("customer-b", root)
+        self.organizations["below-a"] = await self._organization("below-a", self.organizations["a"])
+        self.organizations["foreign"] = str(
+            await site.space.value(
+                "INSERT INTO organization (id, name, path, parent_id) SELECT i, 'Foreign', ARRAY[i], NULL"
+                " FROM gen_random_uuid() AS i RETURNING id"
+            )
+        )
+        for name, organization in self.organizations.items():
+            for role in Role:
+                self.callers[f"{name} {role}"] = await site.caller(role, UUID(organization))
+        self.callers["expired"] = await site.caller(Role.ADMIN, UUID(self.organizations["a"]))
+        await site.space.value(
+            "UPDATE api_key SET expires_at = now() WHERE id = (SELECT max(id::text)::uuid FROM api_key) RETURNING 1"
+        )
+        self.callers["unknown"] = Caller(site.session, site.url, "psk_" + "A" * 40)
+        self.callers["nobody"] = site.nobody
+        rows = await site.space.rows("SELECT id, path FROM organization")
+        paths = {str(row["id"]): list(map(str, row["path"])) for row in rows}
+        self.paths = {name: paths[id_] for name, id_ in self.organizations.items()}
+
+    async def _organization(self, name: str, parent: str) -> str:
+        made = await self.site.api.services.organizations.create(self.site.operator, name, parent)
+        return str(made.id)
+
+    def strangers(self, owner: str) -> list[str]:
+        """Who is not above an organization."""
+        return [name for name, id_ in self.organizations.items() if id_ not in self.paths[owner]]
+
+    async def victim(self, owner: str) -> Victim:
+        """One of everything, made by the organization's own admin."""
+        admin, victim, n = self.callers[f"{owner} admin"], Victim(), next(self.numbers)
+        victim.id = self.organizations[owner]
+        victim.profile = (await admin.ok("POST", "/profiles", {"name": f"profile {n}"}))["id"]
+        victim.provision_key = (await admin.ok("POST", f"/profiles/{victim.profile}/keys", {}))["provisionDeviceKey"]
+        victim.email = f"victim-{n}@example.com"
+        victim.user = (await admin.ok("POST", "/users", {"email": victim.email, "role": "user"}))["id"]
+        made = await admin.ok("POST", "/keys", {"name": f"key of victim {n}", "permissions": ["devices:view"]})
+        victim.key = made["id"]
+        device = {"name": f"device {n}", "profile": victim.profile}
+        victim.device = (await admin.ok("POST", "/devices", device))["id"]
+        tokens = (await admin.ok("POST", "/static-tokens", {"profile": victim.profile, "count": 3}))["items"]
+        victim.token, victim.claimed = tokens[0]["id"], tokens[1]["id"]
+        opened = await admin.ok("GET", f"/static-tokens/{victim.claimed}", open=True)
+        await admin.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
+        victim.qr = (await admin.ok("GET", f"/static-tokens/{tokens[2]['id']}", open=True))["qrPayload"]
+        begun = await admin.ok("POST", "/devices/import", b"name\r\n", profile=victim.profile, asJob=True)
+        victim.job = begun["job"]["id"]
+        while (await admin.ok("GET", f"/jobs/{victim.job}"))["state"] == "running":
+            pass
+        return victim
+
+    async def ask(self, caller: str, route: Route, victim: Victim) -> Answer:
+        ask = TABLE[key(route)](victim)
+        path = route.path.removeprefix(PREFIX)
+        for name, value in ask.path.items():
+            path = path.replace("{" + name + "}", value)
+        return await self.callers[caller](route.method, path, ask.body, **ask.query)
+
+
+@pytest.fixture
+async def world(space: Space, tmp_path: Path) -> AsyncIterator[World]:
+    async with Site.open(space, tmp_path) as site:
+        world = World(site)
+        await world.grow()
+        yield world
+
+
+def may(route: Route, role: Role) -> bool:
+    return not isinstance(route.access, Permission) or route.access in PERMISSIONS[role]
+
+
+async def state(world: World) -> dict[str, list[tuple[object, ...]]]:
+    """What there is, but for what a look itself leaves behind."""
+    kept = await contents(world.site.space)
+    return {table: rows for table, rows in kept.items() if table not in ("idempotency_key", "api_key")}
+
+
+async def test_who_is_not_known_gets_nowhere(world: World) -> None:
+    victim = await world.victim("a")
+    before = await state(world)
+    for route in ROUTES:
+        for caller in ("nobody", "unknown", "expired"):
+            if route.access is not Access.PUBLIC:
+                answer = await world.ask(caller, route, victim)
+                assert (answer.status, answer.code) == (401, "unauthenticated"), (caller, key(route))
+    assert await state(world) == before
+
+
+@pytest.mark.parametrize("owner", ["manufacturer", "a", "below-a", "foreign"])
+async def test_nothing_is_seen_or_changed_across_organizations(world: World, owner: str) -> None:
+    """Who may not see what is asked for cannot tell it from what is not there."""
+    victim, ghost = await world.victim(owner), Victim()
+    before = await state(world)
+    for route, stranger, role in itertools.product(ROUTES, world.strangers(owner), Role):
+        ask = TABLE[key(route)](victim)
+        if ask.own or route.access is Access.PUBLIC:
+            continue
+        if key(route) == "POST /static-tokens/claim" and world.organizations[owner] in world.paths[stranger]:
+            continue  # which is what customers are for
+        answer = await world.ask(f"{stranger} {role}", route, victim)
+        told = (stranger, role, key(route), answer.status, answer.body)
+        if not may(route, role):
+            assert (answer.status, answer.code) == (403, "forbidden"), told
+            continue
+        of_nothing = await world.ask(f"{stranger} {role}", route, ghost)
+        assert answer.status == of_nothing.status, (told, of_nothing.body)
+        if answer.status >= 400:
+            assert answer.status in (403, 404), told
+            assert answer.code == of_nothing.code, told
+        else:
+            assert key(route) == "GET /jobs", told
+        given = repr(ask)
+        assert not [mark for mark in victim.marks if mark not in given and mark.encode() in answer.body], told
+    assert await state(world) == before
+
+
+@pytest.mark.parametrize("caller", ["a admin", "a staff", "a user", "manufacturer admin", "manufacturer user"])
+async def test_roles_may_what_they_may_and_no_more(world: World, caller: str) -> None:
+    """Within one's own organization, and from above."""
+    role = Role(caller.split()[1])
+    above = caller.startswith("manufacturer")
+    victim = await world.victim("a")
+    used = False
+    for route in ROUTES:
+        if route.access is Access.PUBLIC or key(route) in ENDLESS or not may(route, role):
+            continue
+        if used:
+            victim = await world.victim("a")
+        answer = await world.ask(caller, route, victim)
+        used = route.method != "GET"
+        told = (key(route), answer.status, answer.body)
+        expected = REFUSED_ALL_THE_SAME.get(key(route))
+        if above:
+            expected = OF_ONES_OWN.get(key(route), expected)
+        if role is not Role.ADMIN:
+            expected = OF_OTHERS[role].get(key(route), expected)
+        assert answer.status == expected if expected else answer.status < 300, told
+    before = await state(world)
+    for route in ROUTES:
+        if not may(route, role):
+            answer = await world.ask(caller, route, victim)
+            assert (answer.status, answer.code) == (403, "forbidden"), key(route)
+    assert await state(world) == before

@@ -1,0 +1,72 @@
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from provserver.admin import openapi
+from provserver.admin.problem import KINDS
+from provserver.admin.routes import ROUTES
+from provserver.core.authorization import Principal
+from provserver.services.api_keys import ApiKeys
+from tests.admin.conftest import Caller, Site
+
+SETTINGS = """
+[checks.positive_data_acceptance]
+# Beyond what a schema can say: 412, it has changed; 422, a value of the right form that cannot be taken.
+expected-statuses = ["2xx", "401", "403", "404", "409", "412", "422", "429"]
+"""
+
+
+async def test_the_server_does_what_its_description_says(
+    site: Site, admin: Caller, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = site.api.services.api_keys
+    own, authenticate = await keys.authenticate(admin.key or ""), ApiKeys.authenticate
+
+    async def whatever_becomes_of_it(self: ApiKeys, secret: str) -> Principal:
+        return own if secret == admin.key else await authenticate(self, secret)
+
+    monkeypatch.setattr(ApiKeys, "authenticate", whatever_becomes_of_it)  # as it is found, and deleted
+    await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+    await admin.ok("POST", "/static-tokens", {"profile": "wifi-sensor", "count": 3})
+    (tmp_path / "schemathesis.toml").write_text(SETTINGS)
+    running = await asyncio.create_subprocess_exec(
+        str(Path(sys.executable).with_name("schemathesis")),
+        *("--config-file", "schemathesis.toml"),
+        *("run", f"{site.url}/api/admin/openapi.json"),
+        *("--header", f"Authorization: Bearer {admin.key}"),
+        *("--checks", "all", "--max-examples", "1", "--seed", "1", "--generation-deterministic"),
+        *("--exclude-path", "/api/admin/events"),  # which does not end
+        cwd=tmp_path,
+        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.admin.schemathesis_hooks", "PYTHONPATH": str(Path.cwd())},
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await running.communicate()
+    assert running.returncode == 0, out.decode()
+
+
+def test_every_route_is_described() -> None:
+    document = openapi.document(ROUTES)
+    for route in ROUTES:
+        operation = document["paths"][route.path][route.method.lower()]
+        assert operation["summary"]
+        assert str(route.status) in operation["responses"]
+        for code in route.codes:
+            assert str(KINDS[code].status) in operation["responses"], (route.path, code)
+        if route.body is not None and route.method == "POST":
+            (content,) = operation["requestBody"]["content"].values()
+            assert content["example"] is not None
+    names = [operation["operationId"] for path in document["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names)) == len(ROUTES)
+    assert {tag["name"] for tag in document["tags"] if tag["description"]} == {route.tag for route in ROUTES}
+
+
+def test_who_may_is_described() -> None:
+    paths = openapi.document(ROUTES)["paths"]
+    assert paths["/api/admin/session"]["post"]["security"] == []
+    assert paths["/api/admin/users"]["get"]["security"] == [{"apiKey": []}, {"session": []}]
+    assert paths["/api/admin/users"]["post"]["security"] == [{"apiKey": []}, {"session": [], "csrfToken": []}]
+    assert paths["/api/admin/users"]["post"]["x-permission"] == "users:manage"

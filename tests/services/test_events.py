@@ -1,0 +1,165 @@
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator
+from uuid import UUID
+
+import pytest
+
+from provserver.core import ids
+from provserver.core.authorization import OPERATOR, Permission, Principal
+from provserver.errors import Forbidden, NotFound, TooManyRequests, Unavailable
+from provserver.services import events
+from provserver.services.events import Activity, Feed, Happening, Reader
+from provserver.store import audit
+from tests.conftest import Space
+from tests.services.conftest import Fleet
+
+
+@pytest.fixture
+async def feed(space: Space) -> AsyncIterator[Feed]:
+    running = Feed(space.database, interval=0.01)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def operator(space: Space) -> Principal:
+    return Principal(OPERATOR, space.organization_id)
+
+
+async def child_of(space: Space, name: str) -> Principal:
+    id_ = await space.value(
+        "INSERT INTO organization (id, parent_id, name, path) SELECT i, $1, $2, ARRAY[$1, i]"
+        " FROM gen_random_uuid() AS i RETURNING id",
+        space.organization_id,
+        name,
+    )
+    return Principal(f"key:{name}", id_)
+
+
+async def record(space: Space, organization_id: UUID, action: str, age: float = 0) -> UUID:
+    id_ = ids.uuid7(time.time() - age, os.urandom)
+    async with space.database.connection() as connection:
+        await audit.record(connection, id_, organization_id, "operator", action, "subject", fact=1)
+    return id_
+
+
+async def heard(reader: Reader, number: int = 1) -> list[Happening]:
+    found: list[Happening] = []
+    while len(found) < number:
+        told = await reader.next(60)
+        assert told is not None
+        found += told
+    return found
+
+
+async def test_what_happens_is_heard_by_who_is_above(space: Space, feed: Feed, operator: Principal) -> None:
+    a, b = await child_of(space, "a"), await child_of(space, "b")
+    async with feed.read(operator) as above, feed.read(a) as own, feed.read(b) as beside:
+        id_ = await record(space, a.organization_id, "static_token.claimed")
+        last = await record(space, b.organization_id, "device.claimed")
+        assert [each.id for each in await heard(above, 2)] == [id_, last]
+        (happening,) = await heard(own)
+        assert (happening.id, happening.kind, happening.facts["action"]) == (id_, "audit", "static_token.claimed")
+        assert [each.id for each in await heard(beside)] == [last]
+
+
+async def test_one_that_is_committed_late_is_heard_and_none_twice(
+    space: Space, feed: Feed, operator: Principal
+) -> None:
+    async with feed.read(operator) as reader:
+        early = await record(space, space.organization_id, "first")
+        assert [each.id for each in await heard(reader)] == [early]
+        late = await record(space, space.organization_id, "second", age=-0.001)
+        assert [each.id for each in await heard(reader)] == [late]
+        third = await record(space, space.organization_id, "third")
+        assert [each.id for each in await heard(reader)] == [third]
+
+
+async def test_who_comes_back_hears_what_was_missed(space: Space, feed: Feed, operator: Principal) -> None:
+    first = await record(space, space.organization_id, "first", age=60)
+    missed = await record(space, space.organization_id, "second", age=50)
+    async with feed.read(operator, since=first) as reader:
+        assert [each.id for each in await heard(reader)] == [missed]
+
+
+async def test_attempts_are_heard_and_those_of_nobodys_key_at_the_top(
+    space: Space, fleet: Fleet, feed: Feed, operator: Principal
+) -> None:
+    below = await child_of(space, "below")
+    async with feed.read(operator) as reader, feed.read(below) as other:
+        await fleet.ask("sensor-1")
+        await fleet.ask("sensor-2", provisionDeviceKey="unknown")
+        await space.provisioning.drain()
+        found = [each for each in await heard(reader, 2) if each.kind == "attempt"]
+        assert {each.facts["outcome"] for each in found} == {"success", "not_found"}
+        await record(space, below.organization_id, "only this")
+        assert [each.kind for each in await heard(other)] == ["audit"]
+
+
+async def test_devices_that_come_and_go_are_heard_of(
+    space: Space, fleet: Fleet, feed: Feed, operator: Principal
+) -> None:
+    reply = await fleet.ask("sensor-1")
+    few = Principal("user:1", space.organization_id, frozenset({Permission.DEVICES_VIEW}))
+    async with feed.read(few) as reader:
+        await space.rows(
+            "INSERT INTO presence (device_id, online_until, last_seen_at)"
+            " SELECT $1, now() + interval '1 hour', now() + interval '0.2 s'",
+            UUID(reply["deviceId"]),
+        )
+        (happening,) = await heard(reader)
+        assert (happening.kind, happening.facts["deviceName"], happening.facts["online"]) == (
+            "presence",
+            "sensor-1",
+            True,
+        )
+        await space.rows("UPDATE presence SET online_until = now() + interval '0.2 s'")
+        (happening,) = await heard(reader)
+        assert happening.facts["online"] is False
+    with pytest.raises(Forbidden):
+        async with feed.read(Principal("user:1", operator.organization_id, frozenset())):
+            pass
+
+
+async def test_feeds_are_bounded_and_end(feed: Feed, operator: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MAX_FEEDS", 1)
+    async with feed.read(operator) as reader:
+        with pytest.raises(TooManyRequests):
+            async with feed.read(operator):
+                pass
+        assert await reader.next(0) == []
+        waiting = asyncio.create_task(reader.next(60))
+        await asyncio.sleep(0)
+        feed.close()
+        assert await waiting is None
+    with pytest.raises(Unavailable):
+        async with feed.read(operator):
+            pass
+
+
+async def test_a_slow_reader_keeps_the_newest(
+    space: Space, operator: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "MAX_HELD", 2)
+    reader = Reader(operator.organization_id, frozenset({"audit"}))
+    for id_ in (await record(space, space.organization_id, "x"), *(UUID(int=n) for n in range(3))):
+        reader.tell([Happening(id_, "audit", None, [operator.organization_id], {})])  # type: ignore[arg-type]
+    assert [each.id for each in await reader.next(0) or ()] == [UUID(int=1), UUID(int=2)]
+
+
+async def test_attempts_are_listed_down_the_tree(space: Space, fleet: Fleet, operator: Principal) -> None:
+    activity, below = Activity(space.database), await child_of(space, "below")
+    for number in range(3):
+        await fleet.ask(f"sensor-{number}")
+    await fleet.ask("sensor-0")
+    await space.provisioning.drain()
+    found = await activity.attempts(operator)
+    assert [each.device for each in found] == ["sensor-0", "sensor-2", "sensor-1", "sensor-0"]
+    assert [each.id for each in await activity.attempts(operator, before=found[1].id, limit=1)] == [found[2].id]
+    assert [each.id for each in await activity.attempts(operator, refused=True)] == [found[0].id]
+    assert len(await activity.attempts(operator, device="sensor-0", profile=fleet.profile.name)) == 2
+    assert await activity.attempts(below) == []
+    with pytest.raises(NotFound):
+        await activity.attempts(below, profile=fleet.profile.name)
