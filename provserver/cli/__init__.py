@@ -1,7 +1,7 @@
-"""The command line: `provserver serve`, and `db`, `profile`, `device` on the same database, served or not.
+"""The command line: `serve`, `db`, and what operators do: on the same database, served or not, or on a server.
 
 Exit codes: 0 done; 1 refused, nothing was changed; 2 the command line is wrong; 3 the configuration or the machine
-is not as it must be; 4 Postgres does not answer now.
+is not as it must be; 4 Postgres, or the server of --server, does not answer now.
 """
 
 import gc

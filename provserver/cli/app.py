@@ -5,13 +5,29 @@ from typing import Annotated
 
 import typer
 
-from provserver.cli import attempt, ca, db, device, output, profile, serve
+from provserver.cli import (
+    attempt,
+    audit,
+    ca,
+    db,
+    device,
+    eol,
+    job,
+    key,
+    organization,
+    output,
+    profile,
+    serve,
+    static_token,
+    user,
+)
 from provserver.errors import ProvserverError
 
 cli = typer.Typer(
     name="provserver",
     help="The server a new IoT device talks to first: it provisions devices over MQTT, CoAP and HTTP.",
-    epilog="Exit codes: 0 done, 1 refused, 2 wrong command line, 3 wrong configuration, 4 Postgres does not answer.",
+    epilog="Exit codes: 0 done, 1 refused, 2 wrong command line, 3 wrong configuration, "
+    "4 Postgres or the server does not answer.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -21,7 +37,14 @@ cli.command("serve")(serve.serve)
 cli.add_typer(db.cli, name="db")
 cli.add_typer(profile.cli, name="profile")
 cli.add_typer(device.cli, name="device")
+cli.add_typer(static_token.cli, name="token")
+cli.add_typer(eol.cli, name="eol")
 cli.add_typer(attempt.cli, name="attempt")
+cli.add_typer(organization.cli, name="organization")
+cli.add_typer(user.cli, name="user")
+cli.add_typer(key.cli, name="key")
+cli.add_typer(job.cli, name="job")
+cli.add_typer(audit.cli, name="audit")
 cli.add_typer(ca.cli, name="ca")
 
 

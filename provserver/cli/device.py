@@ -1,37 +1,41 @@
 """`provserver device`: devices, pre-provisioned or provisioned."""
 
-import asyncio
-import os
 import shlex
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, contextmanager
-from io import TextIOWrapper
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, Any
 
 import msgspec
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from provserver.cli import options, output
-from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
+from provserver.admin.client import Client, Query, path
+from provserver.cli import files, options, output
 from provserver.cli.output import Json
+from provserver.cli.target import ServerOrAttribute, acting
 from provserver.core import csvfile
-from provserver.core.model import Credentials, MqttBasic
-from provserver.errors import Misconfigured, Refused
-from provserver.services.devices import AttributeChange, DeviceDetails, Devices, ImportReport
-from provserver.store.devices import DeviceSummary
-from provserver.workspace import workspace
+from provserver.core.attributes import from_text
+from provserver.core.telemetry import InvalidData, checked_key
+from provserver.errors import Refused
 
 cli = typer.Typer(
-    help="Devices: make or import them beforehand, list, show, update, revoke, re-arm, delete.", no_args_is_help=True
+    help="Devices: make or import them beforehand, list, show, update, transfer, revoke, re-arm, delete.",
+    no_args_is_help=True,
 )
 
+SHOWN_FIRST = (
+    "id",
+    "name",
+    "profile",
+    "profileId",
+    "gateway",
+    "provisionState",
+    "rearmed",
+    "credentialsType",
+    "createdAt",
+)
 SHOWN = 20
 """Telemetry keys that `show` prints for people."""
 
-Result = TypeVar("Result")
 Reference = Annotated[str, typer.Argument(metavar="DEVICE", help="Name or id.", callback=options.reference("device"))]
 ProfileOption = Annotated[
     str,
@@ -40,10 +44,12 @@ ProfileOption = Annotated[
 
 
 @cli.command()
-def create(
+@acting()
+async def create(
+    api: Client,
     name: str,
     profile: ProfileOption,
-    token: Annotated[str, typer.Option(help="Its access token. [default: generated]", show_default=False)] = "",
+    token: Annotated[str, typer.Option(help="Its access token. (default: generated)", show_default=False)] = "",
     client_id: Annotated[str, typer.Option(help="MQTT basic client id.", show_default=False)] = "",
     username: Annotated[str, typer.Option(help="MQTT basic user name.", show_default=False)] = "",
     password: Annotated[str, typer.Option(help="MQTT basic password.", show_default=False)] = "",
@@ -51,40 +57,35 @@ def create(
         Path | None, typer.Option(help="Its X.509 certificate, a PEM file.", show_default=False)
     ] = None,
     gateway: Annotated[bool, typer.Option("--gateway", help="It is a gateway.")] = False,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Make a device beforehand, for a profile that checks pre-provisioned devices."""
-    pem = _read(certificate) if certificate is not None else ""
-    columns = {
+    given = {
         "name": name,
         "token": token,
         "clientId": client_id,
         "username": username,
         "password": password,
-        "certificate": pem,
-        "gateway": str(gateway),
+        "certificate": files.text(certificate) if certificate is not None else "",
     }
-    row = csvfile.device_row(1, columns)
+    row = csvfile.device_row(1, given | {"gateway": str(gateway)})  # said here, in the words of an import
     if isinstance(row, csvfile.RowError):
         raise Refused(f"{row.column}: {row.reason}.")
-    device = _on(config, data_dir, database_url, lambda devices: devices.create(row, profile))
-    output.print_object(_device(device), json=json)
+    body = {member: text for member, text in given.items() if text}
+    device = await api.call("POST", "/devices", body=body | {"profile": profile, "gateway": gateway})
+    print_device(device, json=json)
 
 
 @cli.command("import")
-def import_(
+@acting()
+async def import_(
+    api: Client,
     file: Annotated[Path, typer.Argument(metavar="CSV", help="A file with a header row; - for standard input.")],
     profile: ProfileOption,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, keep nothing.")] = False,
     partial: Annotated[
         bool, typer.Option("--partial", help="Keep the rows that are right although others are not.")
     ] = False,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Import devices beforehand from CSV, all or none; exit code 1 when a row was wrong.
@@ -92,272 +93,171 @@ def import_(
     Columns: name; token, or clientId username password, or certificate (none: a token is generated); gateway;
     attribute:KEY and shared:KEY.
     """
-    try:
-        with _lines(file, quiet=json) as (lines, progress):
-            report = _on(
-                config,
-                data_dir,
-                database_url,
-                lambda devices: devices.import_(
-                    csvfile.read_devices(lines), profile, dry_run=dry_run, partial=partial, progress=progress
-                ),
-            )
-    except csvfile.HeaderFault as fault:
-        raise Refused(str(fault)) from None
-    if json:
-        output.print_json(_report(report, dry_run))
-    else:
-        _say_report(report, dry_run)
-    if report.error_count:
-        raise typer.Exit(1)
+    query: Query = {"profile": profile, "dryRun": dry_run, "partial": partial}
+    report = await files.import_(api, "/devices/import", file, query, quiet=json)
+    verb = "would be imported" if dry_run else "imported"
+    summary = f"{report['imported']} devices {verb}, {report['errorCount']} rows refused."
+    output.print_report(report, summary, json=json)
 
 
 @cli.command("list")
-def list_(
+@acting()
+async def list_(
+    api: Client,
     profile: Annotated[
         str | None,
         typer.Option(help="Only this profile's.", callback=options.reference("profile"), show_default=False),
     ] = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """List the devices in order of making."""
-
-    async def print_(devices: Devices) -> None:
-        async with aclosing(cast("AsyncGenerator[DeviceSummary, None]", devices.stream(profile))) as found:
-            if json:
-                await output.print_json_array(_device(device) async for device in found)
-            else:
-                output.print_table(
-                    ["NAME", "PROFILE", "CREDENTIALS", "PROVISION STATE", "MADE"],
-                    [
-                        (d.name, d.profile, d.credentials_type, d.provision_state, f"{d.created_at:%F %T}")
-                        async for d in found
-                    ],
-                )
-
-    _on(config, data_dir, database_url, print_)
+    columns = {
+        "NAME": "name",
+        "PROFILE": "profile",
+        "CREDENTIALS": "credentialsType",
+        "PROVISION STATE": "provisionState",
+        "MADE": "createdAt",
+    }
+    await output.print_list(api.items("/devices", query={"profile": profile}), columns, json=json)
 
 
 @cli.command()
-def show(
+@acting()
+async def show(
+    api: Client,
     device: Reference,
     credentials: Annotated[bool, typer.Option("--credentials", help="Show the credentials in clear, too.")] = False,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Show a device with its attributes, its credentials and what it last sent."""
-    details = _on(config, data_dir, database_url, lambda devices: devices.show(device, open_=credentials))
-    _print_details(details, json)
+    query = {"credentials": credentials or None}
+    _print_details(await api.call("GET", path("devices", device), query=query), json)
 
 
 @cli.command()
-def update(
+@acting()
+async def update(
+    api: Client,
     device: Reference,
     shared: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Write a shared attribute.", show_default=False)
     ] = None,
-    server: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Write a server attribute.", show_default=False)
-    ] = None,
+    server: ServerOrAttribute = None,
     delete_shared: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Remove a shared attribute.", show_default=False)
     ] = None,
     delete_server: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Remove a server attribute.", show_default=False)
     ] = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Change a device's attributes. Values that are JSON are taken as such, others as text.
 
     The device reads shared ones and is told when they change; it never sees server ones.
     """
-    change = AttributeChange(
-        _pairs("--shared", shared), _pairs("--server", server), delete_shared or (), delete_server or ()
-    )
-    details = _on(config, data_dir, database_url, lambda devices: devices.update(device, change))
-    _print_details(details, json)
+    change = {
+        "shared": _values("--shared", shared),
+        "server": _values("--server", server),
+        "deleteShared": delete_shared or [],
+        "deleteServer": delete_server or [],
+    }
+    _print_details(await api.call("PATCH", path("devices", device), body=change), json)
 
 
 @cli.command()
-def revoke(
+@acting()
+async def transfer(
+    api: Client,
     device: Reference,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    user: Annotated[
+        str | None,
+        typer.Option("--to-user", help="E-mail or id of who gets it.", callback=options.reference("user")),
+    ] = None,
+    organization: Annotated[
+        str | None,
+        typer.Option(
+            "--to-organization",
+            help="Name, number or id of the organization that gets it.",
+            callback=options.reference("organization"),
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Take a device's credentials away: it is cut off, and cannot come back with them."""
-    revoked = _on(config, data_dir, database_url, lambda devices: devices.revoke(device))
+    """Give a device to another user or organization below one's own; its static token stays claimed."""
+    if (user is None) == (organization is None):
+        raise typer.BadParameter("is needed, or --to-organization; one of them.", param_hint="--to-user")
+    body = {"user": user} if user is not None else {"organization": organization}
+    moved = await api.call("POST", path("devices", device, "transfer"), body=body)
     if json:
-        output.print_json(_device(revoked))
+        output.print_json(moved)
+    output.say(f"{moved['name']} is with {user or organization} now.", quiet=json)
+
+
+@cli.command()
+@acting()
+async def revoke(api: Client, device: Reference, json: Json = False) -> None:
+    """Take a device's credentials away: it is cut off, and cannot come back with them."""
+    revoked = await api.call("POST", path("devices", device, "revoke"))
+    if json:
+        output.print_json(revoked)
     output.say(
-        f"{revoked.name} has no credentials any more. "
-        f"To let it provision itself again: provserver device rearm {shlex.quote(revoked.name)}",
+        f"{revoked['name']} has no credentials any more. "
+        f"To let it provision itself again: provserver device rearm {shlex.quote(revoked['name'])}",
         quiet=json,
     )
 
 
 @cli.command()
-def rearm(
-    device: Reference,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
-) -> None:
+@acting()
+async def rearm(api: Client, device: Reference, json: Json = False) -> None:
     """Let a device provision itself once more, with fresh credentials: for one that lost its own."""
-    rearmed = _on(config, data_dir, database_url, lambda devices: devices.rearm(device))
+    rearmed = await api.call("POST", path("devices", device, "rearm"))
     if json:
-        output.print_json(_device(rearmed))
-    output.say(f"{rearmed.name} may provision itself once more.", quiet=json)
+        output.print_json(rearmed)
+    output.say(f"{rearmed['name']} may provision itself once more.", quiet=json)
 
 
 @cli.command()
-def delete(
-    device: Reference,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
-) -> None:
+@acting()
+async def delete(api: Client, device: Reference, json: Json = False) -> None:
     """Delete a device; its credentials die with it."""
-    deleted = _on(config, data_dir, database_url, lambda devices: devices.delete(device))
+    deleted = await api.call("DELETE", path("devices", device))
     if json:
-        output.print_json(_device(deleted))
-    output.say(f"Deleted {deleted.name}.", quiet=json)
+        output.print_json(deleted)
+    output.say(f"Deleted {deleted['name']}.", quiet=json)
 
 
-def _on(
-    config: ConfigFile,
-    data_dir: DataDir,
-    database_url: DatabaseUrl,
-    work: Callable[[Devices], Awaitable[Result]],
-) -> Result:
-    async def act() -> Result:
-        async with workspace(settings) as space:
-            return await work(space.devices)
-
-    settings = options.load(config, data_dir=data_dir, database_url=database_url)
-    return asyncio.run(act())
+def print_device(device: Mapping[str, Any], *, json: bool) -> None:
+    """A device; for people who has it, too, where that is not simply its maker."""
+    if json:
+        output.print_json(device)
+        return
+    left_out = {"makerId", "holderId", "ownerId", "revision"}
+    if device["holderId"] == device["makerId"] and device["ownerId"] is None and device["staticToken"] is None:
+        left_out |= {"maker", "holder", "owner", "staticToken"}
+    rest = [name for name in device if name not in left_out]
+    output.print_object({name: device[name] for name in (*SHOWN_FIRST, *rest)})
 
 
-@contextmanager
-def _lines(file: Path, *, quiet: bool) -> Iterator[tuple[Iterator[str], Callable[[int], None]]]:
-    """The file's lines, and what to tell about the rows done: a bar on a terminal, by the bytes read."""
-    piped = str(file) == "-"
-    try:
-        content = open(0 if piped else file, "rb", closefd=not piped)  # noqa: SIM115 - closed below
-        total = os.fstat(content.fileno()).st_size or None
-    except OSError as fault:
-        raise Refused(f"{file} cannot be read: {fault.strerror}.") from None
-    columns = (
-        TextColumn("{task.fields[rows]} rows"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeElapsedColumn(),
-    )
-    # What is not UTF-8 becomes lone surrogates, which `csvfile` reports where they are.
-    stream = TextIOWrapper(content, encoding="utf-8", errors="surrogateescape", newline="")
-    with stream, Progress(*columns, console=Console(stderr=True), disable=quiet) as bar:
-        task = bar.add_task("", total=total, rows=0)
-
-        def advance(rows: int) -> None:
-            bar.update(task, rows=rows, completed=content.tell() if total else None)
-
-        yield stream, advance
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text()
-    except (OSError, UnicodeDecodeError) as fault:
-        raise Misconfigured(f"{file} cannot be read: {fault}.") from None
-
-
-def _device(device: DeviceSummary) -> dict[str, object]:
-    return {
-        "id": device.id,
-        "name": device.name,
-        "profile": device.profile,
-        "profileId": device.profile_id,
-        "gateway": device.gateway,
-        "provisionState": device.provision_state,
-        "rearmed": device.rearmed,
-        "credentialsType": device.credentials_type,
-        "createdAt": device.created_at,
-    }
-
-
-def _details(details: DeviceDetails) -> dict[str, object]:
-    credentials: list[dict[str, object]] = [
-        {
-            "credentialsType": row.type,
-            "origin": row.origin,
-            "pending": row.pending,
-            "firstUsedAt": row.first_used_at,
-            "createdAt": row.created_at,
-        }
-        for row in details.credentials
-    ]
-    for members, opened in zip(credentials, details.opened, strict=False):
-        members["credentialsValue"] = _value(opened)
-    return _device(details.device) | {
-        "attributes": [
-            {"scope": a.scope, "key": a.key, "value": a.value, "updatedAt": a.updated_at} for a in details.attributes
-        ],
-        "credentials": credentials,
-        "telemetry": [{"key": each.key, "ts": each.ts, "value": each.value} for each in details.telemetry],
-    }
-
-
-def _print_details(details: DeviceDetails, json: bool) -> None:
-    members = _details(details)
+def _print_details(details: Mapping[str, Any], json: bool) -> None:
+    members = dict(details)
     if not json:
-        lines = [f"{sample.key}={msgspec.json.encode(sample.value).decode()}" for sample in details.telemetry[:SHOWN]]
-        more = len(details.telemetry) - SHOWN
+        telemetry = details["telemetry"]
+        lines = [f"{sample['key']}={msgspec.json.encode(sample['value']).decode()}" for sample in telemetry[:SHOWN]]
+        more = len(telemetry) - SHOWN
         members["telemetry"] = lines + ([f"… and {more} more"] if more > 0 else [])
-    output.print_object(members, json=json)
+    print_device(members, json=json)
 
 
-def _pairs(option: str, texts: list[str] | None) -> dict[str, str]:
-    pairs = {}
+def _values(option: str, texts: list[str] | None) -> dict[str, object]:
+    values = {}
     for text in texts or []:
         key, sign, value = text.partition("=")
         if not sign:
             raise typer.BadParameter(f"must be KEY=VALUE, not {text!r}.", param_hint=option)
-        pairs[key] = value
-    return pairs
-
-
-def _value(credentials: Credentials) -> object:
-    value = credentials.value
-    if isinstance(value, MqttBasic):
-        return {"clientId": value.client_id, "userName": value.user_name, "password": value.password}
-    return value
-
-
-def _report(report: ImportReport, dry_run: bool) -> dict[str, object]:
-    return {
-        "imported": report.imported,
-        "dryRun": dry_run,
-        "errorCount": report.error_count,
-        "errors": [{"line": e.line, "column": e.column, "reason": e.reason} for e in report.errors],
-    }
-
-
-def _say_report(report: ImportReport, dry_run: bool) -> None:
-    for error in report.errors:
-        where = f"line {error.line}" + (f", column {error.column}" if error.column else "")
-        output.say(f"{where}: {error.reason}")
-    if report.error_count > len(report.errors):
-        output.say(f"… and {report.error_count - len(report.errors)} more errors")
-    verb = "would be imported" if dry_run else "imported"
-    output.say(f"{report.imported} devices {verb}, {report.error_count} rows refused.")
+        try:
+            checked_key(key)
+        except InvalidData as fault:
+            raise Refused(f"{key!r}: {fault}") from None
+        values[key] = from_text(value)
+    return values

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from datetime import UTC, datetime
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
@@ -9,17 +11,13 @@ import typer
 
 from provserver import config
 from provserver.config import Config
+from provserver.core import metadata, profilefile
 from provserver.core.credentials import has_control_characters
 from provserver.core.datastreams import MAX_PIN, TYPES, pin_number
-from provserver.core.model import Datastream, MetadataField, ProvisionStrategy
+from provserver.core.model import Datastream, MetadataField, Network, ProvisionStrategy
 from provserver.errors import Misconfigured, Refused
 
-STRATEGIES = {
-    "allow-create": ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
-    "check-pre-provisioned": ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES,
-    "x509-chain": ProvisionStrategy.X509_CERTIFICATE_CHAIN,
-    "disabled": ProvisionStrategy.DISABLED,
-}
+STRATEGIES = profilefile.STRATEGIES
 
 MAX_FILE_SIZE = 32 << 20
 
@@ -28,7 +26,7 @@ ConfigFile = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option(help="Keys and embedded Postgres. [default: provserver-data]", show_default=False),
+    typer.Option(help="Keys and embedded Postgres. (default: provserver-data)", show_default=False),
 ]
 DatabaseUrl = Annotated[
     str | None, typer.Option(help="Your own Postgres instead of the embedded one.", show_default=False)
@@ -59,11 +57,22 @@ def strategy(name: str) -> ProvisionStrategy:
 
 
 def metadata_field(text: str) -> MetadataField:
-    """A metadata field from NAME[:TYPE]. Raises BadParameter."""
-    name, _, type_ = text.partition(":")
-    if not name or has_control_characters(text):
-        raise typer.BadParameter(f"must be NAME or NAME:TYPE, not {text!r}.")
-    return MetadataField(name, type_ or "text")
+    """A metadata field from NAME[:TYPE][:OPTION,…][:unique][=DEFAULT]. Raises BadParameter."""
+    definition, _, default = text.partition("=")
+    parts = definition.split(":")
+    unique = len(parts) > 1 and parts[-1] == "unique"
+    if unique:
+        parts.pop()
+    name, type_, options = [*parts, "", ""][:3]
+    if not name or len(parts) > 3 or has_control_characters(text):
+        raise typer.BadParameter(
+            f"must be NAME[:TYPE][:unique][=DEFAULT], for a list NAME:list:OPTION,OPTION, not {text!r}."
+        )
+    type_ = type_.lower() or "text"
+    if type_ not in metadata.TYPES:
+        raise typer.BadParameter(f"{type_!r} is no type: {', '.join(metadata.TYPES)}.")
+    chosen = tuple(option.strip() for option in options.split(",")) if options else ()
+    return MetadataField(name.strip(), type_, unique, chosen, default)
 
 
 def datastream(text: str) -> Datastream:
@@ -90,6 +99,34 @@ def _bound(text: str) -> float | None:
     if not math.isfinite(bound := float(text)):
         raise ValueError
     return bound
+
+
+def moment(text: str) -> datetime:
+    """A date, which begins at midnight UTC, or a time with its zone. Raises BadParameter."""
+    try:
+        given = datetime.fromisoformat(text)
+        if given.tzinfo is None and len(text) > len("2027-01-31"):
+            raise ValueError
+        return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
+    except ValueError:
+        raise typer.BadParameter(f"must be as 2027-01-31 or 2027-01-31T12:00:00Z, not {text!r}.") from None
+
+
+def network(text: str) -> Network:
+    """A network in CIDR notation, or one address. Raises BadParameter."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        raise typer.BadParameter(
+            f"must be a network as 192.0.2.0/24 or 2001:db8::/32, the bits after the prefix being 0, not {text!r}."
+        ) from None
+
+
+def networks(given: list[str] | None) -> list[str] | None:
+    """A callback that checks each: typer has no lists of what is one of two classes. Raises BadParameter."""
+    for text in given or ():
+        network(text)
+    return given
 
 
 def file(path: str) -> bytes:

@@ -1,16 +1,20 @@
 """What commands print: tables for people, one JSON value for programs, errors with their fix on stderr."""
 
+import os
 import sys
-from collections.abc import AsyncIterable, Iterable, Mapping
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Annotated
+from pathlib import Path
+from secrets import token_hex
+from typing import Annotated, Any
 
 import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from provserver.errors import Misconfigured, ProvserverError, Refused, Unavailable
+from provserver.errors import Invalid, Misconfigured, ProvserverError, Refused, Unavailable
 
 EXIT_CODES: dict[type[ProvserverError], int] = {Refused: 1, Misconfigured: 3, Unavailable: 4}
 
@@ -27,7 +31,10 @@ def report(fault: ProvserverError) -> int:
     """Say what is wrong and how to mend it; returns the exit code."""
     _err.print("error:", style="red", end=" ")
     say(str(fault))
-    return EXIT_CODES[type(fault)]
+    for error in fault.errors if isinstance(fault, Invalid) else ():
+        if str(error.get("reason")) not in str(fault):
+            say(f"  {_text(error)}")
+    return next(code for kind, code in EXIT_CODES.items() if isinstance(fault, kind))
 
 
 def say(message: str, *, quiet: bool = False) -> None:
@@ -62,6 +69,21 @@ def print_object(members: Mapping[str, object], *, json: bool = False) -> None:
             _out.print(f"{'' if n else name:<{width}}  {_text(each)}")
 
 
+async def print_list(items: AsyncIterable[Mapping[str, Any]], columns: Mapping[str, str], *, json: bool) -> None:
+    """A table of items, with the member of each that a column is to show. json: as a JSON array instead."""
+    if json:
+        await print_json_array(items)
+    else:
+        print_table(columns, [[_cell(name, item.get(name)) for name in columns.values()] async for item in items])
+
+
+def _cell(name: str, value: object) -> object:
+    """A member as a table has it: times without their fractions, as people read them."""
+    if isinstance(value, str) and (name in ("time", "at") or name.endswith("At")):
+        return value[:19].replace("T", " ")
+    return value
+
+
 def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """A table."""
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -70,6 +92,74 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Non
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
     (_out if _out.is_terminal else _wide).print(table)  # a program gets a line for each row
+
+
+def is_watched(*, quiet: bool = False) -> bool:
+    """Whether somebody sees what `progress` shows."""
+    return not quiet and Console(stderr=True).is_terminal
+
+
+@contextmanager
+def progress(unit: str, *, quiet: bool = False) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal, while the context lasts. Told what is done, and of how much, where that is known.
+
+    unit: what is counted; "bytes" are shown as such.
+    """
+    if not is_watched(quiet=quiet):
+        yield lambda _, __: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn  # slow to load
+
+    count = DownloadColumn() if unit == "bytes" else TextColumn(f"{{task.completed:,.0f}} {unit}")
+    share = TextColumn("{task.percentage:>3.0f}%")
+    with Progress(count, BarColumn(), share, TimeElapsedColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+async def save(file: Path, content: AsyncIterable[bytes], told: Callable[[int, int | None], None]) -> int:
+    """Write what comes to a file that only its owner may read; all or nothing. Returns the bytes. Raises Misconfigured.
+
+    told: what is written so far.
+    """
+    partial_file = file.with_name(f".{file.name}.{token_hex(4)}")
+    size = 0
+    try:
+        descriptor = os.open(partial_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as written:
+            async for chunk in content:
+                written.write(chunk)
+                size += len(chunk)
+                told(size, None)
+            written.flush()
+            os.fsync(descriptor)
+        partial_file.replace(file)
+    except OSError as fault:
+        raise Misconfigured(f"{file} cannot be written: {fault.strerror}.") from None
+    finally:
+        with suppress(OSError):
+            partial_file.unlink()
+    return size
+
+
+def print_report(report: Mapping[str, Any], summary: str, *, json: bool) -> None:
+    """What an import did or would do, with the rows that were wrong; exits with 1 when there are any."""
+    if json:
+        print_json(report)
+    else:
+        for error in report["errors"]:
+            say(": ".join(filter(None, [_place(error), error["reason"]])))
+        if (more := report["errorCount"] - len(report["errors"])) > 0:
+            say(f"… and {more} more errors")
+        say(summary)
+    if report["errorCount"]:
+        raise typer.Exit(1)
+
+
+def _place(error: Mapping[str, Any]) -> str:
+    """Where a row error is, for people: the line, and the column by its header."""
+    column = error.get("header") or error["column"]
+    return ", ".join(f"{noun} {place}" for noun, place in (("line", error["line"]), ("column", column)) if place)
 
 
 def _text(value: object) -> str:

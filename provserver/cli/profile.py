@@ -1,31 +1,34 @@
 """`provserver profile`: device profiles and their provision keys."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
-from typing import Annotated, TypeVar
+import shlex
+import sys
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from provserver.admin.client import Client, given, path
 from provserver.cli import options, output
-from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
-from provserver.core.authority import AuthorityFacts
+from provserver.cli.target import acting
+from provserver.core.metadata import TYPES
 from provserver.core.model import (
     Datastream,
-    DeviceProfile,
     MetadataField,
     NameSource,
     ProvisionStrategy,
     ReprovisionPolicy,
 )
-from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
-from provserver.workspace import workspace
+from provserver.errors import Refused
 
 cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
 key_cli = typer.Typer(help="A profile's provision keys: several may be valid at a time.", no_args_is_help=True)
 cli.add_typer(key_cli, name="key")
 
-Result = TypeVar("Result")
 CHAINS = "Certificate chains (--strategy x509-chain)"
 Reference = Annotated[
     str,
@@ -55,9 +58,9 @@ Metadata = Annotated[
     list[MetadataField] | None,
     typer.Option(
         "--metadata-field",
-        metavar="NAME[:TYPE]",
+        metavar="NAME[:TYPE][:unique][=DEFAULT]",
         parser=options.metadata_field,
-        help="May be repeated.",
+        help=f"Types: {', '.join(TYPES)}; the options of a list: NAME:list:OPTION,OPTION. May be repeated.",
         show_default=False,
     ),
 ]
@@ -118,14 +121,45 @@ AllowCreate = Annotated[
         rich_help_panel=CHAINS,
     ),
 ]
-Key = Annotated[str | None, typer.Option("--key", help="Provision key. [default: generated]", show_default=False)]
+TwoSidedClaim = Annotated[
+    bool | None,
+    typer.Option(
+        "--two-sided-claim/--no-two-sided-claim",
+        help="Whether a claim by QR code waits for the device's word. (at first: no)",
+        show_default=False,
+    ),
+]
+_MOMENT = "2027-01-31[T12:00:00Z]"
+NotBefore = Annotated[
+    datetime | None,
+    typer.Option(
+        "--not-before", metavar=_MOMENT, parser=options.moment, help="From when on it is valid.", show_default=False
+    ),
+]
+NotAfter = Annotated[
+    datetime | None,
+    typer.Option("--not-after", metavar=_MOMENT, parser=options.moment, help="When it expires.", show_default=False),
+]
+Networks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network",
+        metavar="CIDR",
+        callback=options.networks,
+        help="Valid for devices of this network alone, as 192.0.2.0/24. May be repeated.",
+        show_default=False,
+    ),
+]
+Key = Annotated[str | None, typer.Option("--key", help="Provision key. (default: generated)", show_default=False)]
 Secret = Annotated[
-    str | None, typer.Option("--secret", help="Provision secret. [default: generated]", show_default=False)
+    str | None, typer.Option("--secret", help="Provision secret. (default: generated)", show_default=False)
 ]
 
 
 @cli.command()
-def create(
+@acting(make=True)
+async def create(
+    api: Client,
     name: str,
     strategy: Strategy = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES,
     key: Key = None,
@@ -134,73 +168,66 @@ def create(
     accept_unproven_repeats: Accept = False,
     metadata_field: Metadata = None,
     datastream: Streams = None,
+    two_sided_claim: TwoSidedClaim = None,
     ca: Authorities = None,
     crl: Crls = None,
     name_from: NameFrom = None,
     name_pattern: NamePattern = None,
     allow_create: AllowCreate = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Make a profile with a provision key, whose secret is shown this once; with --ca it needs none."""
-    change = ProfileChange(
-        name=name,
-        strategy=strategy,
-        reprovision_policy=reprovision_policy,
-        metadata_fields=metadata_field or None,
-        datastreams=datastream or None,
-        accept_unproven_repeats=accept_unproven_repeats,
-        authorities=ca or None,
-        crls=crl or None,
-        name_from=name_from,
-        name_pattern=name_pattern,
-        allow_create=allow_create,
-    )
-    if ca and key is None and secret is None:
-        profile = _on(config, data_dir, database_url, lambda profiles: profiles.create_keyless(change), make=True)
-        output.print_object(_profile(profile), json=json)
+    body = {
+        "name": name,
+        "strategy": strategy,
+        "provisionDeviceKey": key,
+        "provisionDeviceSecret": secret,
+        "reprovisionPolicy": reprovision_policy,
+        "acceptUnprovenRepeats": accept_unproven_repeats,
+        "metadataFields": _fields(metadata_field),
+        "datastreams": _datastreams(datastream),
+        "twoSidedClaim": two_sided_claim,
+        "authorities": _files(ca),
+        "crls": _files(crl),
+        "nameFrom": name_from,
+        "namePattern": name_pattern,
+        "allowCreate": allow_create,
+    }
+    made = await api.call("POST", "/profiles", body=given(body))
+    if made["provisionDeviceSecret"] is None:
+        output.print_object(_profile(made), json=json)
         return
-    profile, pair = _on(
-        config, data_dir, database_url, lambda profiles: profiles.create(change, key, secret), make=True
-    )
-    output.print_object(_profile(profile) | _pair(pair), json=json)
+    output.print_object(_profile(made) | _pair(made), json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
 @cli.command("list")
-def list_(
-    config: ConfigFile = None, data_dir: DataDir = None, database_url: DatabaseUrl = None, json: Json = False
-) -> None:
+@acting()
+async def list_(api: Client, json: Json = False) -> None:
     """List the profiles."""
-    found = _on(config, data_dir, database_url, lambda profiles: profiles.all())
-    if json:
-        output.print_json([_profile(profile) for profile in found])
-    else:
-        output.print_table(
-            ["NAME", "TEMPLATE ID", "STRATEGY", "REPROVISION POLICY"],
-            [(p.name, p.template_id, p.strategy, p.reprovision_policy) for p in found],
-        )
+    columns = {
+        "NAME": "name",
+        "TEMPLATE ID": "templateId",
+        "STRATEGY": "strategy",
+        "REPROVISION POLICY": "reprovisionPolicy",
+    }
+    await output.print_list((_profile(each) async for each in api.items("/profiles")), columns, json=json)
 
 
 @cli.command()
-def show(
-    profile: Reference,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
-) -> None:
+@acting()
+async def show(api: Client, profile: Reference, json: Json = False) -> None:
     """Show a profile: its settings, provision keys, number of devices, and what to beware of."""
-    details = _on(config, data_dir, database_url, lambda profiles: profiles.show(profile))
+    details = await api.call("GET", path("profiles", profile))
     output.print_object(_details(details), json=json)
-    for warning in details.warnings:
+    for warning in details["warnings"]:
         output.say(f"warning: {warning}", quiet=json)
 
 
 @cli.command()
-def update(
+@acting()
+async def update(
+    api: Client,
     profile: Reference,
     name: Annotated[str | None, typer.Option(help="Rename it.", show_default=False)] = None,
     strategy: Strategy = None,
@@ -208,6 +235,7 @@ def update(
     accept_unproven_repeats: Accept = False,
     metadata_field: Metadata = None,
     datastream: Streams = None,
+    two_sided_claim: TwoSidedClaim = None,
     ca: Authorities = None,
     crl: Crls = None,
     forget_crls: Annotated[
@@ -216,140 +244,217 @@ def update(
     name_from: NameFrom = None,
     name_pattern: NamePattern = None,
     allow_create: AllowCreate = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Change a profile; what is not given stays. Metadata fields, datastreams and CAs are replaced as a whole."""
-    change = ProfileChange(
-        name=name,
-        strategy=strategy,
-        reprovision_policy=reprovision_policy,
-        metadata_fields=metadata_field or None,
-        datastreams=datastream or None,
-        accept_unproven_repeats=accept_unproven_repeats,
-        authorities=ca or None,
-        crls=crl or None,
-        forget_crls=forget_crls,
-        name_from=name_from,
-        name_pattern=name_pattern,
-        allow_create=allow_create,
-    )
-    changed = _on(config, data_dir, database_url, lambda profiles: profiles.update(profile, change))
+    change = {
+        "name": name,
+        "strategy": strategy,
+        "reprovisionPolicy": reprovision_policy,
+        "acceptUnprovenRepeats": accept_unproven_repeats,
+        "metadataFields": _fields(metadata_field),
+        "datastreams": _datastreams(datastream),
+        "twoSidedClaim": two_sided_claim,
+        "authorities": _files(ca),
+        "crls": _files(crl),
+        "forgetCrls": forget_crls,
+        "nameFrom": name_from,
+        "namePattern": name_pattern,
+        "allowCreate": allow_create,
+    }
+    changed = await api.call("PATCH", path("profiles", profile), body=given(change))
     output.print_object(_profile(changed), json=json)
 
 
 @cli.command()
-def delete(
-    profile: Reference,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-    json: Json = False,
-) -> None:
+@acting()
+async def delete(api: Client, profile: Reference, json: Json = False) -> None:
     """Delete a profile that has no devices; its provision keys die with it."""
-    deleted = _on(config, data_dir, database_url, lambda profiles: profiles.delete(profile))
+    deleted = await api.call("DELETE", path("profiles", profile))
     if json:
         output.print_json(_profile(deleted))
-    output.say(f"Deleted profile {deleted.name}.", quiet=json)
+    output.say(f"Deleted profile {deleted['name']}.", quiet=json)
+
+
+@cli.command()
+@acting()
+async def clone(
+    api: Client,
+    profile: Reference,
+    name: Annotated[str, typer.Argument(help="The new profile's.")],
+    json: Json = False,
+) -> None:
+    """Make a profile like another, but for its name, provision keys and CAs."""
+    made = await api.call("POST", path("profiles", profile, "clone"), body={"name": name})
+    output.print_object(_profile(made), json=json)
+    output.say(_next_step(made), quiet=json)
+
+
+@cli.command()
+@acting()
+async def export(
+    api: Client,
+    profile: Reference,
+    file: Annotated[str | None, typer.Argument(help="(default: standard output)", show_default=False)] = None,
+) -> None:
+    """Write a profile as TOML, for `profile import`: all but its provision keys and CAs."""
+    parts = api.stream(path("profiles", profile, "export.toml"), query={}, accept="application/toml")
+    text = b"".join([part async for part in parts]).decode()
+    if file is None:
+        sys.stdout.write(text)
+        return
+    try:
+        Path(file).write_text(text, encoding="utf-8")  # noqa: ASYNC240 - nothing else is under way
+    except (OSError, ValueError) as fault:
+        reason = fault.strerror if isinstance(fault, OSError) else "that is no path"
+        raise Refused(f"{file!r} cannot be written: {reason}.") from None
+    output.say(f"Wrote {file}.")
+
+
+@cli.command("import")
+@acting(make=True)
+async def import_(
+    api: Client,
+    file: Annotated[
+        bytes, typer.Argument(metavar="FILE", parser=options.file, help="TOML, as `profile export` writes it.")
+    ],
+    name: Annotated[str | None, typer.Option(help="Another than the file's.", show_default=False)] = None,
+    accept_unproven_repeats: Accept = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, keep nothing.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a profile from a file: config/profiles/ has some to begin with."""
+    body = {
+        "toml": _toml(file),
+        "name": name,
+        "acceptUnprovenRepeats": accept_unproven_repeats,
+        "dryRun": dry_run,
+    }
+    made = await api.call("POST", "/profiles/import", body=given(body))
+    output.print_object(_profile(made), json=json)
+    output.say("Nothing was kept: this was a dry run." if dry_run else _next_step(made), quiet=json)
 
 
 @key_cli.command("add")
-def add_key(
+@acting()
+async def add_key(
+    api: Client,
     profile: Reference,
     key: Key = None,
     secret: Secret = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
+    not_before: NotBefore = None,
+    not_after: NotAfter = None,
+    network: Networks = None,
     json: Json = False,
 ) -> None:
     """Add a provision key; the others stay valid. The secret is shown this once."""
-    pair = _on(config, data_dir, database_url, lambda profiles: profiles.add_key(profile, key, secret))
-    output.print_object(_pair(pair), json=json)
+    budget = _budget(not_before, not_after, network)
+    body = given({"provisionDeviceKey": key, "provisionDeviceSecret": secret}) | budget
+    pair = await api.call("POST", path("profiles", profile, "keys"), body=body)
+    output.print_object(_pair(pair) | budget, json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
 @key_cli.command("remove")
-def remove_key(
+@acting()
+async def remove_key(
+    api: Client,
     profile: Reference,
     key: Annotated[
         str, typer.Argument(help="The provision key.", callback=options.reference("provision key", "profile show"))
     ],
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Remove a provision key: devices that present it are refused from then on."""
-    _on(config, data_dir, database_url, lambda profiles: profiles.remove_key(profile, key))
+    removed = await api.call("DELETE", path("profiles", profile, "keys", key))
     if json:
-        output.print_json({"provisionDeviceKey": key})
+        output.print_json(removed)
     output.say("Removed.", quiet=json)
 
 
-def _on(
-    config: ConfigFile,
-    data_dir: DataDir,
-    database_url: DatabaseUrl,
-    work: Callable[[Profiles], Awaitable[Result]],
-    *,
-    make: bool = False,
-) -> Result:
-    async def act() -> Result:
-        async with workspace(settings, make=make) as space:
-            return await work(space.profiles)
+def _profile(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """What commands print of a profile: what says something about it."""
+    members = (
+        "id",
+        "name",
+        "templateId",
+        "strategy",
+        "reprovisionPolicy",
+        "metadataFields",
+        "datastreams",
+        "createdAt",
+    )
+    shown = {name: profile[name] for name in members}
+    shown["metadataFields"] = [_field(each) for each in profile["metadataFields"]]
+    if profile["twoSidedClaim"]:
+        shown["twoSidedClaim"] = True
+    if profile["strategy"] == ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+        shown |= {name: profile[name] for name in ("nameFrom", "namePattern", "allowCreate")}
+    return shown
 
-    settings = options.load(config, data_dir=data_dir, database_url=database_url)
-    return asyncio.run(act())
+
+def _field(field: Mapping[str, Any]) -> dict[str, Any]:
+    """What is as usual is left out, but for the type."""
+    return {name: value for name, value in field.items() if value or name in ("name", "type")}
 
 
-def _profile(profile: DeviceProfile) -> dict[str, object]:
-    members: dict[str, object] = {
-        "id": profile.id,
-        "name": profile.name,
-        "templateId": profile.template_id,
-        "strategy": profile.strategy,
-        "reprovisionPolicy": profile.reprovision_policy,
-        "metadataFields": profile.metadata_fields,
-        "datastreams": profile.datastreams,
-        "createdAt": profile.created_at,
-    }
-    if profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN:
-        members |= {
-            "nameFrom": profile.chain.name_from,
-            "namePattern": profile.chain.name_pattern,
-            "allowCreate": profile.chain.allow_create,
+def _details(details: Mapping[str, Any]) -> dict[str, Any]:
+    shown = _profile(details)
+    if authorities := details["certificateAuthorities"]:
+        shown["certificateAuthorities"] = [_authority(each) for each in authorities]
+    if budgets := details["keyBudgets"]:
+        shown["keyBudgets"] = [{name: value for name, value in each.items() if value} for each in budgets]
+    return shown | {name: details[name] for name in ("provisionDeviceKeys", "deviceCount", "warnings")}
+
+
+def _authority(authority: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: authority[name] for name in ("subject", "fingerprint", "notAfter")}
+    if authority["crlThisUpdate"] is not None:
+        shown["crl"] = {
+            "thisUpdate": authority["crlThisUpdate"],
+            "nextUpdate": authority["crlNextUpdate"],
+            "revoked": authority["revoked"],
         }
-    return members
+    return shown
 
 
-def _details(details: ProfileDetails) -> dict[str, object]:
-    members = _profile(details.profile)
-    if details.authorities:
-        members["certificateAuthorities"] = [_authority(each) for each in details.authorities]
-    return members | {
-        "provisionDeviceKeys": list(details.keys),
-        "deviceCount": details.device_count,
-        "warnings": details.warnings,
+def _fields(fields: list[MetadataField] | None) -> list[dict[str, Any]] | None:
+    return [asdict(field) for field in fields] if fields else None
+
+
+def _datastreams(datastreams: list[Datastream] | None) -> list[dict[str, Any]] | None:
+    return [asdict(datastream) for datastream in datastreams] if datastreams else None
+
+
+def _files(contents: list[bytes] | None) -> list[str] | None:
+    return [b64encode(content).decode() for content in contents] if contents else None
+
+
+def _toml(content: bytes) -> str:
+    try:
+        return content.decode()
+    except UnicodeDecodeError:
+        raise Refused("The file is not UTF-8. Save it as such.") from None
+
+
+def _budget(not_before: datetime | None, not_after: datetime | None, networks: list[str] | None) -> dict[str, Any]:
+    members = {
+        "notBefore": _utc(not_before),
+        "notAfter": _utc(not_after),
+        "networks": [str(options.network(each)) for each in networks or ()],
     }
+    return {name: value for name, value in members.items() if value}
 
 
-def _authority(authority: AuthorityFacts) -> dict[str, object]:
-    members: dict[str, object] = {
-        "subject": authority.subject,
-        "fingerprint": authority.fingerprint,
-        "notAfter": authority.not_after,
-    }
-    if authority.crl_this_update is not None:
-        members["crl"] = {
-            "thisUpdate": authority.crl_this_update,
-            "nextUpdate": authority.crl_next_update,
-            "revoked": authority.revoked,
-        }
-    return members
+def _utc(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _pair(pair: KeyPair) -> dict[str, object]:
-    return {"provisionDeviceKey": pair.key, "provisionDeviceSecret": pair.secret}
+def _next_step(made: Mapping[str, Any]) -> str:
+    if made["strategy"] == ProvisionStrategy.X509_CERTIFICATE_CHAIN:
+        return f"It trusts no CA yet: provserver profile update {shlex.quote(made['name'])} --ca FILE"
+    return f"It has no provision key yet: provserver profile key add {shlex.quote(made['name'])}"
+
+
+def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: pair[name] for name in ("provisionDeviceKey", "provisionDeviceSecret")}

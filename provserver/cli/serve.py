@@ -28,6 +28,15 @@ SecureListener = Annotated[
         callback=options.listener,
     ),
 ]
+AdminListener = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of the admin API; empty: off. (default: 127.0.0.1:8081)",
+        show_default=False,
+        callback=options.listener,
+    ),
+]
 
 
 def serve(
@@ -40,6 +49,7 @@ def serve(
     https: SecureListener = None,
     mqtts: SecureListener = None,
     coaps: SecureListener = None,
+    admin: AdminListener = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
@@ -64,6 +74,7 @@ def serve(
         https=https,
         mqtts=mqtts,
         coaps=coaps,
+        admin=admin,
         workers=workers,
         ready_file=str(ready_file) if ready_file else None,
         log_level=log_level,

@@ -58,6 +58,8 @@ def _lines(pair: KeyPair, addresses: dict[str, str], config: Config) -> list[str
     lines.append("# simulated devices, each with its flash in a file, that come back and send something")
     authority = config.certificate_path.with_name("ca.pem").absolute()
     for transport, address in addresses.items():
+        if transport == "admin":
+            continue
         name = f"sim-{transport}"
         asks = ("--transport", transport, "--server", address, "--key", pair.key, "--secret", pair.secret)
         does: tuple[object, ...] = ("--name", name, "--flash", f"{name}.json", "--telemetry", 1)
@@ -66,6 +68,12 @@ def _lines(pair: KeyPair, addresses: dict[str, str], config: Config) -> list[str
                 continue
             does = ("--ca", authority, *does)
         lines.append(_line(*_program("firmware-sim"), "device", *asks, *does))
+    if (admin := addresses.get("admin")) and config.set_up_path.exists():
+        lines += [
+            "",
+            f"# The admin API is at http://{admin}/api/admin/docs; the link for its first user, good for an hour:",
+            _line("cat", config.set_up_path.absolute()),
+        ]
     return [*lines, ""]
 
 

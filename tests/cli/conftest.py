@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import asyncpg
 import pytest
 
 from provserver.cli import main
+from tests.server import Server
 
 _numbers = itertools.count(1)
 
@@ -89,10 +91,37 @@ def cli_data_dir(url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def cli(url: str, cli_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+def local(url: str, cli_data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     """Commands on a database of their own."""
     monkeypatch.setenv("COLUMNS", "200")
     return Cli("--data-dir", str(cli_data_dir), "--database-url", url)
+
+
+@pytest.fixture
+def cli(local: Cli) -> Cli:
+    """The same; modules whose commands must do the same on a server have `everywhere` instead."""
+    return local
+
+
+@pytest.fixture(scope="session")
+def administered(url: str, cli_data_dir: Path) -> Iterator[Server]:
+    """A server with an admin listener on the database of the commands."""
+    with Server(cli_data_dir, "--database-url", url) as running:
+        yield running
+
+
+@pytest.fixture
+def remote(local: Cli, administered: Server) -> Cli:
+    """Commands on that server, with a key that may do everything."""
+    made = local.json("key", "create", f"key-{next(_numbers)}")
+    return Cli("--server", f"http://{administered.admin}", "--api-key", made["secret"])
+
+
+@pytest.fixture(params=["database", "server"])
+def everywhere(request: pytest.FixtureRequest) -> Cli:
+    """Commands on the database, and on a server on it: they are to do the same."""
+    found: Cli = request.getfixturevalue("local" if request.param == "database" else "remote")
+    return found
 
 
 @pytest.fixture
@@ -102,9 +131,9 @@ def name() -> str:
 
 
 @pytest.fixture
-def profile(cli: Cli, name: str) -> str:
+def profile(local: Cli, name: str) -> str:
     """A profile of the test's own, that checks pre-provisioned devices."""
-    cli.json("profile", "create", name, "--strategy", "check-pre-provisioned")
+    local.json("profile", "create", name, "--strategy", "check-pre-provisioned")
     return name
 
 

@@ -31,9 +31,19 @@ def test_the_commands_are_the_documented_ones() -> None:
     assert {" ".join(path) for path, command in COMMANDS.items() if not hasattr(command, "commands")} == {
         "serve",
         *(f"db {name}" for name in ("upgrade", "status")),
-        *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "key add", "key remove")),
-        *(f"device {name}" for name in ("create", "import", "list", "show", "update", "rearm", "revoke", "delete")),
+        *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "clone", "export", "import")),
+        *(f"profile key {name}" for name in ("add", "remove")),
+        *(f"device {name}" for name in ("create", "import", "list", "show", "update", "transfer")),
+        *(f"device {name}" for name in ("rearm", "revoke", "delete")),
+        *(f"token {name}" for name in ("create", "import", "list", "show", "delete", "export")),
+        *(f"token {name}" for name in ("claim", "unclaim", "disclaim")),
+        *(f"eol {name}" for name in ("write", "status", "fail")),
         "attempt list",
+        *(f"organization {name}" for name in ("create", "list", "show", "update", "delete")),
+        *(f"user {name}" for name in ("invite", "list", "show", "update", "delete", "link")),
+        *(f"key {name}" for name in ("create", "list", "delete")),
+        *(f"job {name}" for name in ("list", "show", "cancel")),
+        "audit list",
         "ca init",
     }
 
@@ -68,7 +78,7 @@ def test_everything_that_prints_can_print_json(path: tuple[str, ...]) -> None:
 
     assert {"--data-dir", "--config"} <= options
     assert ("--database-url" in options) == (path != ("ca", "init"))
-    assert ("--json" in options) == (path != ("serve",))
+    assert ("--json" in options) == (path not in (("serve",), ("profile", "export")))
 
 
 @pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if hasattr(command, "commands")])
@@ -124,8 +134,31 @@ def test_keys_of_another_database_end_with_3(cli: Cli, url: str, tmp_path: Path)
     assert "Use the keys file that belongs to it" in said
 
 
-WRITING = [("profile", "create"), ("db", "upgrade"), ("db", "status"), ("serve",), ("ca", "init")]
-WORDS = {"name": "n", "device": "d", "profile": "p", "key": "k", "file": "/dev/null"}
+WRITING = [
+    ("profile", "create"),
+    ("profile", "import"),
+    ("db", "upgrade"),
+    ("db", "status"),
+    ("serve",),
+    ("ca", "init"),
+    ("eol", "write"),
+]
+"""Commands that make a data directory, or want more than words that are needed."""
+
+WORDS = {
+    "name": "n",
+    "device": "d",
+    "profile": "p",
+    "key": "k",
+    "file": "/dev/null",
+    "email": "a@example.com",
+    "organization": "o",
+    "user": "u",
+    "token": "1",
+    "qr": "sqr_",
+    "job": "j",
+    "unit": "u",
+}
 
 
 def words(path: tuple[str, ...]) -> list[str]:
@@ -243,3 +276,19 @@ def test_the_module_runs_as_the_console_script_does() -> None:
 @pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "https", "mqtts", "coaps"])
 def test_an_address_that_is_none_is_a_wrong_command_line(listener: str) -> None:
     assert "host:port" in Cli().refused("serve", f"--{listener}", "nonsense", code=2)
+
+
+@pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if not hasattr(command, "commands")])
+def test_whatever_operators_do_is_done_on_a_server_too(path: tuple[str, ...]) -> None:
+    options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
+
+    assert ({"--server", "--api-key"} <= options) == (path[0] not in ("serve", "db", "ca", "eol"))
+
+
+def test_a_command_loads_no_more_than_it_needs() -> None:
+    """What takes long to load is loaded where it is needed: every command pays for the rest."""
+    slow = ("aiohttp", "aiocoap", "argon2", "fpdf", "segno", "uvloop", "provserver.admin.api", "provserver.transports")
+    script = "import sys, provserver.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert {name for name in done.stdout.split() if name.startswith(slow)} == set()

@@ -14,9 +14,15 @@ REFUSED = ("HTTP", "192.0.2.8", "failure", "NAME_TAKEN", "why it was")
 
 
 @pytest.fixture
-def device_id(url: str, cli: Cli, profile: str) -> Iterator[UUID]:
+def cli(everywhere: Cli) -> Cli:
+    """Commands, on the database and on a server."""
+    return everywhere
+
+
+@pytest.fixture
+def device_id(url: str, local: Cli, profile: str) -> Iterator[UUID]:
     """Of a profile's three attempts: refused, granted, and the newest, refused."""
-    profile_id = UUID(cli.json("profile", "show", profile)["id"])
+    profile_id = UUID(local.json("profile", "show", profile)["id"])
     device_id = uuid4()
     ids = [uuid7(now, lambda size: bytes(size)) for now in (4e9, 4e9 + 2, 4e9 + 1)]  # written in another order
 

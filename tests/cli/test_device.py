@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 import sys
+from base64 import b64encode
 from pathlib import Path
 from uuid import UUID
 
@@ -13,7 +14,11 @@ import pytest
 from tests.cli.conftest import Cli
 from tests.server import Server
 
-PEM = "-----BEGIN CERTIFICATE-----\nTUlJQg==\n-----END CERTIFICATE-----\n"
+
+@pytest.fixture
+def cli(everywhere: Cli) -> Cli:
+    """Commands, on the database and on a server."""
+    return everywhere
 
 
 @pytest.fixture
@@ -27,6 +32,7 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
     assert UUID(made.pop("id"))
     assert UUID(made.pop("profileId"))
     assert made.pop("createdAt").endswith("Z")
+    assert made.pop("holderId") == made.pop("makerId")
     assert made == {
         "name": f"{profile} device",
         "profile": profile,
@@ -34,6 +40,11 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
         "provisionState": None,
         "rearmed": False,
         "credentialsType": "ACCESS_TOKEN",
+        "maker": "Manufacturer",
+        "holder": "Manufacturer",
+        "ownerId": None,
+        "owner": None,
+        "staticToken": None,
     }
 
 
@@ -46,14 +57,15 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
             "MQTT_BASIC",
             {"clientId": "c {}", "userName": "u", "password": "pl4nted"},
         ),
-        (("--certificate", "pem", "--gateway"), "X509_CERTIFICATE", "TUlJQg=="),
+        (("--certificate", "pem", "--gateway"), "X509_CERTIFICATE", "certificate of {}"),
     ],
 )
 def test_credentials_are_shown_to_who_asks_for_them_alone(
     cli: Cli, profile: str, tmp_path: Path, options: tuple[str, ...], type_: str, value: object
 ) -> None:
     device = f"{profile} device"
-    (tmp_path / "pem").write_text(PEM)
+    body = b64encode(f"certificate of {device}".encode()).decode()
+    (tmp_path / "pem").write_text(f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n")
     given = [option.format(device).replace("pem", str(tmp_path / "pem")) for option in options]
 
     made = cli.run("device", "create", device, "--profile", profile, *given, "--json")
@@ -64,7 +76,7 @@ def test_credentials_are_shown_to_who_asks_for_them_alone(
     assert json.loads(made.out)["credentialsType"] == type_
     assert json.loads(made.out)["gateway"] == ("--gateway" in options)
     (credentials,) = opened["credentials"]
-    expected = json.loads(json.dumps(value).replace("{}", device))
+    expected = body if "certificate" in str(value) else json.loads(json.dumps(value).replace("{}", device))
     assert credentials.pop("credentialsValue") == expected
     assert credentials == shown["credentials"][0]
     assert (credentials["credentialsType"], credentials["origin"]) == (type_, "imported")
@@ -426,3 +438,20 @@ def test_what_a_device_last_sent_is_shown(cli: Cli, profile: str, url: str) -> N
     shown = cli.run("device", "show", device["id"]).out
     assert "key-10=10, key-11=11," in shown
     assert "key-29=29, … and 6 more" in shown
+
+
+@pytest.mark.parametrize(("rows", "code"), [("{0} a\n{0} b\n", 0), ("{0} a\n{0} a\n", 1)], ids=["right", "wrong"])
+def test_who_watches_sees_how_far_an_import_is(
+    cli: Cli, profile: str, csv: Path, rows: str, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    csv.write_text("name\n" + rows.format(profile))
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+
+    done = cli.run("device", "import", str(csv), "--profile", profile)
+
+    assert (done.code, done.out) == (code, "")
+    assert "rows" in done.err
+    assert f"{2 - 2 * code} devices imported, {code} rows refused." in done.err
+    csv.write_text("nmae\n")
+    assert "Did you mean 'name'?" in cli.run("device", "import", str(csv), "--profile", profile).err

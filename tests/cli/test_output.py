@@ -1,12 +1,24 @@
 import json
+import os
+import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import UUID
 
 import pytest
 
 from provserver.cli import output
-from provserver.errors import Misconfigured, ProvserverError, Refused, Unavailable
+from provserver.errors import (
+    Conflict,
+    Invalid,
+    Misconfigured,
+    NotFound,
+    ProvserverError,
+    Refused,
+    TooManyRequests,
+    Unavailable,
+)
 
 
 @pytest.mark.parametrize(("fault", "code"), [(Refused, 1), (Misconfigured, 3), (Unavailable, 4)])
@@ -107,3 +119,84 @@ def test_quiet_says_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     output.say("a", quiet=True)
 
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("fault", [NotFound("no"), Conflict("no"), TooManyRequests("no", 1)])
+def test_every_refusal_ends_with_1(fault: Refused, capsys: pytest.CaptureFixture[str]) -> None:
+    assert output.report(fault) == 1
+    assert capsys.readouterr().err == "error: no\n"
+
+
+def test_what_is_wrong_where_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert output.report(Invalid("Not so.", [{"field": "name", "reason": "too\nlong"}])) == 1
+
+    assert capsys.readouterr().err == "error: Not so.\n  field=name reason=too\N{REPLACEMENT CHARACTER}long\n"
+
+
+async def items() -> AsyncIterator[dict[str, object]]:
+    yield {"name": "a", "createdAt": "2026-11-22T03:19:09.544723Z", "more": 1}
+    yield {"name": "b\x1b[31m", "createdAt": None}
+
+
+async def test_a_list_is_a_table_or_json(capsys: pytest.CaptureFixture[str]) -> None:
+    await output.print_list(items(), {"NAME": "name", "MADE": "createdAt"}, json=False)
+    head, first, second = capsys.readouterr().out.splitlines()
+    assert (head.split(), first.split()) == (["NAME", "MADE"], ["a", "2026-11-22", "03:19:09"])
+    assert second.split() == ["b\N{REPLACEMENT CHARACTER}[31m", "-"]
+
+    await output.print_list(items(), {"NAME": "name"}, json=True)
+    assert json.loads(capsys.readouterr().out) == [item async for item in items()]
+
+
+async def chunks(*parts: bytes, fault: Exception | None = None) -> AsyncIterator[bytes]:
+    for part in parts:
+        yield part
+    if fault is not None:
+        raise fault
+
+
+async def test_a_file_is_its_owners_alone_and_whole(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("old")
+    file.chmod(0o644)
+    told: list[int] = []
+
+    assert await output.save(file, chunks(b"ab", b"c"), lambda done, _: told.append(done)) == 3
+
+    assert (file.read_bytes(), file.stat().st_mode & 0o777, told) == (b"abc", 0o600, [2, 3])
+    assert [each.name for each in os.scandir(tmp_path)] == ["f"]
+
+
+async def test_what_breaks_off_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    file.write_text("old")
+
+    with pytest.raises(Unavailable):
+        await output.save(file, chunks(b"ab", fault=Unavailable("no")), lambda _, __: None)
+
+    assert file.read_text() == "old"
+    assert [each.name for each in os.scandir(tmp_path)] == ["f"]
+
+
+async def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="none/f cannot be written: No such file or directory"):
+        await output.save(tmp_path / "none" / "f", chunks(b"ab"), lambda _, __: None)
+
+
+def test_progress_is_for_terminals(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        with output.progress("tokens", quiet=quiet) as told:
+            told(1, 2)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_progress_is_shown_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    for unit, count in (("tokens", "1,500 tokens"), ("bytes", "1.5/3.0 kB")):
+        with output.progress(unit) as told:
+            told(1500, 3000)
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert count in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
+        assert "50%" in err

@@ -9,7 +9,14 @@ from tests import pki
 from tests.cli.conftest import Cli
 from tests.pki import Authority
 
+EXAMPLES = sorted((Path(__file__).parents[2] / "config/profiles").glob("*.toml"))
 PLAIN = {"reprovisionPolicy": "deny", "metadataFields": [], "datastreams": []}
+
+
+@pytest.fixture
+def cli(everywhere: Cli) -> Cli:
+    """Commands, on the database and on a server."""
+    return everywhere
 
 
 def test_a_profile_is_made_with_a_key_whose_secret_is_shown(cli: Cli, name: str) -> None:
@@ -108,6 +115,131 @@ def test_a_profile_is_changed(cli: Cli, name: str) -> None:
     assert "--accept-unproven-repeats" in refused
 
 
+def test_metadata_fields_say_what_they_hold(cli: Cli, name: str) -> None:
+    made = cli.json(
+        *("profile", "create", name, "--two-sided-claim", "--metadata-field", "Serial:unique"),
+        *("--metadata-field", "MAC Address:MAC:unique", "--metadata-field", "Model:list:A, B,C=B"),
+        *("--metadata-field", "Server:url=https://example.com/a=b"),
+    )
+
+    assert made["metadataFields"] == [
+        {"name": "Serial", "type": "text", "unique": True},
+        {"name": "MAC Address", "type": "mac", "unique": True},
+        {"name": "Model", "type": "list", "options": ["A", "B", "C"], "default": "B"},
+        {"name": "Server", "type": "url", "default": "https://example.com/a=b"},
+    ]
+    assert made["twoSidedClaim"] is True
+    assert "twoSidedClaim" not in cli.json("profile", "update", name, "--no-two-sided-claim")
+    refused = cli.refused("profile", "update", name, "--metadata-field", "Model:list:A,B=C")
+    assert "The metadata field 'Model': its default is no list" in refused
+    shown = cli.run("profile", "show", name).out
+    assert "options=A, B, C" in shown
+
+
+@pytest.mark.parametrize("given", ["a:nmuber", "a:text:b:unique:unique"])
+def test_a_metadata_field_that_cannot_be_is_refused(cli: Cli, given: str) -> None:
+    assert "--metadata-field" in cli.refused("profile", "create", "a", "--metadata-field", given, code=2)
+
+
+def test_a_profile_is_cloned(cli: Cli, name: str) -> None:
+    made = cli.json("profile", "create", name, "--metadata-field", "serial", "--datastream", "t:V1")
+
+    copy = cli.json("profile", "clone", name, f"{name} 2")
+
+    own = ("id", "name", "templateId", "createdAt")
+    assert {key: value for key, value in copy.items() if key not in own} == {
+        key: value for key, value in made.items() if key not in (*own, "provisionDeviceKey", "provisionDeviceSecret")
+    }
+    assert cli.json("profile", "show", f"{name} 2")["provisionDeviceKeys"] == []
+    said = cli.run("profile", "clone", name, f"{name} 3").err
+    assert said == f"It has no provision key yet: provserver profile key add '{name} 3'\n"
+    assert "Choose another name" in cli.refused("profile", "clone", name, name)
+
+
+def test_a_profile_goes_through_a_file(cli: Cli, name: str, tmp_path: Path) -> None:
+    made = cli.json("profile", "create", name, "--secret", "pl4nted", "--metadata-field", "Model:list:Ä,B=Ä")
+    file = tmp_path / "profile.toml"
+
+    written = cli.run("profile", "export", name, str(file))
+    printed = cli.run("profile", "export", name)
+
+    assert (written.code, written.out, written.err) == (0, "", f"Wrote {file}.\n")
+    assert printed.out == file.read_text(encoding="utf-8")
+    assert not {"pl4nted", made["provisionDeviceKey"], made["templateId"], made["id"]} & set(printed.out.split('"'))
+    assert "Choose another name" in cli.refused("profile", "import", str(file))
+    tried = cli.json("profile", "import", str(file), "--name", f"{name} 2", "--dry-run")
+    assert "There is no profile" in cli.refused("profile", "show", f"{name} 2")
+    said = cli.run("profile", "import", str(file), "--name", f"{name} 2", "--dry-run").err
+    assert said == "Nothing was kept: this was a dry run.\n"
+    imported = cli.json("profile", "import", str(file), "--name", f"{name} 2")
+    assert imported["metadataFields"] == tried["metadataFields"] == made["metadataFields"]
+    assert cli.run("profile", "export", f"{name} 2").out == printed.out.replace(name, f"{name} 2")
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_the_examples_are_imported(cli: Cli, name: str, file: Path) -> None:
+    done = cli.run("profile", "import", str(file), "--name", name)
+
+    assert done.code == 0
+    assert ("trusts no CA yet" if "x509" in file.stem else "no provision key yet") in done.err
+    assert cli.json("profile", "show", name)["metadataFields"]
+
+
+def test_a_file_that_is_no_profile_is_told_what_is_wrong(cli: Cli, name: str, tmp_path: Path) -> None:
+    file = tmp_path / "profile.toml"
+    for content, said in (
+        (f'name = "{name}"\nstrategy = "disabled"\nkey = "k"', "The file is no profile: object contains unknown field"),
+        (f'name = "{name}"\nstrategy = "disabled"\nreprovision_policy = "rotate"', "--accept-unproven-repeats"),
+        ("= 1", "not valid TOML"),
+    ):
+        file.write_text(content)
+        assert said in cli.refused("profile", "import", str(file))
+    assert "cannot be read: No such file" in cli.refused("profile", "import", str(tmp_path / "none"), code=2)
+    cli.json("profile", "create", name)
+    assert "cannot be written: Is a directory" in cli.refused("profile", "export", name, str(tmp_path))
+    assert "cannot be written" in cli.refused("profile", "export", name, "a\0b")
+
+
+def test_a_key_has_a_budget(cli: Cli, name: str) -> None:
+    cli.json("profile", "create", name)
+    key = f"key {name}"
+
+    added = cli.json(
+        *("profile", "key", "add", name, "--key", key, "--secret", "s", "--not-before", "2026-01-31"),
+        *("--not-after", "2126-01-31T12:00:00+02:00", "--network", "192.0.2.0/24", "--network", "2001:db8::1"),
+    )
+
+    budget = {
+        "notBefore": "2026-01-31T00:00:00Z",
+        "notAfter": "2126-01-31T10:00:00Z",
+        "networks": ["192.0.2.0/24", "2001:db8::1/128"],
+    }
+    assert cli.json("profile", "show", name)["keyBudgets"] == [{"provisionDeviceKey": key} | budget]
+    assert added == {"provisionDeviceKey": key, "provisionDeviceSecret": "s"} | budget
+    assert key in cli.run("profile", "show", name).out
+    refused = cli.refused("profile", "key", "add", name, "--not-before", "2027-01-01", "--not-after", "2026-01-01")
+    assert "become valid before it expires" in refused
+    cli.json("profile", "key", "add", name, "--key", f"old {name}", "--not-after", "2020-01-01")
+    assert f"The provision key old {name} expired on 2020-01-01" in cli.run("profile", "show", name).err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "fix"),
+    [
+        ("--not-before", "tomorrow", "2027-01-31"),
+        ("--not-after", "2027-01-31T12:00:00", "2027-01-31T12:00:00Z"),
+        ("--network", "192.0.2.7/24", "192.0.2.0/24"),
+        ("--network", "localhost", "192.0.2.0/24"),
+    ],
+)
+def test_a_malformed_budget_is_told_with_its_form(cli: Cli, name: str, option: str, value: str, fix: str) -> None:
+    said = cli.refused("profile", "key", "add", name, option, value, code=2)
+
+    assert option in said
+    assert fix in said
+    assert repr(value) in said
+
+
 def test_keys_are_added_and_removed(cli: Cli, name: str) -> None:
     first = cli.json("profile", "create", name)["provisionDeviceKey"]
 
@@ -146,8 +278,9 @@ def test_a_name_is_taken_once(cli: Cli, profile: str) -> None:
     ("option", "value", "fix"),
     [
         ("--strategy", "allow", "allow-create, check-pre-provisioned, x509-chain, disabled"),
-        ("--metadata-field", ":text", "NAME:TYPE"),
-        ("--metadata-field", "\udcff", "NAME:TYPE"),
+        ("--metadata-field", ":text", "NAME[:TYPE][:unique][=DEFAULT]"),
+        ("--metadata-field", "\udcff", "NAME:list:OPTION,OPTION"),
+        ("--metadata-field", "a:b:c:d", "NAME[:TYPE][:unique][=DEFAULT]"),
         ("--datastream", "temperature", "NAME:PIN"),
         ("--datastream", "\udcff:V1", "NAME:PIN"),
         ("--datastream", ":V1", "NAME:PIN"),
@@ -169,10 +302,12 @@ def test_a_malformed_option_is_told_with_its_form(
     assert "Usage:" in said
 
 
-@pytest.mark.parametrize("command", [("show",), ("update",), ("delete",), ("key", "add"), ("key", "remove")])
+@pytest.mark.parametrize(
+    "command", [("show",), ("update",), ("delete",), ("clone",), ("export",), ("key", "add"), ("key", "remove")]
+)
 @pytest.mark.parametrize("odd", ["\udcff\udcfe", "a\nb", "\x7f"], ids=ascii)
 def test_what_cannot_be_a_name_is_nobodys(cli: Cli, command: tuple[str, ...], odd: str) -> None:
-    more = ("k",) if "remove" in command else ()
+    more = ("k",) if {"remove", "clone"} & {*command} else ()
 
     assert f"There is no profile {odd!r}. `provserver profile list`" in cli.refused("profile", *command, odd, *more)
 
@@ -192,6 +327,8 @@ def test_what_cannot_be_a_provision_key_is_none(cli: Cli, name: str) -> None:
         ("create", "a", "--reprovision-policy", "nonsense"),
         ("show",),
         ("key", "remove", "a"),
+        ("clone", "a"),
+        ("import",),
         ("nonsense",),
     ],
     ids=" ".join,
