@@ -1,7 +1,7 @@
 """`firmware-sim device`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from firmware_sim.cli.options import (
     Offer,
     Secret,
     SecretFile,
+    StaticToken,
     Telemetry,
     Timeout,
     Version,
@@ -38,7 +39,7 @@ from firmware_sim.cli.options import (
 )
 from firmware_sim.device import Device, Firmware, Provisioned, factory_outcome
 from firmware_sim.errors import SimulatorError
-from firmware_sim.flash import FileFlash, Flash, VolatileFlash
+from firmware_sim.flash import Credentials, FileFlash, Flash, VolatileFlash
 from firmware_sim.links import Line, Login
 from firmware_sim.log import SerialLog, mask
 from firmware_sim.retry import Retry
@@ -50,12 +51,19 @@ _LIFE = "After provisioning"
 
 
 @dataclass(frozen=True, slots=True)
+class Flashed:
+    """A token that was made before its device, and flashed in the factory."""
+
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What a device is to do, from power-on to power-off. brought: from the factory."""
 
     transport: TransportName
     server: Address
-    brought: Firmware | ClientCertificate
+    brought: Firmware | ClientCertificate | Flashed
     flash: Flash
     trust: Trust
     dtls: Dtls
@@ -73,6 +81,11 @@ class _Plan:
         """Live this life. Raises a SimulatorError."""
         if isinstance(self.brought, ClientCertificate):
             return await self._enroll(self.brought, log)
+        if isinstance(self.brought, Flashed):
+            credentials = Credentials("ACCESS_TOKEN", self.brought.token)
+            session = self._session(self._line.login(credentials, None), log)
+            await self._live(session, log)
+            return Provisioned(credentials, None, 0), session
         outcome = await self._provision(self.brought, log)
         log.info("boot", "provisioned")
         if not self.connecting:
@@ -135,11 +148,13 @@ def device(
         str,
         typer.Option(metavar="H:P", help="Port if absent: 8080, 1883, 5683; with TLS 8443, 8883, 5684."),
     ] = "127.0.0.1",
+    token: StaticToken = None,
     name: Annotated[str | None, typer.Option(help="Device name; the server chooses one if absent.")] = None,
     credentials: Annotated[
         Offer | None,
         typer.Option(
-            help="Let the server generate a token, bring own credentials, or connect with a factory certificate.",
+            help="Let the server generate a token, bring own credentials, or connect with what the factory put in:"
+            " a certificate (chain) or a token (static).",
             show_default="generated",
         ),
     ] = None,
@@ -187,11 +202,17 @@ def device(
     trust = trust_of(ca, insecure=insecure)
     chain = credentials is Offer.CHAIN
     link = connect_transport or transport
-    connecting = connecting or stay or telemetry is not None or chain
+    flashed = credentials is Offer.STATIC
+    connecting = connecting or stay or telemetry is not None or chain or flashed
     if connecting:
         check_link(link, credentials or Offer.GENERATED, trust, dtls)
     log = SerialLog(Console(stderr=as_json, highlight=False), show=show_credentials)
-    if chain:
+    brought: Firmware | Flashed | None = None
+    if flashed:
+        if not token:
+            raise typer.BadParameter("static needs --token or the environment variable FIRMWARE_SIM_TOKEN")
+        brought = Flashed(token)
+    elif chain:
         files = _factory_files(
             certificate, private_key, {"--name": name, "--flash": flash, "--connect-transport": connect_transport}
         )
@@ -199,14 +220,14 @@ def device(
         if certificate or private_key:
             raise typer.BadParameter("is for --credentials chain", param_hint="--certificate")
         kind = credentials.kind if credentials else None
-        firmware = Firmware(key_of(key), secret_of(ctx, secret, secret_file), name, kind, gateway)
+        brought = Firmware(key_of(key), secret_of(ctx, secret, secret_file), name, kind, gateway)
         check_trust(transport, trust, by_key=speaks_by_key(transport, dtls))
     there = address("--server", server, transport)
     try:
         plan = _Plan(
             transport,
             there,
-            ClientCertificate.read(*files) if chain else firmware,
+            brought or ClientCertificate.read(*files),
             FileFlash(flash) if flash else VolatileFlash(),
             trust,
             dtls,
@@ -216,7 +237,7 @@ def device(
             link,
             _link_server(connect_server, link, transport, there),
             connecting,
-            telemetry if telemetry is not None else None if stay else int(chain),
+            telemetry if telemetry is not None else None if stay else int(chain or flashed),
             interval,
             stay,
         )
@@ -255,6 +276,9 @@ def _link_server(given: str | None, link: TransportName, transport: TransportNam
 def _greet(plan: _Plan, log: SerialLog, *, erase: bool) -> None:
     if isinstance(plan.brought, ClientCertificate):
         log.info("boot", f"{plan.transport} device with a factory certificate")
+        return
+    if isinstance(plan.brought, Flashed):
+        log.info("boot", f"{plan.transport} device with token {log.secret(plan.brought.token)}, flashed in the factory")
         return
     log.info("boot", f"{plan.transport} device, provision key {log.secret(plan.brought.key)}")
     if isinstance(plan.flash, FileFlash):

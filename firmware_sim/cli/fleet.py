@@ -137,6 +137,10 @@ def fleet(
     options = {TransportName.OSCORE: "--coap"}
     servers = {name: address(options.get(name, f"--{name}"), text, name) for name, text in given.items()}
     names = transport.names
+    if credentials is Offer.STATIC:
+        raise typer.BadParameter(
+            "static tokens are flashed one by one: firmware-sim device", param_hint="--credentials"
+        )
     chain = credentials is Offer.CHAIN
     life: Life | None = None
     if chain or connecting or telemetry is not None:

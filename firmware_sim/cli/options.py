@@ -21,18 +21,19 @@ EXIT_CODES = (
 
 
 class Offer(StrEnum):
-    """A `Kind`, or `chain`: a factory certificate that is accepted without asking first."""
+    """A `Kind`, or what the factory has put in and is accepted without asking: a certificate (`chain`), a token."""
 
     GENERATED = "generated"
     TOKEN = "token"  # noqa: S105 - the name of a kind
     BASIC = "basic"
     X509 = "x509"
     CHAIN = "chain"
+    STATIC = "static"
 
     @property
     def kind(self) -> Kind | None:
-        """What to ask with; None for `chain`, which does not ask."""
-        return None if self is Offer.CHAIN else Kind(self)
+        """What to ask with; None for those that do not ask."""
+        return None if self in (Offer.CHAIN, Offer.STATIC) else Kind(self)
 
     @property
     def with_certificate(self) -> bool:
@@ -65,6 +66,12 @@ Secret = Annotated[
 SecretFile = Annotated[
     Path | None,
     typer.Option(help="File whose first line is the provision secret.", exists=True, dir_okay=False),
+]
+StaticToken = Annotated[
+    str | None,
+    typer.Option(
+        "--token", envvar="FIRMWARE_SIM_TOKEN", help="Static: the token flashed in the factory.", show_default=False
+    ),
 ]
 Attempts = Annotated[int, typer.Option(min=1, help="Requests (or connections) to try at most while no answer comes.")]
 Timeout = Annotated[float, typer.Option(min=0.01, help="Seconds to wait for each answer.")]
