@@ -46,7 +46,7 @@ class Product:
     def start(self) -> float:
         """Start it; returns the seconds until every listener accepted."""
         self._ready_file.unlink(missing_ok=True)
-        listeners = [word for name in self._names for word in (f"--{name}", "127.0.0.1:0")]
+        listeners = [word for name in (*self._names, "admin") for word in (f"--{name}", "127.0.0.1:0")]
         begun = time.perf_counter()
         self._process = process = self._processes.start(
             *(sys.executable, "-m", "provserver", "serve", *self._data, *self._workers, *listeners),

@@ -12,11 +12,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import uvloop
 
+from provserver.admin import set_up
 from provserver.config import LISTENERS, Config, join_address, split_address
 from provserver.core.decision import Reason
 from provserver.core.model import Peer, Transport
@@ -58,6 +60,9 @@ sock: bound there already, or None.
 _STOP_MARGIN = 10.0
 """Seconds that a stop may take beside the requests that it waits for."""
 
+_ADMIN_CONNECTIONS = 4
+"""To Postgres, of the admin API."""
+
 _OTHER_FILES = 256
 """Files for all but the devices' connections."""
 
@@ -90,14 +95,15 @@ def run(config: Config, on_ready: OnReady) -> int:
 
 async def _serve(config: Config, on_ready: OnReady) -> None:
     """All in one process."""
-    async with _database(config) as url:
+    admin = _admin_socket(config)
+    async with _database(config, _address(admin)) as url:
 
         async def ready(space: Workspace, addresses: dict[str, str]) -> None:
             await on_ready(space, addresses)
             _say_ready(config, addresses)
 
         try:
-            await _work(config, url, _max_connections(config, _raise_file_limit()), ready)
+            await _work(config, url, _max_connections(config, _raise_file_limit()), ready, admin=admin)
         finally:
             _unsay_ready(config)
     log.info("stopped")
@@ -115,11 +121,20 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
                     sockets[name] = shared(*split_address(address, name), kind, config.workers)
                 for each in sockets[name]:
                     stack.callback(each.close)
+        admin = _admin_socket(config)
+        if admin is not None:
+            stack.callback(admin.close)
         contexts = _contexts(config)
         supervisor = stack.enter_context(Supervisor(stop_timeout=config.drain_timeout + _STOP_MARGIN))
         try:
-            bound = [each for name in sockets for each in sockets[name]]
-            url = _told(supervisor.start("database", _child(partial(_keep, config), bound), vital=True))
+            devices = [each for name in sockets for each in sockets[name]]
+            bound = devices + ([admin] if admin is not None else [])
+            keep = partial(_keep, config, _address(admin))
+            url = _told(supervisor.start("database", _child(keep, bound), vital=True))
+            operators = {}
+            if admin is not None:
+                administer = partial(_administer_alone, config, url, admin)
+                operators["admin"] = _told(supervisor.start("admin", _child(administer, devices)))
             for n in range(config.workers):
                 own = {name: each[n] for name, each in sockets.items()}
                 work = partial(_work_alone, config, url, max_connections, own, contexts)
@@ -129,6 +144,7 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
             log.error("%s", fault)  # noqa: TRY400 - it has said why itself
             return fault.code or 1
         if not supervisor.stopping:
+            addresses |= operators
             uvloop.run(_announce(config, url, addresses, on_ready))
             stack.callback(_unsay_ready, config)
             _say_ready(config, addresses)
@@ -167,9 +183,9 @@ def _told(reported: Any) -> Any:
     return reported
 
 
-async def _keep(config: Config, report: Report) -> None:
+async def _keep(config: Config, admin: tuple[str, int] | None, report: Report) -> None:
     stop = _stop_signal()
-    async with _database(config, os.getppid()) as url:
+    async with _database(config, admin, os.getppid()) as url:
         report(url)
         await stop.wait()
 
@@ -198,8 +214,11 @@ async def _announce(config: Config, url: str, addresses: dict[str, str], on_read
 
 
 @asynccontextmanager
-async def _database(config: Config, pid: int | None = None) -> AsyncIterator[str]:
-    """The URL of a database that runs and is up to date. pid: as the embedded one has it."""
+async def _database(config: Config, admin: tuple[str, int] | None, pid: int | None = None) -> AsyncIterator[str]:
+    """The URL of a database that runs and is up to date. pid: as the embedded one has it.
+
+    admin: where operators are served, if they are: there the first user can be made.
+    """
     async with AsyncExitStack() as stack:
         url = config.database_url
         if not url:
@@ -210,7 +229,9 @@ async def _database(config: Config, pid: int | None = None) -> AsyncIterator[str
             with rights():
                 for migration in await schema.upgrade(opened):
                     log.info("migration applied: %04d_%s", migration.number, migration.name)
-                await furnish(opened, config)
+                space = await furnish(opened, config)
+                if admin is not None:
+                    await set_up.offer(space, config, *admin)
         finally:
             await opened.close()
         yield url
@@ -223,10 +244,16 @@ async def _work(
     on_ready: OnReady,
     sockets: Mapping[str, socket.socket] | None = None,
     contexts: Mapping[str, ServerContext] | None = None,
+    admin: socket.socket | None = None,
 ) -> None:
-    """Serve devices until SIGTERM or SIGINT. sockets: bound already; contexts: of TLS, made already."""
+    """Serve devices until SIGTERM or SIGINT. sockets: bound already; contexts: of TLS, made already.
+
+    admin: where to serve operators beside them.
+    """
     stop = _stop_signal()
     async with AsyncExitStack() as stack:
+        beside: list[asyncio.Task[None]] = []
+        stack.push_async_callback(_ended, beside, stop)  # last: devices do not wait for operators
         opened = Database(url, size=config.database_connections, serving=True)
         await opened.open()
         stack.push_async_callback(opened.close)
@@ -236,11 +263,67 @@ async def _work(
         addresses = await _listen(
             config, services, opened, max_connections, sockets or {}, contexts or _contexts(config), stack
         )
+        if admin is not None:
+            addresses["admin"] = join_address(*admin.getsockname()[:2])
+            # Loading it takes longer than all the rest: who connects meanwhile waits in the kernel's queue.
+            beside.append(asyncio.create_task(_administer_beside(config, url, admin, stop)))
         _spare_collector()
         await on_ready(space, addresses)
         await stop.wait()
         if sockets is None:
             log.info("stopping: what is under way is answered first")
+
+
+async def _administer_beside(config: Config, url: str, admin: socket.socket, stop: asyncio.Event) -> None:
+    """In the process that serves devices, which goes on without the admin API if it must."""
+    try:
+        await _administer(config, url, admin, stop)
+    except Exception:
+        log.exception("the admin API has ended")
+        admin.close()
+
+
+async def _ended(tasks: list[asyncio.Task[None]], stop: asyncio.Event) -> None:
+    stop.set()
+    await asyncio.gather(*tasks)
+
+
+def _address(bound: socket.socket | None) -> tuple[str, int] | None:
+    return None if bound is None else bound.getsockname()[:2]
+
+
+def _admin_socket(config: Config) -> socket.socket | None:
+    """The admin API's socket, which takes connections from now on; None: there is to be none. Raises Misconfigured."""
+    if not config.admin:
+        return None
+    with _listening("admin", config.admin):
+        (made,) = shared(*split_address(config.admin, "admin"), socket.SOCK_STREAM, 1)
+        made.listen(128)
+    return made
+
+
+async def _administer_alone(config: Config, url: str, admin: socket.socket, report: Report) -> None:
+    stop = _stop_signal()
+    report(join_address(*admin.getsockname()[:2]))
+    await _administer(config, url, admin, stop)
+
+
+async def _administer(config: Config, url: str, admin: socket.socket, stop: asyncio.Event) -> None:
+    """Serve operators, on connections to the database of their own: what they ask holds up no device."""
+    for name in ("build", "listener"):
+        await asyncio.to_thread(import_module, f"provserver.admin.{name}")
+    from provserver.admin.build import build
+    from provserver.admin.listener import AdminListener
+
+    async with AsyncExitStack() as stack:
+        opened = Database(url, size=_ADMIN_CONNECTIONS)
+        await opened.open()
+        stack.push_async_callback(opened.close)
+        api = build(await furnish(opened, config), config)
+        listener = AdminListener(api, hosts=config.admin_hosts, proxies=config.admin_proxies)
+        stack.push_async_callback(listener.stop, config.drain_timeout)
+        await listener.start(*split_address(config.admin, "admin"), sock=admin)
+        await stop.wait()
 
 
 def _spare_collector() -> None:

@@ -15,7 +15,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="provserver-demo-") as directory:
         with Server(Path(directory) / "data") as server:
             profile = server.cli("profile", "create", "demo")
-            addresses = [f"--{name}={address}" for name, address in server.addresses.items()]
+            addresses = [f"--{name}={address}" for name, address in server.devices.items()]
             command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", str(COUNT), "--transport", "mix"]
             command += [*addresses, "--key", profile["provisionDeviceKey"]]
             secret = {"FIRMWARE_SIM_SECRET": profile["provisionDeviceSecret"]}

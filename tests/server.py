@@ -23,7 +23,7 @@ MODES = {
 }
 """What PROVSERVER_TEST_MODE may name, several with commas between: options of every server that tests start."""
 
-PLAIN = ("http", "mqtt", "coap")
+PLAIN = ("http", "mqtt", "coap", "admin")
 SECURE = ("https", "mqtts", "coaps")
 
 
@@ -43,7 +43,7 @@ def mode() -> dict[str, str]:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that one has forked, oldest first; of a server with workers, that of the database comes first."""
+    """What a process has forked, oldest first: a server with workers its database's, the admin API's, the workers."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
@@ -89,6 +89,15 @@ class Server:
     @property
     def coap(self) -> str:
         return self.addresses["coap"]
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """The addresses that devices use."""
+        return {name: address for name, address in self.addresses.items() if name != "admin"}
+
+    @property
+    def admin(self) -> str:
+        return self.addresses["admin"]
 
     @property
     def https(self) -> str:

@@ -76,7 +76,7 @@ class Second:
 def second(server: Server) -> Iterator[Second]:
     """Started first and looked at last: it waits for ten seconds before it gives up."""
     command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(server.data_dir)]
-    for listener in ("http", "mqtt", "coap"):
+    for listener in ("http", "mqtt", "coap", "admin"):
         command += [f"--{listener}", "127.0.0.1:0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         yield Second(process)
@@ -106,7 +106,7 @@ def served(served_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_the_ready_file_holds_the_addresses_that_accept(server: Server) -> None:
     addresses = json.loads(ready_file(server).read_text())
 
-    assert set(addresses) == {"http", "mqtt", "coap", "https", "mqtts", "coaps"}
+    assert set(addresses) == {"http", "mqtt", "coap", "https", "mqtts", "coaps", "admin"}
     assert all(address.startswith("127.0.0.1:") and not address.endswith(":0") for address in addresses.values())
     assert accepts(addresses["http"])
     assert accepts(addresses["mqtt"])
@@ -128,15 +128,15 @@ async def test_a_database_of_somebody_elses_is_upgraded_and_served(served: Serve
         assert (await provision(served, "sensor-1", pair))["status"] == "SUCCESS"
         assert (await space.devices.show("sensor-1")).device.provision_state == "provisioned"
 
-    assert sorted(path.name for path in served.data_dir.iterdir()) == ["keys.json"]
+    assert sorted(path.name for path in served.data_dir.iterdir()) == ["keys.json", "setup-link"]
     assert "migration applied: 0001_core" in served.log
     assert served_url not in served.log
 
 
-@pytest.mark.parametrize("listener", ["http", "mqtt", "coap"])
+@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "admin"])
 def test_a_port_in_use_ends_it_with_3_and_the_fix(served: Server, tmp_path: Path, listener: str) -> None:
     command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(served.data_dir), *served.options]
-    for each in ("http", "mqtt", "coap"):
+    for each in ("http", "mqtt", "coap", "admin"):
         command += [f"--{each}", served.addresses[each] if each == listener else "127.0.0.1:0"]
 
     done = subprocess.run(
@@ -165,7 +165,7 @@ def test_an_option_that_cannot_be_ends_it_with_3_and_the_fix(
     served: Server, options: tuple[str, ...], fix: str
 ) -> None:
     command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(served.data_dir), *served.options]
-    for each in ("http", "mqtt", "coap"):
+    for each in ("http", "mqtt", "coap", "admin"):
         command += [f"--{each}", "127.0.0.1:0"]
 
     done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
@@ -178,7 +178,7 @@ def test_an_option_that_cannot_be_ends_it_with_3_and_the_fix(
 def test_a_listener_may_be_off(served: Server, tmp_path: Path) -> None:
     ready = tmp_path / "ready.json"
     command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(served.data_dir), *served.options]
-    command += ["--http", "127.0.0.1:0", "--mqtt", "", "--coap", "", "--ready-file", str(ready)]
+    command += ["--http", "127.0.0.1:0", "--mqtt", "", "--coap", "", "--admin", "", "--ready-file", str(ready)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:

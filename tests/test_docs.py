@@ -54,7 +54,10 @@ def run(server: Server, command: str) -> str:
     return printed.replace(f'"{socket.gethostname()}"', '"factory"')
 
 
-@pytest.mark.parametrize(("page", "number"), [("README.md", 6), ("docs/devices.md", 7), ("docs/secure-channels.md", 1)])
+@pytest.mark.parametrize(
+    ("page", "number"),
+    [("README.md", 6), ("docs/devices.md", 7), ("docs/secure-channels.md", 1), ("docs/profiles.md", 4)],
+)
 def test_the_examples_are_what_happens(tmp_path: Path, tool: object, page: str, number: int) -> None:
     assert callable(tool)
     for program in ("curl", "mosquitto_rr", "coap-client-notls"):

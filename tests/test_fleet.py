@@ -13,7 +13,7 @@ COUNT = 2_000
 def test_two_thousand_devices_on_mixed_transports_are_provisioned_once_each(server: Server) -> None:
     pair = server.cli("profile", "create", "fleet")
     command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", str(COUNT), "--transport", "mix", "--json"]
-    command += [f"--{name}={address}" for name, address in server.addresses.items()]
+    command += [f"--{name}={address}" for name, address in server.devices.items()]
     command += ["--key", pair["provisionDeviceKey"], "--name-prefix", "fleet"]
     secret = {"FIRMWARE_SIM_SECRET": pair["provisionDeviceSecret"]}
     done = subprocess.run(command, env=server.env | secret, capture_output=True, text=True, timeout=300, check=False)

@@ -34,9 +34,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def workers(server: Server) -> list[int]:
-    """The first child keeps the database."""
+    """The first child keeps the database, the second serves operators."""
     assert server.process is not None
-    return children(server.process.pid)[1:]
+    return children(server.process.pid)[2:]
 
 
 def kill_one(server: Server, worker: int) -> int:
@@ -121,7 +121,7 @@ def served(peers: list[socket.socket], message_id: int) -> set[socket.socket]:
 
 def fleet(server: Server, count: int, transport: str) -> None:
     """Provision so many devices, which come back and send something."""
-    addresses = [f"--{name}={address}" for name, address in server.addresses.items()]
+    addresses = [f"--{name}={address}" for name, address in server.devices.items()]
     command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", str(count), "--transport", transport]
     command += [*addresses, "--telemetry", "1", "--key", "key", "--secret", "secret", "--ca", str(server.ca)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
@@ -233,7 +233,7 @@ def test_whatever_is_left_of_a_supervisor_that_is_killed_ends(tmp_path: Path) ->
     server = Server(tmp_path / "data", "--workers", "2").start(restartable=True)
     assert server.process is not None
     ends = [os.pidfd_open(pid) for pid in children(server.process.pid)]
-    assert len(ends) == 3
+    assert len(ends) == 4
 
     server.process.kill()
     server.process.wait()
