@@ -189,7 +189,8 @@ async def _body(route: Route, request: Request) -> bytes:
     if route.body is None:
         return b""
     wanted = CSV if route.body is bytes else JSON
-    given, _, parameters = request.headers.get("content-type", wanted).partition(";")
+    type_ = request.headers.get("content-type")
+    given, _, parameters = (wanted if type_ is None else type_).partition(";")
     charset = parameters.strip().lower().replace('"', "")
     if given.strip().lower() != wanted or charset not in ("", "charset=utf-8", "header=present"):
         raise UnsupportedMediaType(f"Content-Type must be {wanted}, in UTF-8.")
@@ -198,6 +199,8 @@ async def _body(route: Route, request: Request) -> bytes:
     data = request.body if isinstance(request.body, bytes) else await request.body(route.max_body)
     if len(data) > route.max_body:
         raise TooLarge(f"The body may have {route.max_body} bytes.")
+    if data and type_ is None and request.principal is None:
+        raise UnsupportedMediaType(f"Say the body's Content-Type: {wanted}.")
     return data
 
 

@@ -8,6 +8,7 @@ from provserver.services.api_keys import ApiKeys
 from provserver.services.audit import Audit
 from provserver.services.claiming import Claiming
 from provserver.services.devices import Devices
+from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.idempotency import Idempotency
 from provserver.services.jobs import Jobs
@@ -35,6 +36,7 @@ def build(space: Workspace, config: Config) -> Api:
         devices=lambda organization_id, actor: Devices(database, keys, organization_id, actor=actor),
         tokens=tokens,
         export=TokenExport(tokens),
+        eol=EndOfLine(database, keys),
         claiming=Claiming(database, keys),
         jobs=Jobs(database),
         audit=Audit(database),

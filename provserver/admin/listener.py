@@ -154,7 +154,7 @@ class AdminListener:
         self._api.services.feed.close()
         if self._server is not None:
             self._server.pre_shutdown()
-            await self._server.shutdown(grace)
+            await self._server.shutdown(grace / 2)  # which waits twice for so long: then it cuts who does not read
             self._server = None
         await self._api.stop()
 
@@ -184,6 +184,17 @@ class AdminListener:
             )
         if request.method not in SAFE and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Forbidden("Another site's page has sent this request.")
+        if (
+            request.method not in SAFE
+            and not _has_key(request)
+            and not all(
+                _is_of(origin, request.headers.get("Host", "")) for origin in request.headers.getall("Origin", [])
+            )
+        ):
+            raise Forbidden(
+                "Another site's page has sent this request: Origin is not what Host names. "
+                "If the page is ours, have the proxy before it pass the header Host on as it came."
+            )
 
     def _is_ours(self, request: web.BaseRequest) -> bool:
         """Whether Host is a name of ours, or an address that the request came to: names resolve as others like."""
@@ -252,6 +263,18 @@ class AdminListener:
                     raise TooLarge(f"The body may have {limit} bytes.")
         except TimeoutError:
             raise BodyTimeout("The body did not arrive in time.") from None
+
+
+def _has_key(request: web.BaseRequest) -> bool:
+    """Whether it is made with what no browser adds by itself."""
+    return request.headers.get("Authorization", "").lower().startswith("bearer ")
+
+
+def _is_of(origin: str, host: str) -> bool:
+    """Whether an origin (RFC 6454) is that of pages of a host; the scheme is for who ends TLS to know."""
+    scheme, _, authority = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme)
+    return port is not None and authority.removesuffix(port) == host.lower().removesuffix(port)
 
 
 def _whole(response: Response, *, close: bool = False) -> web.Response:

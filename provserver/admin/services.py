@@ -8,6 +8,7 @@ from provserver.services.api_keys import ApiKeys
 from provserver.services.audit import Audit
 from provserver.services.claiming import Claiming
 from provserver.services.devices import Devices
+from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.idempotency import Idempotency
 from provserver.services.jobs import Jobs
@@ -32,6 +33,7 @@ class Services:
     devices: Callable[[UUID, str], Devices]
     tokens: StaticTokens
     export: TokenExport
+    eol: EndOfLine
     claiming: Claiming
     jobs: Jobs
     audit: Audit

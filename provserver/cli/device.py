@@ -181,13 +181,19 @@ async def transfer(
             callback=options.reference("organization"),
         ),
     ] = None,
+    keep_data: Annotated[
+        bool, typer.Option("--keep-data", help="Hand over what the device has sent, and its attributes, too.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """Give a device to another user or organization below one's own; its static token stays claimed."""
+    """Give a device to another user or organization below one's own; its static token stays claimed.
+
+    Another organization gets it without telemetry, history and attributes.
+    """
     if (user is None) == (organization is None):
         raise typer.BadParameter("is needed, or --to-organization; one of them.", param_hint="--to-user")
-    body = {"user": user} if user is not None else {"organization": organization}
-    moved = await api.call("POST", path("devices", device, "transfer"), body=body)
+    body: dict[str, object] = {"user": user} if user is not None else {"organization": organization}
+    moved = await api.call("POST", path("devices", device, "transfer"), body=body | {"keepData": keep_data})
     if json:
         output.print_json(moved)
     output.say(f"{moved['name']} is with {user or organization} now.", quiet=json)

@@ -1,32 +1,32 @@
 """`provserver eol`: the end of the production line, where each unit gets its static token."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
 import typer
 
+from provserver.admin.client import Client, given
 from provserver.cli import options, output
-from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
+from provserver.cli.target import acting
 from provserver.core import edgent, nvs
-from provserver.core.authorization import OPERATOR, Principal
 from provserver.core.edgent import InvalidSettings, Settings
-from provserver.errors import Invalid
+from provserver.errors import Invalid, Unavailable
 
-if TYPE_CHECKING:  # what is slow to load is loaded by the commands that need it
-    from provserver.services.eol import Done, EndOfLine, LineStatus
+if TYPE_CHECKING:  # what is slow to load is loaded by the command that needs it
+    from provserver.services.eol import Reservation
     from provserver.services.injection import Way
-    from provserver.store.eol import UnitRow
 
 cli = typer.Typer(
     help="The end of the production line: give each unit a static token of its own, and its label.",
     no_args_is_help=True,
 )
 
-Result = TypeVar("Result")
+UNITS = "/static-tokens/units"
 WAYS = "How it gets into the unit: one of these"
 NETWORK = "What the unit gets beside its token"
 
@@ -55,7 +55,9 @@ UnitOption = Annotated[str, typer.Option("--unit", metavar="SERIAL", help="The u
 
 
 @cli.command()
-def write(
+@acting()
+async def write(
+    api: Client,
     profile: ProfileOption,
     unit: UnitOption,
     nvs_file: Annotated[
@@ -121,13 +123,10 @@ def write(
             show_default=False,
         ),
     ] = None,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Give a unit its static token, and read it back. Whatever fails, run it again: the unit gets the same token."""
-    from provserver.services.eol import Work
+    from provserver.services import station
     from provserver.services.injection import FirmwareImage, NvsPartition, SerialPort
 
     ways: list[Way] = []
@@ -143,101 +142,95 @@ def write(
         settings = Settings(edgent.BLANK, host, port, ssid, password)
     except InvalidSettings as fault:
         raise Invalid(f"{str(fault)[:1].upper()}{str(fault)[1:]}.") from None
-    work = Work(ways[0], settings, label, match)
-    done = _on(config, data_dir, database_url, lambda line, operator: line.write(operator, profile, unit, work))
-    output.print_object(_done(done), json=json)
+    done = await station.write(_Line(api, profile), unit, station.Work(ways[0], settings, label, match))
+    reservation = done.reservation
+    written = {**done.record, "profile": reservation.profile, "resumed": reservation.resumed, **done.about}
+    output.print_object(written, json=json)
 
 
 @cli.command()
-def status(
+@acting()
+async def status(
+    api: Client,
     profile: ProfileOption,
     unit: Annotated[str | None, typer.Option(metavar="SERIAL", help="Only this unit's.", show_default=False)] = None,
     state: Annotated[State | None, typer.Option(help="Only those in this state.", show_default=False)] = None,
     limit: Annotated[int, typer.Option(min=1, max=500, help="How many units.")] = 50,
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Show how many tokens are left, and which unit has which; the last one first."""
-    found = _on(
-        config,
-        data_dir,
-        database_url,
-        lambda line, operator: line.status(
-            operator, profile, unit=unit, state=None if state is None else state.value, limit=limit
-        ),
-    )
+    query = {"profile": profile, "unit": unit, "state": None if state is None else state.value, "limit": limit}
+    found = await api.call("GET", UNITS, query=query)
     if json:
-        output.print_json(_status(found))
+        output.print_json(found)
         return
-    output.print_table(
-        ["UNIT", "STATE", "TOKEN", "AT", "CONNECTED"],
-        [
-            (u.unit, u.state, u.number, f"{u.at:%F %T}", u.connected_at and f"{u.connected_at:%F %T}")
-            for u in found.units
-        ],
-    )
-    counts = found.counts
+
+    async def units() -> AsyncIterator[dict[str, Any]]:
+        for each in found["units"]:
+            yield each
+
+    columns = {"UNIT": "unit", "STATE": "state", "TOKEN": "token", "AT": "at", "CONNECTED": "connectedAt"}
+    await output.print_list(units(), columns, json=False)
     output.say(
-        f"{found.profile}: {counts.free} tokens free, {counts.reserved} reserved, {counts.written} written, "
-        f"{counts.failed} failed."
+        f"{found['profile']}: {found['free']} tokens free, {found['reserved']} reserved, {found['written']} written, "
+        f"{found['failed']} failed."
     )
 
 
 @cli.command()
-def fail(
+@acting()
+async def fail(
+    api: Client,
     profile: ProfileOption,
     unit: UnitOption,
     reason: Annotated[str, typer.Option(help="For the audit.", show_default=False)] = "",
-    config: ConfigFile = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
     json: Json = False,
 ) -> None:
     """Give a unit's token up, for good: nobody gets it again. The unit may get another."""
-    failed = _on(config, data_dir, database_url, lambda line, operator: line.fail(operator, profile, unit, reason))
+    failed = await api.call("POST", f"{UNITS}/fail", body={"profile": profile, "unit": unit, "reason": reason})
     if json:
-        output.print_json(_unit(failed))
-    output.say(f"The token number {failed.number} of the unit {failed.unit} is given up.", quiet=json)
+        output.print_json(failed)
+    output.say(f"The token number {failed['token']} of the unit {failed['unit']} is given up.", quiet=json)
 
 
-def _on(
-    config: ConfigFile,
-    data_dir: DataDir,
-    database_url: DatabaseUrl,
-    work: "Callable[[EndOfLine, Principal], Awaitable[Result]]",
-) -> Result:
-    from provserver.services.eol import EndOfLine
-    from provserver.workspace import workspace
+class _Line:
+    """The tokens of a profile, through the admin API (see `station.Line`)."""
 
-    async def act() -> Result:
-        async with workspace(settings) as space:
-            return await work(EndOfLine(space.database, space.keys), Principal(OPERATOR, space.organization_id))
+    def __init__(self, api: Client, profile: str) -> None:
+        self._api = api
+        self._profile = profile
 
-    settings = options.load(config, data_dir=data_dir, database_url=database_url)
-    return asyncio.run(act())
+    @asynccontextmanager
+    async def hold(self, unit: str) -> AsyncIterator[str]:
+        query = {"profile": self._profile, "unit": unit}
+        async with aclosing(self._api.stream(f"{UNITS}/hold", query=query, accept="application/jsonl")) as parts:
+            said = b""
+            async for part in parts:
+                said += part
+                if b"\n" in said:
+                    break
+            else:
+                raise Unavailable("The server broke off before the unit was held. Run the unit again.")
+            yield msgspec.json.decode(said.partition(b"\n")[0])["templateId"]
 
+    async def reserve(self, unit: str, match: str | None) -> "Reservation":
+        from provserver.services.eol import Reservation
 
-def _unit(row: "UnitRow") -> dict[str, object]:
-    return {
-        "unit": row.unit,
-        "state": row.state,
-        "token": row.number,
-        "tokenId": row.token_id,
-        "at": row.at,
-        "connectedAt": row.connected_at,
-    }
+        body = given({"profile": self._profile, "unit": unit, "match": match})
+        made = await self._api.call("POST", f"{UNITS}/reserve", body=body)
+        return Reservation(
+            token_id=made["tokenId"],
+            number=made["number"],
+            unit=made["unit"],
+            profile=made["profile"],
+            template_id=made["templateId"],
+            organization_number=made["organizationNumber"],
+            resumed=made["resumed"],
+            auth=made["authToken"],
+            qr=made["qrToken"],
+        )
 
-
-def _done(done: "Done") -> dict[str, object]:
-    reservation = done.reservation
-    return _unit(done.row) | {"profile": reservation.profile, "resumed": reservation.resumed, **done.about}
-
-
-def _status(found: "LineStatus") -> dict[str, object]:
-    return {
-        "profile": found.profile,
-        **found.counts._asdict(),
-        "units": [_unit(row) for row in found.units],
-    }
+    async def written(self, reservation: "Reservation") -> dict[str, Any]:
+        body = {"tokenId": reservation.token_id, "unit": reservation.unit}
+        written: dict[str, Any] = await self._api.call("POST", f"{UNITS}/written", body=body)
+        return written

@@ -15,10 +15,15 @@ from typing import NamedTuple
 from provserver.core import credentials as building
 from provserver.core import decision
 from provserver.core.attributes import from_text
+from provserver.core.csvrows import Rows
 from provserver.core.model import Credentials
 
 CREDENTIAL_COLUMNS = ("token", "clientId", "username", "password", "certificate")
 COLUMNS = ("name", *CREDENTIAL_COLUMNS, "gateway")
+MAX_COLUMNS = 250
+MAX_HEADER = 255
+"""Characters of a column's name."""
+
 _PARTS = {"token": "token", "client id": "clientId", "user name": "username", "password": "password"}
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 """What `surrogateescape` makes of bytes that are not UTF-8, and what UTF-8 cannot hold."""
@@ -55,28 +60,20 @@ def read_devices(lines: Iterable[str]) -> Iterator[DeviceRow | RowError]:
     lines = iter(lines)
     if not (first := next(lines, "").removeprefix("\ufeff")):
         raise HeaderFault("The file is empty; its first row must name the columns.")
-    reader = csv.reader(chain([first], lines), strict=True)
+    rows = Rows(chain([first], lines), MAX_COLUMNS)
     try:
-        header = [column.strip() for column in next(reader)]
+        header = [column.strip() for column in rows.header()]
     except csv.Error as fault:
         raise HeaderFault(f"The header row is not CSV: {fault}.") from None
     _check_header(header)
     row = _Columns(header).row
-    while True:
-        line = reader.line_num + 1
-        try:
-            cells = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as fault:
-            yield RowError(line, None, f"not CSV: {fault}")
-            return  # where the next row starts is unknown
-        if not any(cells):
-            continue
-        if len(cells) != len(header):
+    for line, cells in rows:
+        if isinstance(cells, csv.Error):
+            yield RowError(line, None, f"not CSV: {cells}" if type(cells) is csv.Error else str(cells))
+        elif len(cells) != len(header):
             yield RowError(line, None, f"{len(cells)} cells where the header has {len(header)}")
-            continue
-        yield row(line, cells)
+        else:
+            yield row(line, cells)
 
 
 def _check_header(header: list[str]) -> None:
@@ -86,6 +83,8 @@ def _check_header(header: list[str]) -> None:
         scope, _, key = column.partition(":")
         if column in COLUMNS or (scope in _SCOPES and key and not building.has_control_characters(key)):
             continue
+        if len(column) > MAX_HEADER:
+            raise HeaderFault(f"A column of the header is longer than {MAX_HEADER} characters.")
         close = difflib.get_close_matches(column.lower(), [c.lower() for c in COLUMNS], n=1)
         meant = next((c for c in COLUMNS if close and c.lower() == close[0]), None)
         hint = f" Did you mean {meant!r}?" if meant else ""

@@ -58,10 +58,12 @@ class LabelDocument:
 
     def __init__(self, sheet: Sheet, encoder: qr.Encoder | None = None) -> None:
         from fpdf import FPDF
+        from fpdf.enums import RenderStyle
 
         self._sheet = sheet
         self._encoder = encoder or qr.Encoder()
         self._count = 0
+        self._filled = RenderStyle.F  # its name would be looked up for each rectangle
         self._pdf = FPDF(unit="mm", format=(sheet.page_width, sheet.page_height))
         self._pdf.core_fonts_encoding = _ENCODING
         self._pdf.set_auto_page_break(False)
@@ -78,6 +80,11 @@ class LabelDocument:
         left = x + _PADDING + side
         self._write(label.lines, left, y + self._sheet.height / 2, x + self._sheet.width - _PADDING - left)
 
+    def add_all(self, labels: Iterable[Label]) -> None:
+        """Draw the next labels."""
+        for label in labels:
+            self.add(label)
+
     def finish(self) -> bytes:
         """The document; nothing can be added any more."""
         return bytes(self._pdf.output())
@@ -85,7 +92,7 @@ class LabelDocument:
     def _draw(self, symbol: qr.Symbol, x: float, y: float, side: float) -> None:
         module = side / symbol.side
         for column, row, length in symbol.runs():
-            self._pdf.rect(x + column * module, y + row * module, length * module, module + _OVERLAP, "F")
+            self._pdf.rect(x + column * module, y + row * module, length * module, module + _OVERLAP, self._filled)
 
     def _write(self, lines: Iterable[str], x: float, middle: float, width: float) -> None:
         """Write lines around a middle, each as large as fits its width."""
@@ -112,6 +119,5 @@ class LabelDocument:
 def pdf(labels: Iterable[Label], sheet: Sheet) -> bytes:
     """A PDF of labels."""
     document = LabelDocument(sheet)
-    for label in labels:
-        document.add(label)
+    document.add_all(labels)
     return document.finish()

@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from functools import cache
+from threading import Lock
 from typing import NamedTuple
 
 QUIET_ZONE = 4
@@ -131,14 +132,16 @@ class Encoder:
 
     def __init__(self) -> None:
         self._lengths: dict[int, _Linear] = {}
+        self._lock = Lock()  # labels are drawn in threads
 
     def symbol(self, text: str) -> Symbol:
         """The QR code of a text, the same as `symbol(text)`."""
         data = text.encode()
-        linear = self._lengths.get(len(data))
-        if linear is None:
-            linear = self._lengths[len(data)] = _Linear(len(data))
-        return linear.symbol(data)
+        with self._lock:
+            linear = self._lengths.get(len(data))
+            if linear is None:
+                linear = self._lengths[len(data)] = _Linear(len(data))
+            return linear.symbol(data)
 
 
 class _Linear:

@@ -13,15 +13,21 @@ from itertools import chain
 from typing import BinaryIO, Final, NamedTuple, TextIO, TypeAlias
 
 from provserver.core import decision, metadata
+from provserver.core.csvrows import MAX_BLANK_ROWS, MAX_CHARACTERS, Rows, RowTooLong, RowTooWide, TooManyBlankRows
 from provserver.core.metadata import DEVICE_NAME, InvalidValue
 from provserver.core.model import MetadataField
 
 MAX_COLUMNS: Final = 100
 MAX_ROWS: Final = 1_000_000
+MAX_HEADER: Final = 255
+"""Characters of a column's name."""
 
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _STRANGE = "|:^~"
 """What some separate cells with, and we do not take."""
+
+_COMPARED = 40
+"""Characters by which a header is likened to fields: that takes as long as the square of them."""
 
 _NOT_UTF8 = re.compile("[\ud800-\udfff]")
 """What `surrogateescape` makes of bytes that are not UTF-8."""
@@ -117,19 +123,26 @@ class TokenFile:
         self._header_line = 1
         lines = iter(lines)
         first = next(lines, "").removeprefix("\ufeff")
-        while first and not first.strip():
+        while first and not first.strip() and self._header_line <= MAX_BLANK_ROWS:
             first = next(lines, "")
             self._header_line += 1
-        if not first:
+        if not first.strip():
             reason = "the file is empty: its first row must name the columns"
             self.errors.append(FileError(ErrorKind.EMPTY_FILE, None, None, None, None, reason))
             return
         self.delimiter = self._detect(first)
-        self._reader = csv.reader(chain([first], lines), delimiter=self.delimiter, skipinitialspace=True, strict=True)
+        self._rows = Rows(
+            chain([first], lines),
+            MAX_COLUMNS,
+            line=self._header_line,
+            spaces=True,
+            delimiter=self.delimiter,
+            skip_initial_space=True,
+        )
         try:
-            headers = [header.strip() for header in next(self._reader)]
+            headers = [header.strip() for header in self._rows.header()]
         except csv.Error as fault:
-            self._fault(ErrorKind.BAD_QUOTE, _quote_fault(fault))
+            self._fault(*_fault_of(fault))
             return
         self._read_header(headers)
 
@@ -140,12 +153,11 @@ class TokenFile:
             return
         count = 0
         table = _Table(self.columns, self._fields)
-        for line, cells in self._rows():
+        for line, cells in self._rows:
             if isinstance(cells, csv.Error):
-                yield FileError(ErrorKind.BAD_QUOTE, count + 1, line, None, None, _quote_fault(cells))
-                return  # where the next row begins is unknown
-            if not any(map(str.strip, cells)):
-                continue
+                kind, reason = _fault_of(cells)
+                yield FileError(kind, count + 1, line, None, None, reason)
+                return
             count += 1
             if count > MAX_ROWS:
                 reason = f"more than {MAX_ROWS:,} rows: divide the file"
@@ -158,26 +170,13 @@ class TokenFile:
         if not count:
             yield FileError(ErrorKind.NO_ROWS, None, None, None, None, "there are no rows below the header")
 
-    def _rows(self) -> Iterator[tuple[int, list[str] | csv.Error]]:
-        while True:
-            line = self._reader.line_num + self._header_line
-            try:
-                yield line, next(self._reader)
-            except StopIteration:
-                return
-            except csv.Error as fault:
-                yield line, fault
-                return
-
     def _detect(self, first: str) -> str:
         """The delimiter by which the header has the most known columns, then the most columns."""
 
         def fit(delimiter: str) -> tuple[int, int]:
             try:
-                headers = [
-                    header.strip()
-                    for header in next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
-                ]
+                cells = next(csv.reader([first], delimiter=delimiter, skipinitialspace=True), [])
+                headers = [header.strip() for header in cells[: MAX_COLUMNS + 1]]
             except csv.Error:
                 return 0, 0
             known = sum(
@@ -185,6 +184,8 @@ class TokenFile:
             )
             return known, len(headers)
 
+        if len(first) > MAX_CHARACTERS:
+            return ","
         return max(_DELIMITERS, key=fit)  # the first of equals
 
     def _read_header(self, headers: list[str]) -> None:
@@ -194,9 +195,6 @@ class TokenFile:
                 ErrorKind.NOT_UTF8, f"the file is {'UTF-16' if utf16 else 'not UTF-8'}: save it as CSV in UTF-8"
             )
             return
-        if len(headers) > MAX_COLUMNS:
-            self._fault(ErrorKind.TOO_MANY_COLUMNS, f"{len(headers)} columns where {MAX_COLUMNS} are allowed")
-            return
         if len(headers) == 1 and not self._is_known(headers[0]) and (odd := set(_STRANGE) & set(headers[0])):
             self._fault(
                 ErrorKind.WRONG_DELIMITER,
@@ -205,11 +203,14 @@ class TokenFile:
             return
         places: dict[str, int] = {}
         filled: dict[str, int] = {}
-        for number, header in enumerate(headers, 1):
+        for number, whole in enumerate(headers, 1):
+            header = whole[:MAX_HEADER]
             field = self._mapping.get(header, header)
             known = field is not None and self._is_field(field)
             self.columns.append(Column(number, header, field if known else None))
-            if not header:
+            if header != whole:
+                self._fault(ErrorKind.UNKNOWN_HEADER, f"longer than {MAX_HEADER} characters", number, header)
+            elif not header:
                 self._fault(ErrorKind.EMPTY_HEADER, "the column has no header: name it or delete it", number)
             elif (earlier := places.setdefault(header, number)) != number:
                 self._fault(ErrorKind.DUPLICATE_HEADER, f"column {earlier} has the same header", number, header)
@@ -231,8 +232,10 @@ class TokenFile:
             reason, kind = "no metadata field of the profile has this name", ErrorKind.UNKNOWN_HEADER
         if same := next((name for name in names if name.casefold() == field.casefold()), None):
             reason += f": it differs by case from {same!r}. Map it to that, or write it so"
-        elif close := get_close_matches(field.casefold(), {name.casefold(): name for name in names}, n=1):
-            meant = next(name for name in names if name.casefold() == close[0])
+        elif close := get_close_matches(
+            field.casefold()[:_COMPARED], {name.casefold()[:_COMPARED]: 0 for name in names}, n=1
+        ):
+            meant = next(name for name in names if name.casefold()[:_COMPARED] == close[0])
             reason += f". Did you mean {meant!r}? Else map it to a field, or leave it out"
         else:
             reason += f". Map it to a field, or leave it out. Fields are {', '.join(map(repr, names))}"
@@ -312,6 +315,18 @@ def _device_name(cell: str) -> str:
     if isinstance(name, decision.Refusal):
         raise InvalidValue(name.reason.text)
     return name or ""
+
+
+def _fault_of(fault: csv.Error) -> tuple[ErrorKind, str]:
+    match fault:
+        case RowTooWide():
+            return ErrorKind.TOO_MANY_COLUMNS, str(fault)
+        case TooManyBlankRows():
+            return ErrorKind.TOO_MANY_ROWS, str(fault)
+        case RowTooLong():
+            return ErrorKind.BAD_QUOTE, str(fault)
+        case _:
+            return ErrorKind.BAD_QUOTE, _quote_fault(fault)
 
 
 def _quote_fault(fault: csv.Error) -> str:

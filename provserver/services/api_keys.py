@@ -12,6 +12,7 @@ from asyncpg import UniqueViolationError
 from provserver.core import ids
 from provserver.core.accounts import ApiKey, checked_name
 from provserver.core.authorization import Permission, Principal
+from provserver.core.moment import in_utc
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from provserver.services.organizations import reach
@@ -64,8 +65,7 @@ class ApiKeys:
             raise Invalid("A key without permissions can do nothing. Give it some.")
         if missing := set(permissions) - principal.permissions:
             raise Forbidden(f"You do not have {', '.join(sorted(missing))} yourself. Leave it out.")
-        if expires_at is not None and expires_at.tzinfo is None:
-            raise Invalid("The time at which the key expires needs its offset from UTC.")
+        expires_at = expires_at and in_utc(expires_at, "The time at which the key expires")
         if expires_at is not None and expires_at <= self._now():
             raise Invalid("The key would have expired already. Choose a time to come.")
         secret = PREFIX + ids.alphanumeric(SECRET_LENGTH, self._random)

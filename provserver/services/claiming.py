@@ -41,6 +41,9 @@ UNCLAIMABLE = (
     "This QR code cannot be claimed. Check that it is of your manufacturer and was not used before; "
     "whoever had the device must release it first."
 )
+CONTENDED = (
+    "Somebody else claims this device just now, so nobody gets it. Try again a minute after the other has given up."
+)
 UNCLAIMABLE_DEVICE = (
     "This device cannot be claimed. Check its name and secret, and have the device say again that it may be claimed."
 )
@@ -118,17 +121,21 @@ class Claiming:
             claimable = await store.claim(connection, digest, recipient.organization_id)
             if claimable is None:
                 raise NotFound(UNCLAIMABLE)
-            if claimable.two_sided:
-                return await self._begin(connection, principal, claimable, recipient)
-            await self._complete(connection, claimable, recipient, principal.actor)
-            return await self._claimed(connection, principal, claimable.id)
+            if not claimable.two_sided:
+                await self._complete(connection, claimable, recipient, principal.actor)
+                return await self._claimed(connection, principal, claimable.id)
+            begun = await self._begin(connection, principal, claimable, recipient)
+        if begun is None:  # which stays
+            raise Conflict(CONTENDED)
+        return begun
 
     async def claim_device(
         self, principal: Principal, reference: str, secret: str = "", user: UUID | str | None = None
     ) -> Claimed:
         """Claim a device by its name or id and the secret that it, or its `claimingData`, has told. Raises Refused.
 
-        With another secret the device's word is used up: it has to say again that it may be claimed.
+        With another secret the device's word is used up: it has to say again that it may be claimed. Where claims wait
+        for the device's word, and without a secret where there is a static token, the code is the only way.
         """
         self._admit(principal)
         async with self._transaction() as connection:
@@ -142,19 +149,22 @@ class Claiming:
         raise NotFound(UNCLAIMABLE_DEVICE)
 
     async def confirm(self, device: Authenticated) -> bool:
-        """The word of a device for which a claim waits, which comes true; False when none does.
+        """The word of a device: the claim that waits for it comes true.
 
-        Raises Refused, Unavailable.
+        False when none does and the word may be kept for whoever comes with its secret. Raises Refused, Unavailable.
         """
         async with self._database.connection() as connection:
-            if (awaited := await store.awaited(connection, device.device_id)) is None:
-                return False
+            awaited = await store.awaited(connection, device.device_id)
+        if awaited is None:
+            return False
+        if not awaited.waits:
+            return awaited.two_sided
         async with self._transaction() as connection:
             if awaited.user_id is not None and not await store.keep_user(connection, awaited.user_id):
-                return False
+                return awaited.two_sided
             waiting = await store.confirm(connection, device.device_id, awaited.user_id)
             if waiting is None:
-                return False
+                return awaited.two_sided
             recipient = _Recipient(waiting.organization_id, waiting.user_id)
             await self._complete(connection, waiting.token, recipient, waiting.actor, confirmed=True)
             return True
@@ -196,10 +206,12 @@ class Claiming:
         *,
         to_user: UUID | str | None = None,
         to_organization: UUID | str | None = None,
+        keep_data: bool = False,
     ) -> DeviceSummary:
-        """Have a user, or an organization with no user in particular, have a device, with all its data. Raises Refused.
+        """Have a user, or an organization with no user in particular, have a device. Raises Refused.
 
         Both must be within the principal's tree and the maker's. A static token counts as claimed from then on.
+        keep_data: another organization gets the device with what the one before left on it, which is wiped otherwise.
         """
         principal.require(Permission.DEVICES_TRANSFER)
         if (to_user is None) == (to_organization is None):
@@ -218,8 +230,11 @@ class Claiming:
                 raise Conflict("A device stays with its maker and the organizations below it. Name one of those.")
             await self._check_quota(connection, recipient, holding.holder_id)
             await store.give(connection, device_id, recipient.organization_id, recipient.user_id)
-            arrived = {"user": str(recipient.user_id)} if recipient.user_id is not None else {}
+            arrived: dict[str, Value] = {**_owned(recipient)}
             if recipient.organization_id != holding.holder_id:
+                if not keep_data:
+                    await store.wipe(connection, holding)
+                arrived["data_kept"] = keep_data
                 left = arrived | {"organization": str(recipient.organization_id)}
                 await self._record(
                     connection, holding.holder_id, principal.actor, "device.transferred", device_id, **left
@@ -279,8 +294,8 @@ class Claiming:
 
     async def _begin(
         self, connection: Connection, principal: Principal, claimable: Claimable, recipient: _Recipient
-    ) -> Claimed:
-        """Have a claim wait for its device. The first one does: whoever presses the button means that one."""
+    ) -> Claimed | None:
+        """Have a claim wait for its device; None when another one's does or did just now: then neither does."""
         await self._check_quota(connection, recipient, await self._there(connection, claimable))
         expires_at = await store.pend(
             connection,
@@ -290,8 +305,11 @@ class Claiming:
             principal.actor,
             CONFIRMATION_PERIOD,
         )
-        if expires_at is None:
-            raise NotFound(UNCLAIMABLE)
+        if expires_at is None:  # told to the maker, as the two are not for each other to know
+            await self._record(
+                connection, claimable.maker_id, principal.actor, "static_token.claim_contended", claimable.id
+            )
+            return None
         await self._record(
             connection, recipient.organization_id, principal.actor, "static_token.claim_begun", claimable.id
         )
@@ -341,6 +359,8 @@ class Claiming:
 
     def _matching(self, candidate: Candidate, secret: str) -> Candidate | None:
         """What of a device's permission to be claimed this secret fits; None: nothing."""
+        if candidate.static and not secret:  # its code is; what names such devices have can be guessed
+            return None
         given = secret.encode(errors="replace")
         if candidate.secret_digest is not None and self._keys.verify(
             candidate.secret_digest, "claim-secret", candidate.id.bytes, given

@@ -130,7 +130,8 @@ class Data:
     async def claim(self, device: Authenticated, payload: bytes) -> None:
         """Let the device be claimed with the secret it names; while it may be, another message changes nothing.
 
-        Where a claim waits for the device's word, this is it, whatever the secret.
+        Where a claim waits for the device's word, this is it, whatever the secret; where claims do, but none just now,
+        it is forgotten.
         The secret is kept as digest("claim-secret", device id, secret). Raises InvalidData, Unavailable.
         """
         message = claiming.decode(payload)

@@ -24,7 +24,7 @@ from provserver.core.model import Credentials, CredentialsType, DeviceProfile, O
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Conflict, Forbidden, NotFound, Refused
-from provserver.services.organizations import check_revision
+from provserver.services.organizations import check_quota, check_revision
 from provserver.services.settlement import open_credentials, seal_credentials
 from provserver.store import audit, data, profiles
 from provserver.store import devices as store
@@ -138,6 +138,7 @@ class Devices:
                     else "Choose others, or leave them out for a token."
                 )
                 raise Conflict(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
+            await check_quota(connection, self._organization_id, devices=1)
             await self._add(connection, found)
             device = await self._find(connection, row.name)
             await self._record(connection, device, "created")
@@ -160,7 +161,10 @@ class Devices:
         try:
             async with self._adding() as connection:
                 found = await self._stage(connection, rows, profile, report, progress)
-                if dry_run or (report.error_count and not partial):
+                if report.error_count and not partial:
+                    raise _NothingKept
+                await check_quota(connection, self._organization_id, devices=report.imported)
+                if dry_run:
                     raise _NothingKept
                 await self._add(connection, found)
                 if report.imported:
@@ -249,10 +253,13 @@ class Devices:
     async def delete(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
         """Remove a device; its credentials die with it. Raises Refused.
 
-        One of a static token comes back, unclaimed, when it connects again: delete the token to be rid of both.
+        One of a static token comes back when it connects again: delete the token to be rid of both. One that is claimed
+        is its owner's: to take it from him is another decision than this.
         """
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision, made=True)
+            if device.static_token == "CLAIMED":  # noqa: S105 - a status
+                raise Conflict("Somebody has claimed this device. Disclaim its static token first, or delete that.")
             await store.delete(connection, device.id)
             await self._record(connection, device, "deleted")
         return device
@@ -293,7 +300,7 @@ class Devices:
 
     async def _details(self, connection: Connection, device: DeviceSummary, *, open_: bool = False) -> DeviceDetails:
         rows = await store.credentials(connection, device.id)
-        attributes = await store.attributes(connection, device.id)
+        attributes = await store.attributes(connection, device.id, with_keys=device.maker_id is not None)
         telemetry = await data.latest(connection, device.id)
         return DeviceDetails(
             device,

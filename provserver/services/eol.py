@@ -4,42 +4,39 @@ A token is reserved for its unit before anything is written, so whatever fails l
 for the unit gets the same token. One that has failed is never given again, as nobody knows where it has got to.
 """
 
-import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
 
-from provserver.core import edgent, ids, statictoken
+from provserver.core import ids, statictoken
 from provserver.core.authorization import Permission, Principal
 from provserver.core.credentials import has_control_characters
-from provserver.core.edgent import Settings
 from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
-from provserver.errors import Conflict, Invalid, NotFound, Unavailable
-from provserver.services import injection
-from provserver.services.injection import Way
+from provserver.errors import Conflict, Invalid, NotFound, TooManyRequests, Unavailable
 from provserver.services.settlement import open_credentials
 from provserver.store import audit
 from provserver.store import eol as store
 from provserver.store.database import Connection, Database
 from provserver.store.eol import Counts, HeldRow, ProfileRow, UnitRow, UnitState
 
+__all__ = ["EndOfLine", "LineStatus", "Reservation", "UnitRow"]
+
 MAX_UNIT = 100
 MAX_REASON = 255
 MAX_UNITS = 500
 
+MAX_HELD = 32
+"""Units that stations of one process may have to themselves at once: each takes a connection to Postgres."""
+
 ATTEMPTS = 3
 """How often a reservation is tried while others reserve for the same unit."""
-
-PAUSES = (0.2, 1.0, 3.0)
-"""Seconds between tries to record that a unit is written, when the database does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,28 +58,6 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """What is to be done to a unit.
-
-    settings: what it gets beside its token. label: a file for its QR code. match: see `EndOfLine.reserve`.
-    """
-
-    way: Way
-    settings: Settings
-    label: Path | None = None
-    match: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A unit that has its token. about: what it has said of itself."""
-
-    reservation: Reservation
-    row: UnitRow
-    about: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
 class LineStatus:
     """How a line stands: a profile's tokens counted, and its units, the last one touched first."""
 
@@ -100,35 +75,41 @@ class EndOfLine:
         keys: ServerKeys,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
-        pauses: Sequence[float] = PAUSES,
     ) -> None:
         self._database = database
         self._keys = keys
         self._random = random
         self._clock = clock
-        self._pauses = pauses
+        self._held = 0
 
-    async def write(self, principal: Principal, profile_reference: str, unit: str, work: Work) -> Done:
-        """Give a unit its token, with all that belongs to it. Raises Refused, before it reserves one where it can.
+    @asynccontextmanager
+    async def hold(self, principal: Principal, profile_reference: str, unit: str) -> AsyncIterator[ProfileRow]:
+        """Have a unit to oneself: of two with one number, at two stations, both would get its token.
 
-        The label is there before the unit counts as written: a unit without one is run again.
+        Raises Refused, Unavailable.
         """
         principal.require(Permission.TOKENS_MANAGE)
-        blank = injection.with_token(work.settings, edgent.BLANK)
-        work.way.check(blank)
-        if work.label is not None:
-            injection.check_label(work.label)
+        unit = _unit(unit)
         async with self._database.connection() as connection:
             profile = await _profile(connection, principal, profile_reference)
-        work.way.check(blank, profile.template_id)
-        async with self._alone(profile, _unit(unit)):
-            reservation = await self.reserve(principal, str(profile.id), unit, match=work.match)
-            settings = injection.with_token(work.settings, reservation.auth)
-            about = await work.way.inject(settings, reservation.template_id)
-            if work.label is not None:
-                lines = (reservation.unit, reservation.profile)
-                injection.print_label(work.label, reservation.qr, reservation.organization_number, lines)
-            return Done(reservation, await self.written(principal, reservation), about)
+        if self._held >= MAX_HELD:
+            raise TooManyRequests(f"{MAX_HELD} stations are at units just now. Try again.", retry_after=5)
+        self._held += 1
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    dedicated = await self._database.dedicated()
+                    stack.callback(dedicated.terminate)
+                    await store.hold(dedicated, profile.id, unit)
+                except Exception as fault:
+                    if self._database.is_lock_timeout(fault):
+                        raise Conflict(f"Another station is at the unit {unit!r} just now.") from None
+                    if self._database.is_away(fault):
+                        raise Unavailable(f"Postgres is not available: {type(fault).__name__}.") from fault
+                    raise
+                yield profile
+        finally:
+            self._held -= 1
 
     async def reserve(
         self, principal: Principal, profile_reference: str, unit: str, *, match: str | None = None
@@ -150,7 +131,8 @@ class EndOfLine:
                     if held is None:
                         held = await store.take(connection, principal.organization_id, profile.id, unit, match)
                     if held is None:
-                        raise Conflict(_none_free(profile.name, unit, match))
+                        used = await store.used(connection, principal.organization_id, profile.id, unit, match)
+                        raise Conflict(_none_free(profile.name, unit, match, used))
                     await self._record(
                         connection, principal, held.organization_id, "reserved", held.token_id, unit=unit, again=resumed
                     )
@@ -159,18 +141,21 @@ class EndOfLine:
                 continue
         raise Conflict(f"Another station is at the unit {unit!r} just now. Try again.")
 
-    async def written(self, principal: Principal, reservation: Reservation) -> UnitRow:
-        """Record that a unit has its token, as was read back. Raises Refused, Unavailable.
-
-        It may be said twice: when the database went away under it, it is said again.
-        """
+    async def written(self, principal: Principal, token_id: UUID, unit: str) -> UnitRow:
+        """Record that a unit has its token, as was read back; it may be said twice. Raises Refused."""
         principal.require(Permission.TOKENS_MANAGE)
-        for pause in self._pauses:
-            try:
-                return await self._written(principal, reservation.token_id, reservation.unit)
-            except Unavailable:
-                await asyncio.sleep(pause)
-        return await self._written(principal, reservation.token_id, reservation.unit)
+        unit, organization_id = _unit(unit), principal.organization_id
+        async with self._database.transaction() as connection:
+            row = await store.mark(connection, organization_id, token_id, unit, "written", before=("reserved",))
+            if row is not None:
+                await self._record(connection, principal, row.organization_id, "written", token_id, unit=unit)
+                return row
+            found = await store.state(connection, organization_id, token_id, unit)
+        if found is None:
+            raise NotFound(f"The token of the unit {unit!r} has been deleted meanwhile. Run the unit again.")
+        if found.state != "written":
+            raise Conflict(f"The unit {unit!r} has been marked as {found.state} meanwhile. Run the unit again.")
+        return found
 
     async def fail(self, principal: Principal, profile_reference: str, unit: str, reason: str = "") -> UnitRow:
         """Give a unit's token up, written or not, for good; the unit may get another. Raises Refused."""
@@ -185,7 +170,9 @@ class EndOfLine:
                 raise NotFound(f"The unit {unit!r} has no token of the profile {profile.name!r} that could fail.")
             if held.status == "CLAIMED":
                 raise Conflict(f"The unit {unit!r} has been claimed: its customer has it. Unclaim it first.")
-            failed = await store.mark(connection, held.token_id, unit, "failed", before=("reserved", "written"))
+            failed = await store.mark(
+                connection, principal.organization_id, held.token_id, unit, "failed", before=("reserved", "written")
+            )
             if failed is None:
                 raise Conflict(f"The unit {unit!r} has changed meanwhile. Try again.")
             await self._record(
@@ -216,35 +203,6 @@ class EndOfLine:
                 limit=min(limit, MAX_UNITS),
             )
         return LineStatus(profile.name, counts, units)
-
-    @asynccontextmanager
-    async def _alone(self, profile: ProfileRow, unit: str) -> AsyncIterator[None]:
-        """Have a unit to oneself: of two with one number, at two stations, both would get its token."""
-        async with AsyncExitStack() as stack:
-            try:
-                connection = await self._database.dedicated()
-                stack.callback(connection.terminate)
-                await store.hold(connection, profile.id, unit)
-            except Exception as fault:
-                if self._database.is_lock_timeout(fault):
-                    raise Conflict(f"Another station is at the unit {unit!r} just now.") from None
-                if self._database.is_away(fault):
-                    raise Unavailable(f"Postgres is not available: {type(fault).__name__}.") from fault
-                raise
-            yield
-
-    async def _written(self, principal: Principal, token_id: UUID, unit: str) -> UnitRow:
-        async with self._database.transaction() as connection:
-            row = await store.mark(connection, token_id, unit, "written", before=("reserved",))
-            if row is not None:
-                await self._record(connection, principal, row.organization_id, "written", token_id, unit=unit)
-                return row
-            found = await store.state(connection, token_id, unit)
-        if found is None:
-            raise NotFound(f"The token of the unit {unit!r} has been deleted meanwhile. Run the unit again.")
-        if found.state != "written":
-            raise Conflict(f"The unit {unit!r} has been marked as {found.state} meanwhile. Run the unit again.")
-        return found
 
     async def _record(
         self,
@@ -299,7 +257,12 @@ def _written_already(unit: str, number: int, at: datetime) -> str:
     )
 
 
-def _none_free(profile: str, unit: str, match: str | None) -> str:
-    if match is not None:
-        return f"There is no free static token of the profile {profile!r} whose {match} is {unit!r}."
-    return f"There is no free static token of the profile {profile!r} left. Make some: provserver token create."
+def _none_free(profile: str, unit: str, match: str | None, used: int) -> str:
+    which = f"of the profile {profile!r} " + ("left" if match is None else f"whose {match} is {unit!r}")
+    said = f"There is no free static token {which}."
+    if used:
+        said += (
+            f" {used} may be in units already: they were exported, shown, claimed or connected with, "
+            "and the line gives none of these."
+        )
+    return said if match is not None and not used else f"{said} Make some: provserver token create."

@@ -72,7 +72,9 @@ class Idempotency:
 
     @asynccontextmanager
     async def once(self, principal: Principal, key: str, request: Sequence[str | bytes]) -> AsyncIterator[Turn]:
-        """A caller's request under a key; what fails leaves the key free. Raises KeyInUse, KeyReused.
+        """A caller's request under a key; what is Refused leaves the key free. Raises KeyInUse, KeyReused.
+
+        Whatever else it ends with, nobody knows what was made: the key stays in use, and nothing is made twice.
 
         request: all that says what is asked.
         """
@@ -90,20 +92,21 @@ class Idempotency:
         turn = Turn()
         try:
             yield turn
-        finally:
+        except Refused:
             async with self._database.connection() as connection:
-                if turn.made is None:
-                    await store.release(connection, actor, key)
-                else:
-                    sealed = self._keys.seal(msgspec.msgpack.encode(turn.made), context, self._random(12))
-                    await store.keep(connection, actor, key, turn.made.status, sealed)
+                await store.release(connection, actor, key)
+            raise
+        if turn.made is not None:
+            sealed = self._keys.seal(msgspec.msgpack.encode(turn.made), context, self._random(12))
+            async with self._database.connection() as connection:
+                await store.keep(connection, actor, key, turn.made.status, sealed)
 
     def _again(self, row: store.KeptRow | None, digest: bytes, context: bytes) -> Kept:
         if row is not None and row.request_digest != digest:
             raise KeyReused("This Idempotency-Key was used for another request. Choose a new one for each request.")
         if row is None or row.answer is None:
             raise KeyInUse(
-                "The first request with this Idempotency-Key is under way, or was interrupted. "
-                "Wait a moment and repeat; if it stays so, look at what there is before you use a new key."
+                "The first request with this Idempotency-Key is under way, or was interrupted and may have been done. "
+                "Wait a moment and repeat; if it stays so, look whether it was done, and if not, use a new key."
             )
         return msgspec.msgpack.decode(self._keys.unseal(row.answer, context), type=Kept)

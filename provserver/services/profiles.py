@@ -24,6 +24,7 @@ from provserver.core.model import (
     ProvisionStrategy,
     ReprovisionPolicy,
 )
+from provserver.core.moment import in_utc
 from provserver.core.profilefile import InvalidProfileFile, ProfileTemplate
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
@@ -336,7 +337,8 @@ class Profiles:
         except InvalidAuthority as fault:
             raise Invalid(str(fault)) from None
         rows = [store.AuthorityRow(authority.identity(each), authority.subject_digest(each), each) for each in trusted]
-        if holder := await store.authority_holder(connection, [row.identity for row in rows], profile.id):
+        identities = [row.identity for row in rows]
+        if holder := await store.authority_holder(connection, identities, profile.id, self._organization_id):
             raise Conflict(f"The profile {holder!r} trusts this CA already; a CA belongs to one profile. {_NARROWER}")
         await self._unique(
             store.replace_authorities(connection, profile.id, rows),
@@ -397,7 +399,6 @@ def _context(key: str) -> bytes:
     return b"provision-secret:" + key.encode()
 
 
-_FIRST_YEAR, _LAST_YEAR = 1970, 9998  # the last moment of 9999 is Postgres' infinity
 _NARROWER = "Take it away there, or trust an intermediate of it here."
 
 
@@ -421,12 +422,9 @@ def _checked_budget(given: KeyBudget | None) -> KeyBudget | None:
     """A budget, in UTC; None when it bounds nothing."""
     if given is None or given == KeyBudget():
         return None
-    for moment in (given.not_before, given.not_after):
-        if moment is not None and moment.tzinfo is None:
-            raise Invalid("A provision key's times need a time zone: 2027-01-01T00:00:00Z.")
-        if moment is not None and not _FIRST_YEAR <= moment.year <= _LAST_YEAR:
-            raise Invalid(f"A provision key's times must be of the years {_FIRST_YEAR} to {_LAST_YEAR}.")
-    not_before, not_after = (moment and moment.astimezone(UTC) for moment in (given.not_before, given.not_after))
+    not_before, not_after = (
+        moment and in_utc(moment, "A time of a provision key") for moment in (given.not_before, given.not_after)
+    )
     if not_before is not None and not_after is not None and not_before >= not_after:
         raise Invalid("A provision key must become valid before it expires.")
     networks = tuple(dict.fromkeys(given.networks))

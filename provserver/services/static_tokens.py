@@ -194,13 +194,17 @@ class StaticTokens:
             return await store.count(connection, await self._filter(connection, principal, selection))
 
     async def show(self, principal: Principal, reference: UUID | str, *, open_: bool = False) -> TokenDetails:
-        """A token by id or number; open_: with its secrets in clear, which the audit keeps. Raises Refused."""
+        """A token by id or number; open_: with its secrets in clear, which the audit keeps. Raises Refused.
+
+        One whose AuthToken was seen may be in a unit: it is not for the production line any more.
+        """
         principal.require(Permission.TOKENS_MANAGE)
         async with self._database.transaction() as connection:
             row = await self._find(connection, principal, reference)
             token = row.token
             if not open_:
                 return TokenDetails(token)
+            await store.mark_used(connection, [token.id])
             await self._record(connection, principal, token.organization_id, "static_token.shown", token.id)
         return TokenDetails(token, *self._open(row))
 
@@ -220,9 +224,12 @@ class StaticTokens:
         names = [each.name for profile in found for each in profile.metadata_fields if each.name != DEVICE_NAME]
         return list(dict.fromkeys(names))
 
-    async def stream(self, principal: Principal, selection: Selection) -> AsyncGenerator[OpenedToken, None]:
+    async def stream(
+        self, principal: Principal, selection: Selection, *, labels: bool = False
+    ) -> AsyncGenerator[OpenedToken, None]:
         """These tokens with their secrets in clear, in the order they were made; the audit keeps it. Raises Refused.
 
+        labels: for what shows no AuthToken; else they may be in units, and are not for the production line any more.
         Read page by page: a slow reader holds neither a connection nor a transaction.
         """
         principal.require(Permission.TOKENS_MANAGE)
@@ -241,8 +248,10 @@ class StaticTokens:
             )
         after = None
         while True:
-            async with self._database.connection() as connection:
+            async with self._database.transaction() as connection:
                 page = await store.list_(connection, filter_, after=after, limit=PAGE)
+                if not labels:
+                    await store.mark_used(connection, [row.token.id for row in page])
             for row in page:
                 yield self._opened(row)
             if len(page) < PAGE:

@@ -25,6 +25,7 @@ SERIAL, AUTH_TOKEN, METADATA = "serial", "auth-token", "metadata:"
 MAX_LABELS = 5_000
 """Of one document, which is kept in memory until it is whole."""
 
+_LABELS = 21  # that are drawn before anybody is told of it: a sheet
 _ROWS = 500  # that are written at once
 _CHUNK = 1 << 16  # bytes
 _TURN = 0.002  # seconds of work before others have their turn
@@ -122,18 +123,17 @@ class TokenExport:
         if field is not None:
             _check_field(field, await self._tokens.export_fields(principal, selection))
         wanted: list[Label] = []
-        async with aclosing(self._tokens.stream(principal, selection)) as tokens:
+        async with aclosing(self._tokens.stream(principal, selection, labels=True)) as tokens:
             async for token in tokens:
                 if len(wanted) == MAX_LABELS:
                     raise Invalid(f"One PDF holds at most {MAX_LABELS} labels. Select fewer static tokens.")
                 wanted.append(_label(token, field))
-        turn = _Turn()
         document = await asyncio.to_thread(LabelDocument, SHEETS[sheet], self._encoder)  # loads fpdf2
-        for done, label in enumerate(wanted, 1):
-            document.add(label)
+        for done in range(0, len(wanted), _LABELS):
+            part = wanted[done : done + _LABELS]
+            await asyncio.to_thread(document.add_all, part)  # a label takes longer than a turn may
             if progress:
-                progress(done)
-            await turn.over()
+                progress(done + len(part))
         data = await asyncio.to_thread(document.finish)
         for start in range(0, len(data), _CHUNK):
             yield data[start : start + _CHUNK]

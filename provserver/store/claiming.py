@@ -49,8 +49,12 @@ class Claimable:
 
 
 class Awaited(NamedTuple):
-    """A claim that waits for its device's word. user_id: who is to own it."""
+    """What a device's word that it may be claimed is good for. waits: a claim waits for it, of this user or of nobody
+    in particular. two_sided: and it is good for nothing else.
+    """
 
+    two_sided: bool
+    waits: bool
     user_id: UUID | None
 
 
@@ -91,9 +95,12 @@ class Holding:
 
 
 class Candidate(NamedTuple):
-    """A device of a name that nobody has. secret_digest: of its live claim; claiming_data: the attribute."""
+    """A device of a name that nobody has. static: it came of a static token. secret_digest: of its live claim;
+    claiming_data: the attribute.
+    """
 
     id: UUID
+    static: bool
     secret_digest: bytes | None
     claiming_data: object
 
@@ -105,6 +112,11 @@ class Owner(NamedTuple):
     organization_id: UUID
     activated: bool
 
+
+NOBODY = ""
+"""Whose a pending claim is when two have come for one device: until it expires, the device's word is for neither."""
+
+_SAME = "c.organization_id = $2 AND c.user_id IS NOT DISTINCT FROM $3"
 
 # The first of three names that is free; should another device take it meanwhile, the row does not come back as made.
 # What waits for a token's row sees the devices as they were before: a device that was made meanwhile does not count
@@ -151,6 +163,8 @@ WITH wanted AS MATERIALIZED (
     SELECT event_id, id, 'device.provisioned', jsonb_build_object('deviceId', id, 'deviceName', given,
         'profileId', profile_id, 'credentialsType', '{CredentialsType.ACCESS_TOKEN}', 'transport', transport)
     FROM accepted
+), spent AS (
+    UPDATE static_token t SET used_at = now() FROM accepted a WHERE t.id = a.id AND t.used_at IS NULL
 )
 SELECT w.id_digest, w.id IN (SELECT id FROM made), w.id NOT IN (SELECT id FROM fresh) FROM wanted w
 """
@@ -174,7 +188,8 @@ async def claim(connection: Connection, qr_digest: bytes, organization_id: UUID)
     """
     row = await connection.fetchrow(
         "UPDATE static_token t SET status = CASE WHEN p.two_sided_claim THEN t.status ELSE 'CLAIMED' END,"
-        " claimed_at = CASE WHEN p.two_sided_claim THEN NULL ELSE now() END, revision = t.revision + 1"
+        " claimed_at = CASE WHEN p.two_sided_claim THEN NULL ELSE now() END,"
+        " used_at = coalesce(t.used_at, now()), revision = t.revision + 1"
         " FROM device_profile p, organization o"
         " WHERE t.qr_digest = $1 AND t.status = 'UNCLAIMED' AND p.id = t.profile_id"
         " AND o.id = $2 AND t.organization_id = ANY(o.path)"
@@ -188,32 +203,38 @@ async def claim(connection: Connection, qr_digest: bytes, organization_id: UUID)
 async def pend(
     connection: Connection, token_id: UUID, organization_id: UUID, user_id: UUID | None, actor: str, period: timedelta
 ) -> datetime | None:
-    """Have a claim wait for the device's word, while its token is held; until when, or None when another one waits."""
+    """Have a claim wait for the device's word, while its token is held; until when, or None when nobody's does.
+
+    Whose claim comes while another one's waits takes that away, and nobody's waits for the period: unless he comes
+    alone then, the device's word could mean the other.
+    """
     await connection.execute("DELETE FROM pending_claim WHERE device_id = $1 AND expires_at <= now()", token_id)
-    await connection.execute(
-        "INSERT INTO pending_claim (device_id, organization_id, user_id, actor, expires_at)"
-        " VALUES ($1, $2, $3, $4, now() + $5) ON CONFLICT DO NOTHING",
+    row = await connection.fetchrow(
+        "INSERT INTO pending_claim AS c (device_id, organization_id, user_id, actor, expires_at)"
+        " VALUES ($1, $2, $3, $4, now() + $5)"
+        " ON CONFLICT (device_id) DO UPDATE SET organization_id = $2, user_id = $3,"
+        f" actor = CASE WHEN {_SAME} THEN c.actor ELSE '{NOBODY}' END,"
+        f" expires_at = CASE WHEN {_SAME} THEN c.expires_at ELSE excluded.expires_at END"
+        " RETURNING actor, expires_at",
         token_id,
         organization_id,
         user_id,
         actor,
         period,
     )
-    expires_at: datetime | None = await connection.fetchval(
-        "SELECT expires_at FROM pending_claim WHERE device_id = $1 AND organization_id = $2"
-        " AND user_id IS NOT DISTINCT FROM $3 AND actor = $4",
-        token_id,
-        organization_id,
-        user_id,
-        actor,
-    )
-    return expires_at
+    assert row is not None  # noqa: S101 - it is made or updated
+    expires_at: datetime = row["expires_at"]
+    return None if row["actor"] == NOBODY else expires_at
 
 
 async def awaited(connection: Connection, device_id: UUID) -> Awaited | None:
-    """The claim that waits for a device's word; None when none does."""
+    """What a device's word is good for; None when the device is gone."""
     row = await connection.fetchrow(
-        "SELECT user_id FROM pending_claim WHERE device_id = $1 AND expires_at > now()", device_id
+        "SELECT p.two_sided_claim, c.device_id IS NOT NULL, c.user_id"
+        " FROM device d JOIN device_profile p ON p.id = d.profile_id"
+        f" LEFT JOIN pending_claim c ON c.device_id = d.id AND c.expires_at > now() AND c.actor <> '{NOBODY}'"
+        " WHERE d.id = $1",
+        device_id,
     )
     return None if row is None else Awaited(*row)
 
@@ -223,10 +244,13 @@ async def confirm(connection: Connection, device_id: UUID, user_id: UUID | None)
 
     None when there is none, any more.
     """
+    # By itself, as a statement that has to wait for the token would see the claims as they were before.
+    await connection.execute("SELECT FROM static_token WHERE id = $1 FOR UPDATE", device_id)
     row = await connection.fetchrow(
         "UPDATE static_token t SET status = 'CLAIMED', claimed_at = now(), revision = t.revision + 1"
         " FROM pending_claim c JOIN organization o ON o.id = c.organization_id"
         " WHERE t.id = $1 AND t.status = 'UNCLAIMED' AND c.device_id = t.id AND c.expires_at > now()"
+        f" AND c.actor <> '{NOBODY}'"
         " AND c.user_id IS NOT DISTINCT FROM $2 AND t.organization_id = ANY(o.path)"
         " RETURNING t.id, t.organization_id, t.id_digest, c.organization_id, c.user_id, c.actor",
         device_id,
@@ -236,15 +260,19 @@ async def confirm(connection: Connection, device_id: UUID, user_id: UUID | None)
 
 
 async def candidates(connection: Connection, organization_id: UUID, reference: str) -> list[Candidate]:
-    """Devices of this name or id that nobody has, of an organization or those above it, the nearest maker's first."""
+    """Devices of this name or id that nobody has, of an organization or those above it, the nearest maker's first.
+
+    Not those that have to say yes to whoever scans their code.
+    """
     rows = await connection.fetch(
-        "SELECT d.id, c.secret_digest, a.value"
+        "SELECT d.id, t.id IS NOT NULL, c.secret_digest, a.value"
         " FROM organization o CROSS JOIN LATERAL unnest(o.path) WITH ORDINALITY AS m(id, depth)"
         " JOIN device d ON d.organization_id = m.id AND (d.name = $2 OR d.id = $3)"
+        " JOIN device_profile p ON p.id = d.profile_id AND NOT p.two_sided_claim"
+        " LEFT JOIN static_token t ON t.id = d.id"
         " LEFT JOIN claim c ON c.device_id = d.id AND c.expires_at > now()"
         f" LEFT JOIN attribute a ON a.device_id = d.id AND a.scope = '{Scope.SERVER}' AND a.key = '{CLAIMING_DATA}'"
-        " WHERE o.id = $1 AND d.holder_id IS NULL AND d.owner_id IS NULL"
-        " AND NOT EXISTS (SELECT FROM static_token t WHERE t.id = d.id AND t.status = 'CLAIMED')"
+        " WHERE o.id = $1 AND d.holder_id IS NULL AND d.owner_id IS NULL AND t.status IS DISTINCT FROM 'CLAIMED'"
         " ORDER BY m.depth DESC, d.id",
         organization_id,
         reference,
@@ -342,8 +370,7 @@ FROM static_token t CROSS JOIN LATERAL jsonb_each(t.metadata) AS m WHERE t.id = 
 async def release(connection: Connection, holding: Holding) -> None:
     """Give what is held back to its maker, unclaimed, without anything of who had it, and cut its sessions.
 
-    The device may come back with the credentials that it has. Of a device without a static token the maker's server
-    attributes stay, as nobody below may write those; of one with a token, what the token has is put back.
+    The device may come back with the credentials that it has.
     """
     id_ = holding.id
     await connection.execute(
@@ -357,14 +384,23 @@ async def release(connection: Connection, holding: Holding) -> None:
         id_,
     )
     await connection.execute(_CUT, id_)
+    await wipe(connection, holding)
+
+
+async def wipe(connection: Connection, holding: Holding) -> None:
+    """Forget what whoever had a device left on it.
+
+    Of one without a static token the maker's server attributes stay, as nobody below may write those; of one with a
+    token, what the token has is put back.
+    """
     await connection.execute(
         "DELETE FROM attribute WHERE device_id = $1"
         f" AND ($2::boolean OR scope <> '{Scope.SERVER}' OR starts_with(key, '{METADATA}') OR key = '{CLAIMING_DATA}')",
-        id_,
+        holding.id,
         holding.status is not None,
     )
-    await connection.execute(_METADATA, id_)
-    await data.delete(connection, id_)
+    await connection.execute(_METADATA, holding.id)
+    await data.delete(connection, holding.id)
 
 
 async def is_below(connection: Connection, organization_id: UUID, above: UUID) -> bool:

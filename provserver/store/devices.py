@@ -8,7 +8,7 @@ from uuid import UUID
 
 import asyncpg
 
-from provserver.core.attributes import Scope
+from provserver.core.attributes import METADATA, Scope
 from provserver.core.telemetry import Value
 from provserver.store import data
 from provserver.store.database import Connection
@@ -152,12 +152,21 @@ async def credentials(connection: Connection, device_id: UUID) -> list[Credentia
     return [CredentialsRow(*row) for row in rows]
 
 
-async def attributes(connection: Connection, device_id: UUID) -> list[asyncpg.Record]:
-    """A device's attributes: scope, key, value, updated_at."""
-    return await connection.fetch(
-        "SELECT scope, key, value, updated_at FROM attribute WHERE device_id = $1 ORDER BY scope, key",
-        device_id,
-    )
+_ATTRIBUTES = f"""
+SELECT scope, key, value, updated_at FROM attribute
+WHERE device_id = $1 AND ($2::boolean OR scope <> '{Scope.SERVER}' OR key NOT IN (
+    SELECT '{METADATA}' || (f ->> 'name')
+    FROM device d JOIN device_profile p ON p.id = d.profile_id
+    CROSS JOIN LATERAL jsonb_array_elements(p.metadata_fields) AS f
+    WHERE d.id = $1 AND f ->> 'type' = 'key128'
+))
+ORDER BY scope, key
+"""
+
+
+async def attributes(connection: Connection, device_id: UUID, *, with_keys: bool) -> list[asyncpg.Record]:
+    """A device's attributes: scope, key, value, updated_at. with_keys: also the metadata that are keys of its radio."""
+    return await connection.fetch(_ATTRIBUTES, device_id, with_keys)
 
 
 class StagedDevice(NamedTuple):
@@ -204,12 +213,14 @@ CREATE TEMPORARY TABLE staged_attribute (LIKE attribute INCLUDING DEFAULTS) ON C
 # Windows, as sorting costs the same whatever the planner takes the tables to be like: nothing has analysed them.
 _CONFLICTS = """
 SELECT place, line, name_taken, credentials_taken, nullif(first_named, 0), nullif(first_known, 0) FROM (
-    SELECT s.ctid AS place, s.line, d.name IS NOT NULL AS name_taken, c.id_digest IS NOT NULL AS credentials_taken,
+    SELECT s.ctid AS place, s.line, d.name IS NOT NULL AS name_taken,
+        coalesce(c.id_digest, t.id_digest) IS NOT NULL AS credentials_taken,
         CASE WHEN count(*) OVER named > 1 THEN min(s.line) OVER named ELSE 0 END AS first_named,
         CASE WHEN count(*) OVER known > 1 THEN min(s.line) OVER known ELSE 0 END AS first_known
     FROM staged_device s
     LEFT JOIN device d ON d.organization_id = $1 AND d.name = s.name
     LEFT JOIN credentials c ON c.id_digest = s.id_digest
+    LEFT JOIN static_token t ON t.id_digest = s.id_digest  -- whose device is still to come
     WINDOW named AS (PARTITION BY s.name), known AS (PARTITION BY s.id_digest)
 ) AS staged
 WHERE name_taken OR credentials_taken OR first_named > 0 OR first_known > 0

@@ -59,8 +59,12 @@ class Counts(NamedTuple):
 _HELD = "t.id, t.number, t.organization_id, o.number, t.unit_state, t.unit_at, t.status, t.sealed, t.qr_sealed"
 # Looked up first, and once: as a join it is misjudged, and the tokens are sorted for each that is taken.
 _REACHED = "t.organization_id = ANY (ARRAY(SELECT id FROM organization WHERE path @> ARRAY[$1::uuid]))"
-# One that a device has come with is in use: it got there by another way than ours.
-_FREE = "t.unit IS NULL AND t.status = 'UNCLAIMED' AND NOT EXISTS (SELECT FROM device d WHERE d.id = t.id)"
+# One that was used is in a unit, or may be, by another way than ours; also when its device has been deleted since.
+_FREE = (
+    "t.unit IS NULL AND t.used_at IS NULL"
+    " AND t.status = 'UNCLAIMED' AND NOT EXISTS (SELECT FROM device d WHERE d.id = t.id)"
+)
+_MATCHES = "($4::text IS NULL OR t.metadata ->> $4 = $3)"
 
 
 async def profiles(connection: Connection, organization_id: UUID, reference: str) -> list[ProfileRow]:
@@ -79,9 +83,10 @@ async def profiles(connection: Connection, organization_id: UUID, reference: str
 async def hold(connection: Connection, profile_id: UUID, unit: str) -> None:
     """Have a unit to oneself until the connection ends, whatever ends it.
 
-    Raises asyncpg.LockNotAvailableError after a moment, which the connection of a killed station takes to end.
+    Raises asyncpg.LockNotAvailableError after a moment, which the connection of a killed station takes to end, be it
+    to Postgres or to a server.
     """
-    await connection.execute("SET lock_timeout = '500ms'")
+    await connection.execute("SET lock_timeout = '1500ms'")
     await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"eol:{profile_id}:{unit}")
 
 
@@ -110,7 +115,7 @@ async def take(
         "UPDATE static_token t SET unit = $3, unit_state = 'reserved', unit_at = now(), revision = t.revision + 1"
         " FROM organization o WHERE o.id = t.organization_id AND t.id = ("
         f" SELECT t.id FROM static_token t WHERE t.profile_id = $2 AND {_REACHED} AND {_FREE}"
-        " AND ($4::text IS NULL OR t.metadata ->> $4 = $3)"
+        f" AND {_MATCHES}"
         f" ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {_HELD}",
         organization_id,
         profile_id,
@@ -120,14 +125,36 @@ async def take(
     return _held(row)
 
 
+async def used(
+    connection: Connection, organization_id: UUID, profile_id: UUID, unit: str, field: str | None = None
+) -> int:
+    """How many tokens no unit was given here, and are not free all the same. unit, field: see `take`."""
+    found: int = await connection.fetchval(
+        f"SELECT count(*) FROM static_token t WHERE t.profile_id = $2 AND {_REACHED}"
+        f" AND t.unit IS NULL AND NOT ({_FREE}) AND {_MATCHES}",
+        organization_id,
+        profile_id,
+        unit,
+        field,
+    )
+    return found
+
+
 async def mark(
-    connection: Connection, token_id: UUID, unit: str, state: UnitState, *, before: tuple[UnitState, ...]
+    connection: Connection,
+    organization_id: UUID,
+    token_id: UUID,
+    unit: str,
+    state: UnitState,
+    *,
+    before: tuple[UnitState, ...],
 ) -> UnitRow | None:
-    """Move a unit's token on from one of some states; None when it is in none of them."""
+    """Move a unit's token on from one of some states; None when it is in none, or the organization reaches it not."""
     row = await connection.fetchrow(
-        "UPDATE static_token t SET unit_state = $3, unit_at = now(), revision = t.revision + 1"
-        " WHERE t.id = $1 AND t.unit = $2 AND t.unit_state = ANY($4::text[])"
+        "UPDATE static_token t SET unit_state = $4, unit_at = now(), revision = t.revision + 1"
+        f" WHERE t.id = $2 AND t.unit = $3 AND t.unit_state = ANY($5::text[]) AND {_REACHED}"
         " RETURNING t.id, t.number, t.organization_id, t.unit, t.unit_state, t.unit_at, t.status, NULL::timestamptz",
+        organization_id,
         token_id,
         unit,
         state,
@@ -136,9 +163,11 @@ async def mark(
     return None if row is None else UnitRow(*row)
 
 
-async def state(connection: Connection, token_id: UUID, unit: str) -> UnitRow | None:
-    """How things are with a unit's token."""
-    rows = await connection.fetch(f"{_UNITS} WHERE t.id = $1 AND t.unit = $2", token_id, unit)
+async def state(connection: Connection, organization_id: UUID, token_id: UUID, unit: str) -> UnitRow | None:
+    """How things are with a unit's token, of those that an organization reaches."""
+    rows = await connection.fetch(
+        f"{_UNITS} WHERE t.id = $2 AND t.unit = $3 AND {_REACHED}", organization_id, token_id, unit
+    )
     return UnitRow(*rows[0]) if rows else None
 
 

@@ -273,13 +273,17 @@ async def add_issuers(connection: Connection, profile_id: UUID, found: Mapping[b
     )
 
 
-async def authority_holder(connection: Connection, identities: Sequence[bytes], other_than: UUID) -> str | None:
-    """The name of another profile that trusts one of these CAs."""
+async def authority_holder(
+    connection: Connection, identities: Sequence[bytes], other_than: UUID, organization_id: UUID
+) -> str | None:
+    """The name of another profile that trusts one of these CAs, of an organization or one below it."""
     holder: str | None = await connection.fetchval(
         "SELECT p.name FROM certificate_authority a JOIN device_profile p ON p.id = a.profile_id"
-        " WHERE a.identity = ANY($1::bytea[]) AND p.id <> $2 LIMIT 1",
+        " JOIN organization o ON o.id = p.organization_id"
+        " WHERE a.identity = ANY($1::bytea[]) AND p.id <> $2 AND o.path @> ARRAY[$3::uuid] LIMIT 1",
         identities,
         other_than,
+        organization_id,
     )
     return holder
 

@@ -237,6 +237,16 @@ async def count(connection: Connection, filter_: Filter) -> int:
     return found
 
 
+async def mark_used(connection: Connection, ids: Sequence[UUID]) -> None:
+    """Keep that tokens may be in units from now on; locked in one order, as two may mark the same ones."""
+    await connection.execute(
+        "UPDATE static_token t SET used_at = now() FROM ("
+        " SELECT id FROM static_token WHERE id = ANY($1::uuid[]) AND used_at IS NULL ORDER BY id FOR NO KEY UPDATE"
+        ") u WHERE t.id = u.id",
+        ids,
+    )
+
+
 async def profiles_of(connection: Connection, filter_: Filter) -> list[DeviceProfile]:
     """The profiles of these tokens, in the order they were made."""
     where, arguments = _where(filter_)

@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any, Never
 from uuid import UUID
 
 import msgspec
@@ -229,3 +230,39 @@ def test_every_code_of_a_route_is_known(site: Site) -> None:
 
 def test_an_operator_is_a_principal_like_others(site: Site) -> None:
     assert site.operator == Principal(OPERATOR, site.space.organization_id)
+
+
+async def test_what_was_made_is_not_made_again_when_it_could_not_be_told(
+    site: Site, admin: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await admin.ok("POST", "/profiles", {"name": "p", "keyless": True})
+    body, headers = {"profile": "p", "count": 3}, {"Idempotency-Key": KEY}
+
+    async def away(*_: object, **__: object) -> Never:
+        raise Unavailable("Postgres is away just now.")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(site.api.services.tokens, "list_", away)
+        first = await admin("POST", "/static-tokens", body, headers)
+    assert (first.status, first.json["batch"]["count"], first.json["items"]) == (201, 3, [])
+    assert (await admin("POST", "/static-tokens", body, headers)).json == first.json
+    assert len((await admin.ok("GET", "/static-tokens"))["items"]) == 3
+
+    make = site.api.services.tokens.make
+
+    async def made_and_gone(*given: Any) -> Never:
+        await make(*given)
+        raise Unavailable("Postgres is away just now.")
+
+    headers = {"Idempotency-Key": KEY + "-2"}
+    with monkeypatch.context() as patched:
+        patched.setattr(site.api.services.tokens, "make", made_and_gone)
+        assert (await admin("POST", "/static-tokens", body, headers)).status == 503
+    assert (await admin("POST", "/static-tokens", body, headers)).code == "idempotency_key_in_use"
+    assert len((await admin.ok("GET", "/static-tokens"))["items"]) == 6
+
+
+async def test_a_time_that_cannot_be_kept(admin: Caller) -> None:
+    for time in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"):
+        body = {"name": "k", "permissions": ["devices:view"], "expiresAt": time}
+        assert (await admin("POST", "/keys", body)).code == "invalid"

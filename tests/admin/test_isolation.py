@@ -39,9 +39,10 @@ class Victim:
     """One of everything that an organization has; as it is made, of things that do not exist."""
 
     def __init__(self) -> None:
-        self.id, self.user, self.key, self.profile, self.device, self.token, self.claimed, self.job = (
-            str(uuid4()) for _ in range(8)
+        self.id, self.user, self.key, self.profile, self.device, self.token, self.claimed, self.reserved, self.job = (
+            str(uuid4()) for _ in range(9)
         )
+        self.unit = f"SN-{self.user}"
         self.email = f"{self.user}@example.com"
         self.provision_key = self.key
         self.qr = "sqr_" + self.user.replace("-", "")
@@ -121,6 +122,11 @@ TABLE: dict[str, Asks] = {
     "POST /static-tokens/{token}/disclaim": lambda v: Ask({"token": v.claimed}),
     "GET /static-tokens/{token}/qr.png": lambda v: Ask({"token": v.token}),
     "GET /static-tokens/{token}/qr.svg": lambda v: Ask({"token": v.token}),
+    "GET /static-tokens/units": lambda v: Ask(query={"profile": v.profile}),
+    "GET /static-tokens/units/hold": lambda v: Ask(query={"profile": v.profile, "unit": v.unit}),
+    "POST /static-tokens/units/reserve": lambda v: Ask(body={"profile": v.profile, "unit": v.unit}),
+    "POST /static-tokens/units/written": lambda v: Ask(body={"tokenId": v.reserved, "unit": v.unit}),
+    "POST /static-tokens/units/fail": lambda v: Ask(body={"profile": v.profile, "unit": v.unit}),
     "GET /jobs": lambda _: Ask(),
     "GET /jobs/{id}": lambda v: Ask({"id": v.job}),
     "POST /jobs/{id}/cancel": lambda v: Ask({"id": v.job}),
@@ -131,8 +137,8 @@ TABLE: dict[str, Asks] = {
     "GET /docs": lambda _: Ask(),
 }
 
-ENDLESS = {"GET /events"}
-"""Tested by `test_activity.py`; here, that it is refused to whom it must be."""
+ENDLESS = {"GET /events", "GET /static-tokens/units/hold"}
+"""Tested by `test_activity.py` and `test_units.py`; here, that it is refused to whom it must be."""
 
 REFUSED_ALL_THE_SAME = {
     "POST /password": 409,  # an API key has none
@@ -236,8 +242,10 @@ class World:
         victim.key = made["id"]
         device = {"name": f"device {n}", "profile": victim.profile}
         victim.device = (await admin.ok("POST", "/devices", device))["id"]
-        tokens = (await admin.ok("POST", "/static-tokens", {"profile": victim.profile, "count": 3}))["items"]
-        victim.token, victim.claimed = tokens[0]["id"], tokens[1]["id"]
+        tokens = (await admin.ok("POST", "/static-tokens", {"profile": victim.profile, "count": 4}))["items"]
+        victim.token, victim.claimed = tokens[3]["id"], tokens[1]["id"]
+        unit = {"profile": victim.profile, "unit": victim.unit}
+        victim.reserved = (await admin.ok("POST", "/static-tokens/units/reserve", unit))["tokenId"]
         opened = await admin.ok("GET", f"/static-tokens/{victim.claimed}", open=True)
         await admin.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
         victim.qr = (await admin.ok("GET", f"/static-tokens/{tokens[2]['id']}", open=True))["qrPayload"]

@@ -147,6 +147,39 @@ async def test_other_sites_pages_change_nothing(admin: Caller) -> None:
     assert made.status == 201
 
 
+@pytest.mark.parametrize(
+    ("origin", "host", "accepted"),
+    [
+        ("http://localhost:8081", "localhost:8081", True),
+        ("HTTPS://Localhost", "localhost", True),  # TLS ends before us
+        ("https://localhost", "localhost:443", True),
+        ("http://localhost:80", "localhost", True),
+        ("http://localhost:8082", "localhost:8081", False),
+        ("http://evil.example", "localhost", False),
+        ("http://localhost.evil.example", "localhost", False),
+        ("null", "localhost", False),
+        ("", "localhost", False),
+        ("ftp://localhost", "localhost", False),
+    ],
+)
+async def test_an_origin_is_that_of_our_pages(site: Site, origin: str, host: str, accepted: bool) -> None:
+    await signed_in(site)
+    headers = {"Origin": origin, "Host": host}
+    answer = await site.nobody("POST", "/session", {"email": "ada@example.com", "password": PASSWORD}, headers)
+    assert answer.status == (201 if accepted else 403), answer.body
+    assert (await site.nobody("GET", "/openapi.json", headers=headers)).status == 200
+    admin = await site.caller()
+    assert (await admin("POST", "/profiles", {"name": "x"}, headers)).status == 201  # no browser adds a key
+
+
+async def test_a_body_says_what_it_is(site: Site) -> None:
+    body = b'{"email":"ada@example.com","password":"x"}'
+    for more, status in (("", 415), ("Content-Type: text/plain\r\n", 415), ("Content-Type: application/json\r\n", 401)):
+        async with Wire.open(site) as wire:
+            head = f"POST /api/admin/session HTTP/1.1\r\nHost: localhost\r\n{more}Content-Length: {len(body)}\r\n\r\n"
+            assert (await wire.ask(head.encode() + body))[0] == status
+
+
 async def test_a_key_goes_before_a_cookie(site: Site) -> None:
     cookie, _ = await signed_in(site)
     answer = await site.nobody("GET", "/session", headers={"Cookie": cookie, "Authorization": "Bearer psk_wrong"})
@@ -261,6 +294,29 @@ async def test_the_listener_stops_when_it_has_answered(space: Space, tmp_path: P
                 pass
         with pytest.raises(aiohttp.ClientConnectionError):
             await site.nobody("GET", "/session")
+
+
+async def test_who_does_not_read_holds_nobody_up(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grace, ended = 2.0, asyncio.Event()
+
+    async def endless() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(1 << 20)
+        finally:
+            ended.set()
+
+    async def call(_: Request) -> Response:
+        return Response(200, {"Content-Type": "text/csv"}, endless())
+
+    async with Site.open(space, tmp_path) as site, Wire.open(site) as wire:
+        monkeypatch.setattr(site.api, "call", call)
+        wire.writer.write(b"GET /api/admin/static-tokens/export.csv HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await wire.reader.readuntil(b"\r\n\r\n")
+        begun = asyncio.get_running_loop().time()
+        await site.listener.stop(grace)
+        assert asyncio.get_running_loop().time() - begun < 2 * grace  # once, not for each of two waits
+        await ended.wait()
 
 
 async def test_the_first_start_leaves_a_link_to_set_the_server_up(site: Site, tmp_path: Path) -> None:

@@ -282,7 +282,7 @@ def test_an_address_that_is_none_is_a_wrong_command_line(listener: str) -> None:
 def test_whatever_operators_do_is_done_on_a_server_too(path: tuple[str, ...]) -> None:
     options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
 
-    assert ({"--server", "--api-key"} <= options) == (path[0] not in ("serve", "db", "ca", "eol"))
+    assert ({"--server", "--api-key"} <= options) == (path[0] not in ("serve", "db", "ca"))
 
 
 def test_a_command_loads_no_more_than_it_needs() -> None:

@@ -40,6 +40,7 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
         "provisionState": None,
         "rearmed": False,
         "credentialsType": "ACCESS_TOKEN",
+        "revision": 1,
         "maker": "Manufacturer",
         "holder": "Manufacturer",
         "ownerId": None,

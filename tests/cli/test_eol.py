@@ -27,6 +27,12 @@ On = Callable[[Callable[[Workspace], Awaitable[Result]]], Result]
 
 
 @pytest.fixture
+def cli(everywhere: Cli) -> Cli:
+    """Commands, on the database and on a server."""
+    return everywhere
+
+
+@pytest.fixture
 def on(cli_data_dir: Path, url: str) -> On[Any]:
     """Does something on the database of the commands, in a thread of its own as they do."""
 
@@ -198,6 +204,15 @@ def test_what_cannot_be_is_refused_with_the_reason(
     assert said in message
     assert "pl4nted" not in message
     assert cli.json("eol", "status", "--profile", line)["free"] == 3
+
+
+def test_tokens_that_were_exported_are_not_for_the_line(cli: Cli, line: str, tmp_path: Path) -> None:
+    cli.json("token", "export", "--profile", line, "--csv", str(tmp_path / "tokens.csv"))
+
+    said = cli.refused("eol", "write", "--profile", line, "--unit", "SN-1", "--nvs", str(tmp_path / "out.bin"))
+
+    assert "3 may be in units already: they were exported" in said
+    assert not (tmp_path / "out.bin").exists()
 
 
 @pytest.mark.parametrize("command", [("write", "--unit", "a", "--nvs", "/tmp/a"), ("status",), ("fail", "--unit", "a")])

@@ -250,6 +250,7 @@ def test_a_device_is_transferred(cli: Cli, local: Cli, nodes: str, customer: Cli
     local.json("organization", "create", other)
     number = cli.json("token", "create", "--profile", nodes)["firstNumber"]
     device = customer.json("token", "claim", opened(cli, number)["qrToken"])["device"]
+    customer.json("device", "update", device["id"], "--shared", "home=here")
 
     moved = cli.run("device", "transfer", device["id"], "--to-organization", other)
 
@@ -257,6 +258,9 @@ def test_a_device_is_transferred(cli: Cli, local: Cli, nodes: str, customer: Cli
     assert customer.json("device", "list") == []
     assert "--to-organization" in cli.refused("device", "transfer", device["id"], code=2)
     cli.refused("device", "transfer", device["id"], "--to-user", "nobody@example.com")
+    assert "home" not in str(cli.json("device", "update", device["id"], "--shared", "kept=so"))
+    cli.json("device", "transfer", device["id"], "--to-organization", f"{name} customer", "--keep-data")
+    assert "kept" in str(customer.json("device", "show", device["id"])["attributes"])
 
 
 def test_people_are_told_what_came_of_a_claim(cli: Cli, nodes: str, customer: Cli) -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from provserver.core import credentials as building
 from provserver.core.csvfile import COLUMNS, DeviceRow, HeaderFault, RowError, device_row, read_devices
+from provserver.core.csvrows import MAX_BLANK_ROWS
 from provserver.core.model import Credentials
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\nCgKC\n-----END CERTIFICATE-----\n"
@@ -192,6 +193,8 @@ def test_what_is_not_csv_ends_the_file_where_its_row_begins(text: str, line: int
         ("name,attribute:\udcff\n", "The header row is not UTF-8. Save the file as CSV in UTF-8."),
         ('"name\n', "The header row is not CSV: unexpected end of data."),
         ('"name"x\n', "The header row is not CSV: "),
+        (f"name,{'x' * 256}\n", "A column of the header is longer than 255 characters."),
+        (",".join(["name"] * 251) + "\n", "The header row is not CSV: 251 columns where 250 are allowed."),
     ],
     ids=lambda v: ascii(v)[:40],
 )
@@ -283,6 +286,12 @@ def test_rows_come_as_lines_do() -> None:
 def test_errors_come_as_lines_do() -> None:
     rows = read_devices(itertools.chain(["name\n"], itertools.repeat("<b>\n")))
     assert [each.line for each in itertools.islice(rows, 3)] == [2, 3, 4]
+
+
+def test_a_file_of_blank_lines_has_an_end() -> None:
+    blank = MAX_BLANK_ROWS + 1
+    (fault,) = read_devices(itertools.chain(["name\n"], itertools.repeat("\n")))
+    assert fault == RowError(blank + 1, None, "more than 5,000 rows are blank: delete them")
 
 
 def test_nothing_is_read_past_what_is_not_csv() -> None:

@@ -3,6 +3,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import segno
@@ -143,6 +144,13 @@ def test_many_are_the_same_as_each_alone() -> None:
     for text, symbol in zip((*first[:5], *first[-5:], *other), (*made[:5], *made[335:345]), strict=True):
         assert symbol == qr.symbol(text)
     assert made[345:] == made[:340]  # what was encoded by segno is now added up
+
+
+def test_many_are_made_by_several_threads_at_once() -> None:
+    encoder, texts = qr.Encoder(), payloads(600)
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(encoder.symbol, texts))
+    assert [each.rows for each in made[::20]] == [qr.symbol(text).rows for text in texts[::20]]
 
 
 def test_many_are_read_back() -> None:

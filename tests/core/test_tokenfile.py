@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provserver.core import tokenfile
+from provserver.core.csvrows import MAX_BLANK_ROWS, MAX_CHARACTERS
 from provserver.core.model import MetadataField
 from provserver.core.tokenfile import Column, ErrorKind, FileError, TokenFile, TokenRow
 
@@ -206,6 +207,39 @@ def test_mappings_that_cannot_be(text: str, mapping: dict[str, str | None], erro
 def test_a_table_that_is_too_wide() -> None:
     header = ",".join(f"c{n}" for n in range(tokenfile.MAX_COLUMNS + 1))
     assert kinds(f"{header}\n") == [(ErrorKind.TOO_MANY_COLUMNS, None, 1, None, None)]
+
+
+def test_a_row_that_is_too_wide() -> None:
+    row = ",".join("x" * (tokenfile.MAX_COLUMNS + 1))
+    assert kinds(f"Serial Number\n{row}\na\n") == [(ErrorKind.TOO_MANY_COLUMNS, 1, 2, None, None)]
+
+
+def test_a_header_of_long_columns() -> None:
+    """That is likened to the fields, each to each, which may take for ever."""
+    fields = [MetadataField(f"{'ab' * 100}{number}") for number in range(100)]
+    headers = [f"{'ba' * 100}{number:050}" for number in range(99)]
+    found = list(TokenFile(io.StringIO(",".join([*headers, "x" * 256]) + "\na\n"), fields))
+    assert [each.column for each in found if isinstance(each, FileError)] == list(range(1, 101))
+    assert str(found[-1]) == f"header, column 100 ({'x' * 255}): longer than 255 characters"
+
+
+@pytest.mark.parametrize("blank", ["\n", "\t\n", '" "\n'])
+def test_a_file_of_blank_lines(blank: str) -> None:
+    row = [*TokenFile(itertools.chain(["Serial Number\n", "a\n"], itertools.repeat(blank)), FIELDS)][-1]
+    assert isinstance(row, FileError)
+    assert (row.kind, row.row, row.line) == (ErrorKind.TOO_MANY_ROWS, 2, MAX_BLANK_ROWS + 3)
+    assert row.reason == "more than 5,000 rows are blank: delete them"
+
+
+def test_a_file_that_begins_with_blank_lines() -> None:
+    assert read("\n" * 100 + "Serial Number\na\n") == [TokenRow(1, 102, None, {"Serial Number": "a"})]
+    assert TokenFile(itertools.repeat("\n"), FIELDS).errors
+
+
+def test_a_row_without_an_end() -> None:
+    for first in ("", "Serial Number\n"):
+        (error,) = kinds(first + "x," * (MAX_CHARACTERS // 2 + 1))
+        assert error[0] is ErrorKind.BAD_QUOTE
 
 
 def test_a_file_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -226,6 +226,8 @@ def test_the_secret_may_come_from_a_file(tmp_path: Path, free_port: int) -> None
         ["device", "--transport", "http", "--key", "k", "--secret", "s", "--certificate", "file"],
         ["device", "--transport", "http", "--key", "k", "--secret", "s", "--telemetry", "-1"],
         ["device", "--transport", "http", "--key", "k", "--secret", "s", "--interval", "0"],
+        ["device", "--transport", "http", "--credentials", "static"],
+        ["fleet", "--count", "1", "--credentials", "static"],
         ["pki", "init"],
     ],
 )

@@ -114,6 +114,21 @@ def test_a_device_connects_with_what_it_was_given(house: House, tmp_path: Path, 
     assert house.latest(name)["sequence"] == 3
 
 
+@pytest.mark.parametrize("way", ["http", "https", "mqtt", "mqtts5", "coap", "coaps-certificate"])
+def test_a_device_connects_with_a_token_from_the_factory(house: House, way: str) -> None:
+    number = house.server.cli("token", "create", "--profile", "life")["firstNumber"]
+    token = house.server.cli("token", "show", str(number), "--open")
+    opened = token["authToken"]
+    flashed = simulate(
+        *house.arguments(way), "--credentials", "static", "--telemetry", "2", "--interval", "0.01", "--json",
+        FIRMWARE_SIM_TOKEN=opened,
+    )  # fmt: skip
+    assert flashed.code == 0, flashed.stderr
+    assert (flashed.json["source"], flashed.json["connection"]["messages"]) == ("flash", 2)
+    assert opened not in flashed.stderr
+    assert house.latest(token["id"])["sequence"] == 2
+
+
 def test_on_another_way_than_it_was_provisioned_on(house: House) -> None:
     link = ("--connect-transport", "mqtts", "--connect-server", house.server.addresses["mqtts"])
     for kind in ("basic", "x509"):

@@ -374,6 +374,7 @@ async def test_a_static_token_that_first_connects_makes_its_device_unclaimed_at_
         False,
     )
     assert await space.value("SELECT status FROM static_token") == "UNCLAIMED"
+    assert await space.value("SELECT used_at FROM static_token") == device.issued_at
     attributes = {(row["scope"], row["key"]): row["value"] for row in await space.rows("SELECT * FROM attribute")}
     assert attributes == {
         ("SERVER", "provisionState"): "provisioned",

@@ -14,7 +14,7 @@ from provserver.core.model import Authenticated
 from provserver.core.telemetry import InvalidData
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooManyRequests, Unavailable
 from provserver.services.access import Access
-from provserver.services.claiming import UNCLAIMABLE, UNCLAIMABLE_DEVICE, Claimed, Claiming, ClaimLimits
+from provserver.services.claiming import CONTENDED, UNCLAIMABLE, UNCLAIMABLE_DEVICE, Claimed, Claiming, ClaimLimits
 from provserver.services.data import Data
 from provserver.services.devices import AttributeChange, Devices
 from provserver.services.sessions import Cause
@@ -88,7 +88,7 @@ async def status(space: Space, token: Token) -> tuple[str, UUID | None, UUID | N
 async def history(space: Space, subject: UUID) -> list[tuple[str, str, UUID]]:
     """What the audit has of a subject: action, actor, organization."""
     rows = await space.rows(
-        "SELECT action, actor, organization_id FROM audit WHERE subject_id = $1 ORDER BY id", str(subject)
+        "SELECT action, actor, organization_id FROM audit WHERE subject_id = $1 ORDER BY at, id", str(subject)
     )
     return [tuple(row) for row in rows]
 
@@ -136,6 +136,7 @@ async def test_a_device_that_never_came_is_made_in_the_claimers_organization(
     }
     assert await space.value("SELECT first_used_at FROM credentials") is None
     assert await space.value("SELECT count(*) FROM presence") == 0
+    assert await space.value("SELECT used_at = claimed_at FROM static_token")
     assert await history(space, token.id) == [("static_token.claimed", anna.actor, estate["anna"])]
 
 
@@ -338,7 +339,7 @@ async def test_a_claim_may_wait_for_the_devices_word(
     await estate.two_sided()
     token, anna = await estate.token(), estate.who("anna")
     device = await connect(access, token)
-    await data.claim(device, b"")  # of no claim: it may be claimed by name
+    await data.claim(device, b"")  # of no claim: nobody hears it
 
     begun = await claiming.claim(anna, token.qr)
 
@@ -347,8 +348,6 @@ async def test_a_claim_may_wait_for_the_devices_word(
     assert begun.expires_at - await space.value("SELECT now()") <= timedelta(seconds=60)
     assert await status(space, token) == ("UNCLAIMED", None, None)
     assert await claiming.claim(anna, token.qr) == begun  # and it waits no longer for that
-    await unchanged(space, NotFound, claiming.claim(estate.who("ben"), token.qr), "cannot be claimed")
-    await unchanged(space, NotFound, claiming.claim(estate.who("anna", ADMIN), token.qr), "cannot be claimed")
 
     await data.claim(device, b'{"secretKey":"whatever"}')
 
@@ -408,6 +407,91 @@ async def test_what_changed_within_the_minute_counts(
 
     for token in (user_gone, quota_gone):
         assert await status(space, token) == ("UNCLAIMED", None, None)
+
+
+async def test_a_device_that_is_to_agree_is_claimed_in_no_other_way(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await estate.token(device="thing")
+    device = await connect(access, token)
+    await data.claim(device, b'{"secretKey":"before"}')
+    await estate.two_sided()
+    other = await made(estate, space)
+    for message in (b"", b'{"secretKey":"s"}'):
+        await data.claim(device, message)
+        await data.claim(other, message)
+
+    assert await space.value("SELECT count(*) FROM claim") == 1
+    makers = Devices(space.database, space.keys, estate["brand"])
+    told = {"secretKey": "attribute", "expirationTime": 10**15}
+    await makers.update("thing", AttributeChange(server={"claimingData": json.dumps(told)}))
+    for name in ("thing", "sensor-1", str(token.id)):
+        for secret in ("", "s", "before", "attribute"):
+            work = claiming.claim_device(estate.who("anna"), name, secret)
+            await unchanged(space, NotFound, work, "cannot be claimed")
+
+
+async def test_of_two_who_claim_within_a_minute_nobody_gets_the_device(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token, anna, ben = await estate.token(), estate.who("anna"), estate.who("ben")
+    device = await connect(access, token)
+    await claiming.claim(anna, token.qr)
+    for who in (ben, ben, anna, estate.who("anna", ADMIN), anna, ben):
+        with pytest.raises(Conflict) as refused:
+            await claiming.claim(who, token.qr)
+        assert str(refused.value) == CONTENDED
+        await data.claim(device, b"")
+        assert await status(space, token) == ("UNCLAIMED", None, None)
+
+    entries = await history(space, token.id)
+    assert entries[:2] == [
+        ("static_token.claim_begun", anna.actor, estate["anna"]),
+        ("static_token.claim_contended", ben.actor, estate["brand"]),
+    ]
+    left = await space.value("SELECT expires_at FROM pending_claim")
+    with pytest.raises(Conflict):
+        await claiming.claim(ben, token.qr)
+    assert await space.value("SELECT expires_at FROM pending_claim") == left  # who is alone waits for nobody but others
+    await space.rows("UPDATE pending_claim SET expires_at = now()")
+    await claiming.claim(anna, token.qr)
+    await data.claim(device, b"")
+    assert await status(space, token) == ("CLAIMED", estate["anna"], anna.user_id)
+
+
+async def test_who_claims_for_the_same_user_is_nobody_else(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    await estate.two_sided()
+    token, anna = await estate.token(), estate.who("anna")
+    device = await connect(access, token)
+
+    begun = await claiming.claim(anna, token.qr)
+    assert await claiming.claim(estate.key("brand"), token.qr, anna.user_id) == begun
+
+    await data.claim(device, b"")
+    assert (await history(space, token.id))[-1] == ("static_token.claimed", anna.actor, estate["anna"])
+
+
+async def test_a_word_that_meets_a_second_claim_is_for_neither(
+    estate: Estate, claiming: Claiming, access: Access, space: Space, lock: Locking
+) -> None:
+    await estate.two_sided()
+    token = await estate.token()
+    device = await connect(access, token)
+    await claiming.claim(estate.who("anna"), token.qr)
+    unhurried = unlimited(space, space.database)
+    async with lock("SELECT FROM static_token FOR UPDATE") as held:
+        claim = asyncio.create_task(unhurried.claim(estate.who("ben"), token.qr))
+        await held.until_waiting()
+        word = asyncio.create_task(unhurried.confirm(device))
+        await held.until_waiting(2)
+        await held.commit()
+        _, heard = await asyncio.gather(claim, word, return_exceptions=True)
+
+    assert heard is True
+    assert await status(space, token) == ("UNCLAIMED", None, None)
 
 
 async def test_a_word_that_comes_twice_counts_once(
@@ -567,8 +651,11 @@ async def test_a_device_that_the_maker_deletes_comes_back_unclaimed(
     estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
 ) -> None:
     token = await used(estate, claiming, access, data, space)
+    makers = Devices(space.database, space.keys, estate["brand"])
 
-    await Devices(space.database, space.keys, estate["brand"]).delete(str(token.id))
+    await unchanged(space, Conflict, makers.delete(str(token.id)), "Disclaim")
+    await claiming.disclaim(estate.who("brand", STAFF), token.id)
+    await makers.delete(str(token.id))
     assert await status(space, token) == ("UNCLAIMED", None, None)
     assert await space.value("SELECT count(*) FROM credentials") == 0
     await connect(access, token)
@@ -656,39 +743,56 @@ async def test_who_may_delete_a_token(
 # --- transfer
 
 
-async def test_a_device_is_transferred_with_all_its_data(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+@pytest.mark.parametrize("kept", [False, True])
+async def test_a_device_is_transferred_to_another_organization_with_its_data_only_if_that_is_wanted(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, kept: bool
 ) -> None:
     token = await used(estate, claiming, access, data, space)
     maker, ben = estate.who("brand", STAFF), estate.users["ben", Role.USER]
 
-    device = await claiming.transfer(maker, token.id, to_user=ben)
+    device = await claiming.transfer(maker, token.id, to_user=ben, keep_data=kept)
 
+    assert await wiped(space, token) is not kept
     assert (device.holder_id, device.owner_id, device.static_token) == (estate["ben"], ben, "CLAIMED")
     assert await status(space, token) == ("CLAIMED", estate["ben"], ben)
-    assert await space.value("SELECT samples FROM telemetry") == 1
-    assert (await history(space, token.id))[-2:] == [
+    assert await space.value("SELECT sum(samples) FROM telemetry") == (1 if kept else None)
+    details = await space.rows("SELECT detail FROM audit WHERE action IN ('device.transferred', 'device.received')")
+    assert [row["detail"]["data_kept"] for row in details] == [kept, kept]
+    assert set((await history(space, token.id))[-2:]) == {
         ("device.transferred", maker.actor, estate["anna"]),
         ("device.received", maker.actor, estate["ben"]),
-    ]
+    }
     await unchanged(space, NotFound, claiming.unclaim(estate.who("anna"), token.id))
     await claiming.unclaim(estate.who("ben"), token.id)
 
 
-async def test_a_device_is_transferred_within_an_organization(estate: Estate, claiming: Claiming, space: Space) -> None:
-    token = await estate.token()
-    await claiming.claim(estate.who("anna"), token.qr)
+async def test_a_device_without_a_token_goes_to_another_organization_as_its_maker_made_it(
+    estate: Estate, claiming: Claiming, data: Data, space: Space
+) -> None:
+    device = await made(estate, space)
+    makers = Devices(space.database, space.keys, estate["brand"])
+    await makers.update("sensor-1", AttributeChange({"unit": "C"}, {"batch": "7"}))
+    await data.telemetry(device, b'{"t":1}')
+
+    await claiming.transfer(estate.operator, device.device_id, to_organization=estate["anna"])
+
+    assert await attributes(space, device.device_id) == {("SERVER", "batch"): 7}
+    assert await space.value("SELECT count(*) FROM telemetry") == 0
+
+
+async def test_a_device_is_transferred_within_an_organization_with_its_data(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await used(estate, claiming, access, data, space)
     staff = estate.who("anna", STAFF)
 
     await claiming.transfer(staff, token.id, to_user="staff@anna.example")
     assert await status(space, token) == ("CLAIMED", estate["anna"], staff.user_id)
     await claiming.transfer(staff, token.id, to_organization=estate["anna"])
     assert await status(space, token) == ("CLAIMED", estate["anna"], None)
-    assert [action for action, *_ in await history(space, token.id)] == [
-        "static_token.claimed",
-        "device.transferred",
-        "device.transferred",
-    ]
+    assert await space.value("SELECT samples FROM telemetry") == 1
+    assert ("SHARED", "home") in await attributes(space, token.id)
+    assert [action for action, *_ in await history(space, token.id)][-2:] == 2 * ["device.transferred"]
 
 
 async def test_what_is_transferred_unclaimed_counts_as_claimed(
@@ -855,6 +959,22 @@ async def test_a_device_without_a_token_is_released_but_keeps_what_its_maker_wro
     assert await space.value("SELECT count(*) FROM telemetry") == 0
     assert (await history(space, device.device_id))[-1] == ("device.released", anna.actor, estate["anna"])
     await unchanged(space, Conflict, claiming.release_device(estate.operator, device.device_id), "not claimed")
+
+
+async def test_a_device_of_a_static_token_is_not_claimed_by_its_name(
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+) -> None:
+    token = await estate.token(device="thing")
+    await data.claim(await connect(access, token), b"")
+    told = json.dumps({"secretKey": "", "expirationTime": 10**15})
+    makers = Devices(space.database, space.keys, estate["brand"])
+    await makers.update("thing", AttributeChange(server={"claimingData": told}))
+
+    with pytest.raises(NotFound) as refused:
+        await claiming.claim_device(estate.who("anna"), "thing", "")
+
+    assert str(refused.value) == UNCLAIMABLE_DEVICE
+    assert await status(space, token) == ("UNCLAIMED", None, None)
 
 
 async def test_a_device_of_a_static_token_may_be_claimed_by_its_secret_too(

@@ -44,7 +44,7 @@ async def names(space: Space) -> list[str]:
 async def audited(space: Space) -> list[tuple[object, ...]]:
     """What the audit has of devices: action, actor, organization, subject, detail."""
     rows = await space.rows(
-        "SELECT action, actor, organization_id, subject_id, detail FROM audit WHERE action LIKE 'device.%' ORDER BY id"
+        "SELECT action, actor, organization_id, subject_id, detail FROM audit WHERE action LIKE 'device.%' ORDER BY at"
     )
     return [tuple(row) for row in rows]
 
@@ -163,7 +163,8 @@ async def test_rearming_is_shown(fleet: Fleet) -> None:
 # --- the audit
 
 
-async def test_what_is_done_to_devices_is_audited(fleet: Fleet, space: Space) -> None:
+async def test_what_is_done_to_devices_is_audited(fleet: Fleet) -> None:
+    space = fleet.space
     devices = Devices(space.database, space.keys, space.organization_id, actor="user:7")
     made = await devices.create(DeviceRow(1, "sensor-1", building.access_token("pl4nted"), False), "sensors")
     await devices.update(made.id, AttributeChange({"unit": "s3cret"}, {"note": "s3cret"}))
@@ -879,6 +880,25 @@ async def test_who_has_a_device_writes_shared_attributes_and_metadata(estate: Es
     await seen_by(estate, "brand").update("anna's", AttributeChange(server={"provisionState": "provisioned"}))
 
 
+async def test_keys_among_the_metadata_are_for_the_maker_to_see(estate: Estate) -> None:
+    await hold(estate, "anna's", "anna")
+    fields = [{"name": "App Key", "type": "key128"}, {"name": "Model", "type": "text"}]
+    async with estate.database.connection() as connection:
+        await connection.execute("UPDATE device_profile SET metadata_fields = $1", fields)
+    values = {"meta.App Key": "pl4nted", "meta.Model": "A"}
+    await seen_by(estate, "brand").update("anna's", AttributeChange({"meta.App Key": "shared"}, values))
+
+    for viewer in ("root", "brand"):
+        shown = await seen_by(estate, viewer).show("anna's")
+        assert {each.key for each in shown.attributes if each.scope == "SERVER"} == values.keys()
+    hers = seen_by(estate, "anna")
+    for shown in (await hers.show("anna's"), await hers.update("anna's", AttributeChange({"meta.App Key": "so"}))):
+        assert {(each.scope, each.key) for each in shown.attributes} == {
+            ("SERVER", "meta.Model"),
+            ("SHARED", "meta.App Key"),
+        }
+
+
 async def test_a_name_that_several_makers_use_is_told_apart_by_whose_it_is_or_by_the_id(
     estate: Estate, space: Space
 ) -> None:
@@ -912,3 +932,40 @@ async def test_devices_are_made_as_the_organizations_own(estate: Estate) -> None
 async def test_what_nothing_can_be_called_is_not_found(space: Space, reference: str) -> None:
     with pytest.raises(NotFound):
         await space.devices.show(reference)
+
+
+# --- what else is in the way
+
+
+async def imported(devices: Devices, *lines: str, dry_run: bool = False, partial: bool = False) -> ImportReport:
+    rows = csvfile.read_devices(["name,token", *lines])
+    return await devices.import_(rows, "sensors", dry_run=dry_run, partial=partial)
+
+
+async def test_a_quota_bounds_the_devices_that_are_made(estate: Estate, space: Space) -> None:
+    devices = seen_by(estate, "brand")
+    await space.rows("UPDATE organization SET device_quota = 3 WHERE id = $1", estate["brand"])
+    await hold(estate, "anna's", "anna")
+    await devices.create(DeviceRow(1, "sensor-1", None, False), "sensors")
+    for dry_run in (True, False):
+        with pytest.raises(Conflict, match="may have 3 devices"):
+            await imported(devices, "a,", "b,", dry_run=dry_run)
+        assert (await imported(devices, "a,", "sensor-1,", dry_run=True, partial=True)).imported == 1
+    assert (await imported(devices, "a,", "sensor-1,", partial=True)).imported == 1
+
+    with pytest.raises(Conflict, match="may have 3 devices"):
+        await devices.create(DeviceRow(1, "sensor-2", None, False), "sensors")
+    assert (await imported(devices, "a,", "sensor-1,")).error_count == 2  # which is what there is to put right first
+    assert len(await devices.list_()) == 3
+
+
+async def test_the_token_of_a_device_to_come_is_taken(estate: Estate) -> None:
+    token = await estate.token()
+    devices = seen_by(estate, "brand")
+
+    with pytest.raises(Conflict, match="in use by another device"):
+        await devices.create(DeviceRow(1, "sensor-1", building.access_token(token.auth), False), "sensors")
+    report = await imported(devices, f"a,{token.auth}", "b,")
+
+    assert (report.imported, where(report)) == (0, [(2, None)])
+    assert await devices.list_() == []

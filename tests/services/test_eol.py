@@ -1,6 +1,7 @@
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
@@ -11,15 +12,38 @@ from provserver.core import ids, nvs
 from provserver.core.authorization import OPERATOR, Permission, Principal
 from provserver.core.edgent import BLANK, Settings
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused, Unavailable
-from provserver.services.eol import EndOfLine, Reservation, Work
+from provserver.services import station
+from provserver.services.eol import EndOfLine, Reservation
 from provserver.services.injection import NvsPartition, Way
 from provserver.services.profiles import ProfileChange
-from provserver.services.static_tokens import StaticTokens
+from provserver.services.static_tokens import Selection, StaticTokens
+from provserver.services.station import Done, Work
 from provserver.store.database import Database
+from provserver.store.eol import UnitRow
 from tests.conftest import Space
 from tests.services.conftest import Locking, Outage
 
 SETTINGS = Settings(BLANK, "iot.example.com")
+
+
+class Desk:
+    """What a station asks, without an API between. database: the station's own connections."""
+
+    def __init__(self, eol: EndOfLine, principal: Principal, profile: str = "meters") -> None:
+        self.eol = eol
+        self.principal = principal
+        self.profile = profile
+
+    @asynccontextmanager
+    async def hold(self, unit: str) -> AsyncIterator[str]:
+        async with self.eol.hold(self.principal, self.profile, unit) as profile:
+            yield profile.template_id
+
+    async def reserve(self, unit: str, match: str | None) -> Reservation:
+        return await self.eol.reserve(self.principal, self.profile, unit, match=match)
+
+    async def written(self, reservation: Reservation) -> UnitRow:
+        return await self.eol.written(self.principal, reservation.token_id, reservation.unit)
 
 
 class Line:
@@ -36,8 +60,21 @@ class Line:
             await self.space.profiles.create(ProfileChange(name=profile))
         await self.tokens.make(self.operator, profile, count)
 
-    def station(self, database: Database | None = None, pauses: Sequence[float] = ()) -> EndOfLine:
-        return EndOfLine(database or self.space.database, self.space.keys, pauses=pauses)
+    async def write(
+        self,
+        unit: str,
+        work: Work,
+        *,
+        on: Database | None = None,
+        by: Principal | None = None,
+        pauses: Sequence[float] = (),
+    ) -> Done[UnitRow]:
+        """What a station does; on: another way to the database."""
+        eol = self.eol if on is None else EndOfLine(on, self.space.keys)
+        return await station.write(Desk(eol, by or self.operator), unit, work, pauses)
+
+    async def written(self, reservation: Reservation) -> UnitRow:
+        return await self.eol.written(self.operator, reservation.token_id, reservation.unit)
 
     async def reserve(self, unit: str, profile: str = "meters", **options: str) -> Reservation:
         return await self.eol.reserve(self.operator, profile, unit, **options)
@@ -86,7 +123,7 @@ async def test_the_oldest_token_goes_first(line: Line) -> None:
 
 async def test_a_unit_that_has_its_token_gets_no_other(line: Line) -> None:
     reservation = await line.reserve("SN-1")
-    row = await line.eol.written(line.operator, reservation)
+    row = await line.written(reservation)
 
     assert (row.unit, row.state, row.number) == ("SN-1", "written", reservation.number)
     with pytest.raises(Conflict, match=f"has its token already: number {reservation.number}"):
@@ -96,8 +133,8 @@ async def test_a_unit_that_has_its_token_gets_no_other(line: Line) -> None:
 async def test_to_say_twice_that_a_unit_is_written_is_to_say_it_once(line: Line) -> None:
     reservation = await line.reserve("SN-1")
 
-    once = await line.eol.written(line.operator, reservation)
-    twice = await line.eol.written(line.operator, reservation)
+    once = await line.written(reservation)
+    twice = await line.written(reservation)
 
     assert once.at == twice.at
     assert [action for action, *_ in await line.audit()] == ["static_token.reserved", "static_token.written"]
@@ -107,7 +144,7 @@ async def test_to_say_twice_that_a_unit_is_written_is_to_say_it_once(line: Line)
 async def test_a_token_that_failed_is_never_given_again(line: Line, written: bool) -> None:
     first = await line.reserve("SN-1")
     if written:
-        await line.eol.written(line.operator, first)
+        await line.written(first)
 
     failed = await line.eol.fail(line.operator, "meters", "SN-1", "a short circuit")
     others = [await line.reserve(unit) for unit in ("SN-1", "SN-2")]
@@ -118,13 +155,13 @@ async def test_a_token_that_failed_is_never_given_again(line: Line, written: boo
     with pytest.raises(Conflict, match="no free static token of the profile 'meters' left"):
         await line.reserve("SN-3")
     with pytest.raises(Conflict, match="marked as failed meanwhile"):
-        await line.eol.written(line.operator, first)
+        await line.written(first)
 
 
 async def test_every_step_is_in_the_audit_without_a_secret(line: Line) -> None:
     reservation = await line.reserve("SN-1")
     await line.reserve("SN-1")
-    await line.eol.written(line.operator, reservation)
+    await line.written(reservation)
     await line.eol.fail(line.operator, "meters", "SN-1", "returned")
 
     subject = str(reservation.token_id)
@@ -143,7 +180,7 @@ async def test_a_unit_without_a_token_cannot_fail(line: Line) -> None:
 
 async def test_a_unit_at_a_customer_s_does_not_fail(line: Line) -> None:
     reservation = await line.reserve("SN-1")
-    await line.eol.written(line.operator, reservation)
+    await line.written(reservation)
     await line.space.rows("UPDATE static_token SET status = 'CLAIMED' WHERE id = $1", reservation.token_id)
 
     with pytest.raises(Conflict, match="Unclaim it first"):
@@ -164,6 +201,52 @@ async def test_a_token_that_somebody_uses_already_is_not_free(line: Line) -> Non
         await line.reserve("SN-2")
 
 
+async def test_a_token_that_was_exported_is_for_no_other_unit(line: Line) -> None:
+    """One was flashed by hand, its unit connected, its device was deleted; the others may be in units just as well."""
+    exported = [token async for token in line.tokens.stream(line.operator, Selection())]
+    await line.space.rows(
+        "INSERT INTO device (id, organization_id, profile_id, name) SELECT id, organization_id, profile_id, 'd'"
+        " FROM static_token WHERE id = $1",
+        exported[0].id,
+    )
+    await line.space.rows("DELETE FROM device")
+
+    with pytest.raises(Conflict, match=r"'meters' left\. 3 may be in units already: they were exported.*token create"):
+        await line.reserve("SN-1")
+    assert (await line.eol.status(line.operator, "meters")).counts.free == 0
+    await line.make(1)
+    assert (await line.reserve("SN-1")).token_id not in {token.id for token in exported}
+
+
+async def test_a_token_that_was_shown_is_for_no_other_unit(line: Line) -> None:
+    shown, listed, labelled = [row["id"] for row in await line.space.rows("SELECT id FROM static_token ORDER BY id")]
+    await line.tokens.show(line.operator, shown, open_=True)
+    await line.tokens.show(line.operator, listed)
+    await line.tokens.show_qr(line.operator, labelled)
+    _ = [token async for token in line.tokens.stream(line.operator, Selection(), labels=True)]
+
+    assert [(await line.reserve(unit)).token_id for unit in ("SN-1", "SN-2")] == [listed, labelled]
+    with pytest.raises(Conflict, match="1 may be in units already"):
+        await line.reserve("SN-3")
+
+
+async def test_a_unit_goes_on_with_a_token_that_was_exported_meanwhile(line: Line) -> None:
+    reservation = await line.reserve("SN-1")
+    _ = [token async for token in line.tokens.stream(line.operator, Selection())]
+
+    assert await line.reserve("SN-1") == replace(reservation, resumed=True)
+    assert (await line.written(reservation)).state == "written"
+
+
+async def test_the_token_of_a_unit_that_was_exported_is_told(line: Line) -> None:
+    *_, last = await line.space.rows("SELECT id FROM static_token ORDER BY id")
+    await line.space.rows("UPDATE static_token SET metadata = $2 WHERE id = $1", last["id"], {"Serial": "SN-7"})
+    await line.tokens.show(line.operator, last["id"], open_=True)
+
+    with pytest.raises(Conflict, match=r"whose Serial is 'SN-7'\. 1 may be in units already"):
+        await line.reserve("SN-7", match="Serial")
+
+
 async def test_the_token_of_a_unit_is_found_by_its_metadata(line: Line) -> None:
     *_, last = await line.space.rows("SELECT id FROM static_token ORDER BY id")
     await line.space.rows("UPDATE static_token SET metadata = $2 WHERE id = $1", last["id"], {"Serial": "SN-7"})
@@ -178,7 +261,7 @@ async def test_a_token_that_was_deleted_meanwhile_is_not_written(line: Line) -> 
     await line.space.rows("DELETE FROM static_token WHERE id = $1", reservation.token_id)
 
     with pytest.raises(NotFound, match="has been deleted meanwhile"):
-        await line.eol.written(line.operator, reservation)
+        await line.written(reservation)
 
 
 @pytest.mark.parametrize("unit", ["", "  ", "x" * 101, "a\nb", "a\x7fb"])
@@ -201,7 +284,7 @@ async def test_units_of_two_profiles_may_have_one_number(line: Line) -> None:
 
 async def test_the_line_s_status_says_what_is_left_and_who_has_what(line: Line) -> None:
     first, _ = await line.reserve("SN-1"), await line.reserve("SN-2")
-    await line.eol.written(line.operator, first)
+    await line.written(first)
     await line.eol.fail(line.operator, "meters", "SN-2")
     await line.reserve("SN-2")
     await line.space.rows(
@@ -245,7 +328,7 @@ async def test_nobody_reaches_beyond_the_own_organizations(line: Line) -> None:
         line.eol.reserve(somebody, "meters", "SN-1"),
         line.eol.fail(somebody, "meters", "SN-1"),
         line.eol.status(somebody, "meters"),
-        line.eol.write(somebody, "meters", "SN-1", Work(NvsPartition(Path("/tmp/out.bin")), SETTINGS)),
+        line.write("SN-1", Work(NvsPartition(Path("/tmp/out.bin")), SETTINGS), by=somebody),
     ):
         with pytest.raises(NotFound, match="There is no profile 'meters'"):
             await asked
@@ -284,10 +367,10 @@ async def test_it_takes_the_permission_to_manage_tokens(line: Line) -> None:
 
     for asked in (
         line.eol.reserve(nobody, "meters", "SN-1"),
-        line.eol.written(nobody, reservation),
+        line.eol.written(nobody, reservation.token_id, "SN-1"),
         line.eol.fail(nobody, "meters", "SN-1"),
         line.eol.status(nobody, "meters"),
-        line.eol.write(nobody, "meters", "SN-1", Work(NvsPartition(Path("/tmp/out.bin")), SETTINGS)),
+        line.write("SN-1", Work(NvsPartition(Path("/tmp/out.bin")), SETTINGS), by=nobody),
     ):
         with pytest.raises(Forbidden, match="tokens:manage"):
             await asked
@@ -340,15 +423,15 @@ async def test_two_stations_are_not_at_one_unit_at_once(line: Line) -> None:
     inside, go_on = asyncio.Event(), asyncio.Event()
     slow = Work(Slow(given, "slow", fails=False), SETTINGS)
     quick = Work(Pocket(given, "quick", fails=False), SETTINGS)
-    first = asyncio.create_task(line.eol.write(line.operator, "meters", "SN-1", slow))
+    first = asyncio.create_task(line.write("SN-1", slow))
     await inside.wait()
 
     with pytest.raises(Conflict, match="Another station is at the unit 'SN-1'"):
-        await line.eol.write(line.operator, "meters", "SN-1", quick)
-    await line.eol.write(line.operator, "meters", "SN-2", quick)
+        await line.write("SN-1", quick)
+    await line.write("SN-2", quick)
     go_on.set()
 
-    assert (await first).row.state == "written"
+    assert (await first).record.state == "written"
     assert set(given["slow"]).isdisjoint(given["quick"])
 
 
@@ -369,7 +452,6 @@ async def test_twenty_stations_with_failures_never_give_a_token_to_two_units(lin
         """Works on one unit after the other until it is written, or the tokens are at their end."""
         database = Database(database_url, size=1)
         await database.open()
-        eol = line.station(database)
         try:
             for unit in units:
                 while unit not in written:
@@ -377,13 +459,13 @@ async def test_twenty_stations_with_failures_never_give_a_token_to_two_units(lin
                     work = Work(Pocket(given, unit, fails=what < 0.3), SETTINGS)
                     try:
                         if 0.3 <= what < 0.4:  # as if it were killed before it could say so
-                            reservation = await eol.reserve(line.operator, "meters", unit)
+                            reservation = await line.reserve(unit)
                             given.setdefault(unit, []).append(reservation.auth)
                             continue
                         if 0.4 <= what < 0.5 and unit in given:
-                            await eol.fail(line.operator, "meters", unit)
+                            await line.eol.fail(line.operator, "meters", unit)
                             continue
-                        await eol.write(line.operator, "meters", unit, work)
+                        await line.write(unit, work, on=database)
                     except Conflict as fault:
                         assert "no free static token" in str(fault)  # noqa: PT017
                         return
@@ -418,27 +500,29 @@ async def test_a_database_that_goes_between_write_and_record_leaves_the_token_wi
 
     out = tmp_path / "nvs.bin"
     with pytest.raises(Unavailable):
-        await line.station(outage.database).write(line.operator, "meters", "SN-1", Work(Cut(out), SETTINGS))
+        await line.write("SN-1", on=outage.database, work=Work(Cut(out), SETTINGS))
     first = nvs.read(out.read_bytes())
     outage.end()
     other = await line.reserve("SN-2")
-    done = await line.eol.write(line.operator, "meters", "SN-1", Work(NvsPartition(out), SETTINGS))
+    done = await line.write("SN-1", Work(NvsPartition(out), SETTINGS))
 
     assert nvs.read(out.read_bytes()) == first
-    assert (done.row.state, done.reservation.resumed) == ("written", True)
+    assert (done.record.state, done.reservation.resumed) == ("written", True)
     assert other.auth != done.reservation.auth
 
 
-async def test_a_database_that_comes_back_is_told_then(line: Line, outage: Outage) -> None:
-    reservation = await line.reserve("SN-1")
-    await outage.begin()
-    recording = asyncio.create_task(
-        line.station(outage.database, pauses=(0,) * 10_000).written(line.operator, reservation)
-    )
-    await asyncio.sleep(0)
-    outage.end()
+async def test_a_line_that_comes_back_is_told_then(line: Line, outage: Outage, tmp_path: Path) -> None:
+    class Cut(NvsPartition):
+        async def inject(self, settings: Settings, template_id: str) -> Mapping[str, str]:
+            about = await super().inject(settings, template_id)
+            await outage.begin()
+            asyncio.get_running_loop().call_soon(outage.end)
+            return about
 
-    assert (await recording).state == "written"
+    work = Work(Cut(tmp_path / "out.bin"), SETTINGS)
+    done = await line.write("SN-1", work, on=outage.database, pauses=(0,) * 10_000)
+
+    assert done.record.state == "written"
 
 
 async def test_what_is_wrong_with_a_request_costs_no_token(line: Line, tmp_path: Path) -> None:
@@ -451,7 +535,7 @@ async def test_what_is_wrong_with_a_request_costs_no_token(line: Line, tmp_path:
     ]
     for way, label in ways:
         with pytest.raises(Invalid):
-            await line.eol.write(line.operator, "meters", "SN-1", Work(way, SETTINGS, label))
+            await line.write("SN-1", Work(way, SETTINGS, label))
 
     assert (await line.eol.status(line.operator, "meters")).counts.free == 3
 
@@ -461,10 +545,10 @@ async def test_a_unit_is_written_only_when_its_label_is_there(line: Line, tmp_pa
     work = Work(NvsPartition(tmp_path / "out"), SETTINGS, label)
     label.mkdir()
     with pytest.raises(Invalid, match="it is a directory"):
-        await line.eol.write(line.operator, "meters", "SN-1", work)
+        await line.write("SN-1", work)
     label.rmdir()
 
-    done = await line.eol.write(line.operator, "meters", "SN-1", work)
+    done = await line.write("SN-1", work)
 
     assert label.read_bytes().startswith(b"\x89PNG")
     assert done.reservation.resumed is False
@@ -476,7 +560,7 @@ async def test_a_station_without_a_database_writes_nothing(line: Line, outage: O
     await outage.begin()
 
     with pytest.raises(Unavailable):
-        await line.station(outage.database).write(line.operator, "meters", "SN-1", work)
+        await line.write("SN-1", on=outage.database, work=work)
 
     assert not out.exists()
     outage.end()

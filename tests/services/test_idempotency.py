@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from provserver.core.authorization import OPERATOR, Principal
+from provserver.errors import Conflict, Unavailable
 from provserver.services.idempotency import Idempotency, Kept, KeyInUse, KeyReused
 from tests.conftest import Space
 from tests.services.conftest import contents
@@ -67,12 +68,24 @@ async def test_of_requests_at_once_one_goes_through(idempotency: Idempotency, op
     assert made == [1]
 
 
-async def test_what_came_to_nothing_leaves_the_key_free(idempotency: Idempotency, operator: Principal) -> None:
-    with pytest.raises(ValueError, match="no"):
+async def test_what_is_refused_leaves_the_key_free(idempotency: Idempotency, operator: Principal) -> None:
+    with pytest.raises(Conflict, match="no"):
         async with idempotency.once(operator, KEY, ["POST"]):
-            raise ValueError("no")
+            raise Conflict("no")
     async with idempotency.once(operator, KEY, ["PATCH"]) as turn:
         assert turn.kept is None
+
+
+@pytest.mark.parametrize("fault", [Unavailable("away"), ValueError("unforeseen"), asyncio.CancelledError()])
+async def test_what_may_have_been_done_is_not_done_again(
+    idempotency: Idempotency, operator: Principal, fault: BaseException
+) -> None:
+    with pytest.raises(type(fault)):
+        async with idempotency.once(operator, KEY, ["POST"]):
+            raise fault
+    with pytest.raises(KeyInUse, match="look whether it was done, and if not, use a new key"):
+        async with idempotency.once(operator, KEY, ["POST"]):
+            pass
 
 
 async def test_a_key_is_remembered_for_a_day(space: Space, idempotency: Idempotency, operator: Principal) -> None:
@@ -84,4 +97,4 @@ async def test_a_key_is_remembered_for_a_day(space: Space, idempotency: Idempote
     await space.rows("UPDATE idempotency_key SET created_at = now() - interval '25 hours'")
     async with Idempotency(space.database, space.keys).once(operator, KEY + "-2", ["POST"]) as turn:
         pass
-    assert await space.value("SELECT count(*) FROM idempotency_key") == 0
+    assert await space.value("SELECT string_agg(key, ' ') FROM idempotency_key") == KEY + "-2"

@@ -284,8 +284,8 @@ class Ownership(RuleBasedStateMachine):
             expected.back()
             expected.device, expected.deleted = False, True
 
-    @rule(token=tokens, who=people, to=people)
-    def transfer(self, token: Token, who: tuple[str, Role | None], to: tuple[str, Role | None]) -> None:
+    @rule(token=tokens, who=people, to=people, kept=st.booleans())
+    def transfer(self, token: Token, who: tuple[str, Role | None], to: tuple[str, Role | None], kept: bool) -> None:
         expected, (name, role), (to_name, to_role) = self.expected[token.id], who, to
         owner = (to_name, to_role) if to_role else None
         refusal: type[Refused] | None = None
@@ -295,11 +295,12 @@ class Ownership(RuleBasedStateMachine):
             refusal = NotFound
         elif (expected.holder, expected.owner) == (to_name, owner) or MAKER not in PATHS[to_name]:
             refusal = Conflict
-        if owner is None:
-            work = self.world.claiming.transfer(self.principal(who), token.id, to_organization=self.estate[to_name])
-        else:
-            work = self.world.claiming.transfer(self.principal(who), token.id, to_user=self.estate.users[owner])
+        target: Any = (
+            {"to_organization": self.estate[to_name]} if owner is None else {"to_user": self.estate.users[owner]}
+        )
+        work = self.world.claiming.transfer(self.principal(who), token.id, **target, keep_data=kept)
         if self.check(work, refusal):
+            expected.data = expected.data and (kept or to_name == expected.holder)
             self.moved(expected, "device.transferred", who, expected.holder)
             if to_name != expected.holder:
                 self.moved(expected, "device.received", who, to_name)
@@ -313,6 +314,8 @@ class Ownership(RuleBasedStateMachine):
             refusal = NotFound
         elif name not in PATHS[MAKER]:
             refusal = Forbidden
+        elif expected.claimed:
+            refusal = Conflict
         who = (name, None)
         devices = Devices(self.world.database, self.world.keys, self.estate[name], actor=self.principal(who).actor)
         if self.check(devices.delete(token.id), refusal):
@@ -402,7 +405,7 @@ def test_ownership(database_url: str, tmp_path: Path) -> None:
         run_state_machine_as_test(
             machine,
             settings=settings(
-                max_examples=30,
+                max_examples=12,  # each walks through most of what there is
                 stateful_step_count=30,
                 deadline=None,
                 suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],

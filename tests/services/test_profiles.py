@@ -28,6 +28,7 @@ from tests.chains import DEVICE, FACTORY, OTHER, ROOT
 from tests.conftest import Space
 from tests.pki import Authority, days
 from tests.services.conftest import Fleet, Locking, contents
+from tests.services.ownership import Estate
 
 ALLOW = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
 SENSORS = ProfileChange(name="sensors", strategy=ALLOW)
@@ -264,7 +265,7 @@ async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
         ("import_", (file_of(metadata_field='name = "a"\ntype = "b"'),), "The metadata field 'a': there is no type"),
         ("import_", (file_of(datastream='name = "a"\npin = "b"'),), "'b' is no pin"),
         ("import_", (file_of(strategy="allow-create") + b"[certificate_chain]\nallow_create = false",), "x509-chain"),
-        ("add_key", ("sensors", None, None, KeyBudget(not_before=datetime(2027, 1, 1))), "need a time zone"),  # noqa: DTZ001
+        ("add_key", ("sensors", None, None, KeyBudget(not_before=datetime(2027, 1, 1))), "needs a time zone"),  # noqa: DTZ001
         ("add_key", ("sensors", None, None, KeyBudget(TODAY, TODAY)), "become valid before it expires"),
         ("add_key", ("sensors", None, None, KeyBudget(networks=NETWORKS)), "100 networks at most"),
         ("add_key", ("sensors", None, None, KeyBudget(not_after=LAST)), "years 1970 to 9998"),
@@ -699,6 +700,18 @@ async def test_what_cannot_be_trusted_is_refused_with_the_fix_and_changes_nothin
         await space.profiles.create(replace(change, name="new", strategy=change.strategy or CHAIN.strategy))
 
     assert await contents(space) == before
+
+
+async def test_whose_ca_it_is_only_those_above_are_told(space: Space) -> None:
+    estate = await Estate.make(space.database, space.keys, space.organization_id)
+    names = ("root", "brand", "anna", "ben")
+    root, brand, anna, ben = (Profiles(space.database, space.keys, estate[name]) for name in names)
+    await anna.create_keyless(replace(CHAIN, name="annas"))
+
+    for profiles, told in ((root, "'annas'"), (brand, "'annas'"), (anna, "'annas'"), (ben, "^Another profile trusts")):
+        with pytest.raises(Conflict, match=told) as refused:
+            await profiles.create_keyless(replace(CHAIN, name="mine"))
+        assert ("annas" in str(refused.value)) is (told == "'annas'")
 
 
 async def test_of_profiles_that_claim_one_ca_at_once_one_has_it(space: Space) -> None:

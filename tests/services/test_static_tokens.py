@@ -614,6 +614,49 @@ async def test_streaming_is_audited_before_the_first_token(shop: Shop) -> None:
     ]
 
 
+async def test_a_token_is_used_before_its_auth_token_leaves(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that is made while the stream is read; and when it was is kept for good."""
+    monkeypatch.setattr(static_tokens, "PAGE", 2)
+    used = "SELECT count(*) FROM static_token WHERE used_at IS NOT NULL"
+    await shop.profile()
+    await shop.tokens.make(shop.maker, "sensors", 4)
+
+    stream = shop.tokens.stream(shop.maker, Selection(profile="sensors"))
+    first = await anext(stream)
+    assert await shop.space.value(used) == 2
+    since = await shop.space.value("SELECT used_at FROM static_token WHERE id = $1", first.id)
+    await shop.tokens.make(shop.maker, "sensors", 1)
+    assert len([token async for token in stream]) == 4
+    assert await shop.space.value(used) == 5
+
+    await shop.tokens.show(shop.maker, first.id, open_=True)
+    await shop.stored()
+    assert await shop.space.value("SELECT used_at FROM static_token WHERE id = $1", first.id) == since
+
+
+async def test_a_look_at_tokens_without_auth_tokens_uses_none(shop: Shop) -> None:
+    await shop.profile()
+    await shop.tokens.make(shop.maker, "sensors", 2)
+
+    labels = [token async for token in shop.tokens.stream(shop.maker, Selection(), labels=True)]
+    await shop.tokens.show(shop.maker, labels[0].id)
+    await shop.tokens.show_qr(shop.maker, labels[0].id)
+
+    assert len(labels) == 2
+    assert await shop.space.value("SELECT count(*) FROM static_token WHERE used_at IS NOT NULL") == 0
+
+
+async def test_exports_of_the_same_tokens_at_once_wait_for_each_other(shop: Shop, lock: Locking) -> None:
+    await shop.profile()
+    await shop.tokens.make(shop.maker, "sensors", 2)
+    _, last = await shop.tokens.list_(shop.maker)
+    async with lock("SELECT FROM static_token WHERE id = $1 FOR UPDATE", last.id) as other:
+        exports = [asyncio.create_task(shop.stored()) for _ in range(2)]
+        await other.until_waiting()
+        await other.commit()
+        assert [len(found) for found in await asyncio.gather(*exports)] == [2, 2]
+
+
 async def test_a_slow_reader_holds_no_connection(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_tokens, "PAGE", 1)
     await shop.profile()

@@ -2,6 +2,7 @@ import asyncio
 import csv
 import io
 import re
+import threading
 import zipfile
 import zlib
 from collections.abc import AsyncIterator
@@ -170,10 +171,7 @@ async def test_images_may_be_svg(factory: Factory) -> None:
     assert codes == [row["QR Token"] for row in found]
 
 
-@pytest.mark.parametrize("method", ["zip_", "labels"])
-async def test_others_have_their_turns_while_codes_are_made(
-    factory: Factory, method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_others_have_their_turns_while_codes_are_made(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_export, "_TURN", 0)  # over at once, however quick the machine is
     await factory.make(20)
     turns, seen = 0, []
@@ -191,10 +189,26 @@ async def test_others_have_their_turns_while_codes_are_made(
 
     monkeypatch.setattr(qr, "Encoder", Watched)
     ticking = asyncio.create_task(tick())
-    await whole(getattr(TokenExport(factory.tokens), method)(factory.principal, ALL))
+    await whole(TokenExport(factory.tokens).zip_(factory.principal, ALL))
     ticking.cancel()
 
     assert len(set(seen)) == len(seen) == 20
+
+
+async def test_labels_are_drawn_beside_the_loop(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    await factory.make(30)
+    seen = []
+
+    class Watched(qr.Encoder):
+        def symbol(self, text: str) -> qr.Symbol:
+            seen.append(threading.get_ident())
+            return super().symbol(text)
+
+    monkeypatch.setattr(qr, "Encoder", Watched)
+    await whole(TokenExport(factory.tokens).labels(factory.principal, ALL))
+
+    assert len(seen) == 30
+    assert threading.get_ident() not in seen
 
 
 # Labels
@@ -239,7 +253,7 @@ async def test_one_document_has_so_many_labels(factory: Factory, monkeypatch: py
 # What is common to all
 
 
-@pytest.mark.parametrize(("method", "count"), [("csv", 1100), ("zip_", 200), ("labels", 5)])
+@pytest.mark.parametrize(("method", "count"), [("csv", 1100), ("zip_", 200), ("labels", 30)])
 async def test_progress_ends_with_all(factory: Factory, method: str, count: int) -> None:
     await factory.make(count)
     told: list[int] = []

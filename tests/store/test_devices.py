@@ -42,7 +42,7 @@ async def test_what_is_copied_is_found(space: Space) -> None:
     async with space.database.transaction() as connection:
         found = await devices.find(connection, space.organization_id, "a")
         (credentials,) = await devices.credentials(connection, made["a"])
-        (attribute,) = await devices.attributes(connection, made["a"])
+        (attribute,) = await devices.attributes(connection, made["a"], with_keys=False)
         listed = [device async for device in devices.stream(connection, space.organization_id, None)]
 
     assert found is not None

@@ -193,8 +193,10 @@ async def test_profiles_are_found_by_the_subjects_of_their_cas(space: Space) -> 
             b"unknown": {},
         }
         assert await profiles.authorities(connection, sensors.id) == tuple(row.authority for row in rows[sensors.id])
-        assert await profiles.authority_holder(connection, [b"i3"], sensors.id) == "meters"
-        assert await profiles.authority_holder(connection, [b"i3"], meters.id) is None
+        root = space.organization_id
+        assert await profiles.authority_holder(connection, [b"i3"], sensors.id, root) == "meters"
+        assert await profiles.authority_holder(connection, [b"i3"], meters.id, root) is None
+        assert await profiles.authority_holder(connection, [b"i3"], sensors.id, uuid4()) is None
         with pytest.raises(asyncpg.UniqueViolationError):
             async with connection.transaction():
                 await profiles.replace_authorities(connection, meters.id, rows[sensors.id])

@@ -10,6 +10,7 @@ from provserver.admin.routes import (
     profiles,
     session,
     static_tokens,
+    units,
     users,
 )
 
@@ -21,6 +22,7 @@ ROUTES = [
     *profiles.ROUTES,
     *devices.ROUTES,
     *static_tokens.ROUTES,
+    *units.ROUTES,
     *jobs.ROUTES,
     *activity.ROUTES,
     *description.ROUTES,

@@ -160,10 +160,14 @@ class DeviceImportQuery(Query, frozen=True):
 
 
 class Transfer(Body, frozen=True):
-    """Who is to have the device: a user, or an organization with no user in particular."""
+    """Who is to have the device: a user, or an organization with no user in particular.
+
+    keepData: another organization gets it with its telemetry, history and attributes, which are wiped otherwise.
+    """
 
     user: Reference | UnsetType = UNSET
     organization: Reference | UnsetType = UNSET
+    keep_data: bool = False
 
 
 class ClaimBySecret(Body, frozen=True):
@@ -283,6 +287,7 @@ async def transfer_device(call: Call[None, Transfer]) -> DeviceAnswer:
             device.id,
             to_user=call.body.user or None,
             to_organization=call.body.organization or None,
+            keep_data=call.body.keep_data,
         )
     )
 

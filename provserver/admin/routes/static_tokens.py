@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal, cast
 from uuid import UUID
@@ -16,7 +17,7 @@ from provserver.core import qr
 from provserver.core.authorization import Permission, Principal
 from provserver.core.statictoken import Batch, StaticToken, TokenStatus
 from provserver.core.tokenfile import Assignment, ErrorKind, text
-from provserver.errors import Invalid, NotFound
+from provserver.errors import Invalid, NotFound, Unavailable
 from provserver.services.jobs import Progress
 from provserver.services.static_tokens import ImportReport, Selection, StaticTokens
 from provserver.services.token_export import AUTH_TOKEN, METADATA, SERIAL
@@ -76,7 +77,7 @@ class BatchAnswer(Answer, frozen=True):
 
 
 class MadeTokens(Answer, frozen=True):
-    """Tokens that were made in the request, without their secrets."""
+    """Tokens that were made in the request, without their secrets. items: empty if the database went away then."""
 
     batch: BatchAnswer
     items: Sequence[TokenAnswer]
@@ -219,7 +220,9 @@ async def make_static_tokens(call: Call[None, NewTokens]) -> Reply[MadeTokens]:
         job = await call.services.jobs.start(principal, "static_tokens.make", work, body.count)
         return cast("Reply[MadeTokens]", Reply(Begun(JobAnswer.of(job)), status=202))
     batch = await tokens.make(principal, body.profile, body.count)
-    made = await tokens.list_(principal, batch=batch.id, limit=AT_ONCE)
+    made: list[StaticToken] = []
+    with suppress(Unavailable):  # they are made, and told to be
+        made = await tokens.list_(principal, batch=batch.id, limit=AT_ONCE)
     return Reply(MadeTokens(_batch(batch), [_token(each) for each in made]))
 
 

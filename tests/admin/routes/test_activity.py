@@ -71,7 +71,7 @@ async def test_the_audit_and_attempts_are_listed_in_pages(admin: Caller) -> None
     for name in "abc":
         await admin.ok("POST", "/profiles", {"name": name})
     page = await admin.ok("GET", "/audit", limit=2)
-    assert [entry["action"] for entry in page["items"]] == ["provision_key.added", "profile.created"]
+    assert {entry["action"] for entry in page["items"]} == {"provision_key.added", "profile.created"}
     rest = await admin.ok("GET", "/audit", limit=500, cursor=page["nextCursor"])
     assert rest["nextCursor"] is None
     assert page["items"][-1]["id"] > rest["items"][0]["id"]
