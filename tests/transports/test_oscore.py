@@ -74,9 +74,13 @@ class Socket(asyncio.DatagramProtocol):
         self.came.put_nowait(data)
 
     async def ask(self, datagram: bytes) -> Any:
-        """The response to a datagram: with its payload as it came, protected or not."""
+        """The response to a datagram, at once or separate: with its payload as it came, protected or not."""
         self.transport.sendto(datagram)
-        return Message.decode(await self.came.get(), None)
+        while (message := Message.decode(await self.came.get(), None)).code is Code.EMPTY:
+            pass
+        if message.mtype is Type.CON:
+            self.transport.sendto(Message(code=Code.EMPTY, _mtype=Type.ACK, _mid=message.mid).encode())
+        return message
 
 
 class Server:
