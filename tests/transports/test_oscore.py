@@ -73,11 +73,16 @@ class Socket(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, _addr: object) -> None:
         self.came.put_nowait(data)
 
+    async def send(self, datagram: bytes) -> Any:
+        """The first message that comes back for a datagram, be it an empty one."""
+        self.transport.sendto(datagram)
+        return Message.decode(await self.came.get(), None)
+
     async def ask(self, datagram: bytes) -> Any:
         """The response to a datagram, at once or separate: with its payload as it came, protected or not."""
-        self.transport.sendto(datagram)
-        while (message := Message.decode(await self.came.get(), None)).code is Code.EMPTY:
-            pass
+        message = await self.send(datagram)
+        while message.code is Code.EMPTY:
+            message = Message.decode(await self.came.get(), None)
         if message.mtype is Type.CON:
             self.transport.sendto(Message(code=Code.EMPTY, _mtype=Type.ACK, _mid=message.mid).encode())
         return message
@@ -235,7 +240,7 @@ async def test_notifications_come_under_numbers_of_their_own(server: Server, dev
 async def test_who_does_not_want_an_answer_gets_none(server: Server, device: DeviceContext) -> None:
     async with server.socket() as socket:
         await greeted(device, socket)
-        response = await socket.ask(device.request(next(mids), b"quiet", no_response=2)[0])
+        response = await socket.send(device.request(next(mids), b"quiet", no_response=2)[0])
 
     assert (response.mtype, response.code) == (Type.ACK, Code.EMPTY)
 
