@@ -207,11 +207,13 @@ class Claiming:
         to_user: UUID | str | None = None,
         to_organization: UUID | str | None = None,
         keep_data: bool = False,
+        revision: int | None = None,
     ) -> DeviceSummary:
         """Have a user, or an organization with no user in particular, have a device. Raises Refused.
 
         Both must be within the principal's tree and the maker's. A static token counts as claimed from then on.
         keep_data: another organization gets the device with what the one before left on it, which is wiped otherwise.
+        revision: that the device must still have.
         """
         principal.require(Permission.DEVICES_TRANSFER)
         if (to_user is None) == (to_organization is None):
@@ -224,6 +226,7 @@ class Claiming:
             holding = await self._visible(connection, principal, device_id)
             if not holding.has_device:
                 raise _no_device(device_id)
+            check_revision(holding.revision, revision)
             if (holding.holder_id, holding.owner_id) == (recipient.organization_id, recipient.user_id):
                 raise Conflict("Can't transfer to the same owner. Name another.")
             if not await store.is_below(connection, recipient.organization_id, holding.maker_id):

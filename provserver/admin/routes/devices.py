@@ -278,16 +278,17 @@ async def rearm_device(call: Call[None, None]) -> Reply[DeviceAnswer]:
     return _reply(await _devices(call).rearm(call.text("device"), call.revision))
 
 
-async def transfer_device(call: Call[None, Transfer]) -> DeviceAnswer:
+async def transfer_device(call: Call[None, Transfer]) -> Reply[DeviceAnswer]:
     """Have another user or organization have a device."""
     device = (await _devices(call).show(call.text("device"))).device
-    return _device(
+    return _reply(
         await call.services.claiming.transfer(
             call.principal,
             device.id,
             to_user=call.body.user or None,
             to_organization=call.body.organization or None,
             keep_data=call.body.keep_data,
+            revision=call.revision,
         )
     )
 
@@ -415,6 +416,7 @@ ROUTES = [
         "/devices/{device}/transfer",
         Permission.DEVICES_TRANSFER,
         transfer_device,
+        revised=True,
         problems=("conflict", "invalid"),
         example={"organization": "Customer A"},
     ),

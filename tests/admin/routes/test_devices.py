@@ -120,7 +120,10 @@ async def test_a_device_changes_hands(site: Site, admin: Caller, profile: str) -
     theirs = await site.caller(organization=UUID(customer["id"]))
     assert (await theirs("GET", "/devices/sensor-1")).code == "not_found"
 
-    moved = await admin.ok("POST", "/devices/sensor-1/transfer", {"organization": "Customer"})
+    target, body = "/devices/sensor-1/transfer", {"organization": "Customer"}
+    assert (await admin("POST", target, body, {"If-Match": '"7"'})).code == "stale"
+    etag = (await admin("GET", "/devices/sensor-1")).headers["ETag"]
+    moved = await admin.ok("POST", target, body, headers={"If-Match": etag})
     assert moved["holder"] == "Customer"
     shown = await theirs.ok("GET", "/devices/sensor-1")
     assert (shown["maker"], shown["holder"]) == (None, "Customer")
