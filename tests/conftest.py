@@ -18,7 +18,7 @@ from provserver.core.secrets import ServerKeys
 from provserver.services.devices import Devices
 from provserver.services.profiles import Profiles
 from provserver.services.provisioning import Provisioning
-from provserver.store import keyfile, profiles, schema
+from provserver.store import embedded, keyfile, profiles, schema
 from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
 from tests.server import Server
@@ -51,8 +51,14 @@ def tool() -> Callable[[str], str]:
 
 @pytest.fixture(scope="session")
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
-    """The DSN of a Postgres of the run, with a migrated database `template` to copy."""
+    """The DSN of a Postgres of the run, with a migrated database `template` to copy.
+
+    Without fsync: a database for each test is made in half the time, and none of them lives through a power cut.
+    """
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(embedded, "SETTINGS", embedded.SETTINGS | {"fsync": "off", "full_page_writes": "off"})
     async with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as running:
+        monkeypatch.undo()
         await _execute(running.dsn, "CREATE DATABASE template")
         template = Database(_on(running.dsn, "template"), size=1)
         await template.open()
