@@ -67,21 +67,45 @@ async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[st
         yield running.dsn
 
 
+@pytest.fixture(scope="session")
+async def reused_url(postgres: str) -> str:
+    """The DSN of a database that each test finds empty: far quicker than one of its own."""
+    await _execute(postgres, "CREATE DATABASE reused TEMPLATE template")
+    return _on(postgres, "reused")
+
+
+@pytest.fixture
+async def database_url(reused_url: str) -> AsyncIterator[str]:
+    """The DSN of an empty database with the current schema, for one test. Its obstacles are functions of that name."""
+    yield reused_url
+    connection = await asyncpg.connect(reused_url)
+    try:
+        await connection.execute(_END_OTHERS.format("current_database()"))
+        await connection.execute("DROP FUNCTION IF EXISTS obstacle CASCADE")
+        names = await connection.fetch(
+            "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migration'"
+        )
+        looks = " UNION ALL ".join(f'SELECT \'"{name}"\' WHERE EXISTS (SELECT FROM "{name}")' for (name,) in names)
+        if filled := ", ".join(name for (name,) in await connection.fetch(looks)):
+            await connection.execute("ALTER TABLE audit DISABLE TRIGGER USER")  # it refuses to be emptied
+            await connection.execute(f"TRUNCATE {filled} CASCADE")
+            await connection.execute("ALTER TABLE audit ENABLE TRIGGER USER")
+        await connection.execute("SELECT setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S'")
+    finally:
+        await connection.close()
+
+
 _numbers = itertools.count(1)
 
 
 @pytest.fixture
-async def database_url(postgres: str) -> AsyncIterator[str]:
-    """The DSN of an empty database with the current schema, for one test."""
+async def own_database_url(postgres: str) -> AsyncIterator[str]:
+    """The same of one that nobody else uses: for tests that change more than rows."""
     name = f"test_{next(_numbers)}"
     await _execute(postgres, f"CREATE DATABASE {name} TEMPLATE template STRATEGY file_copy")
     yield _on(postgres, name)
     # Not WITH (FORCE): that would end an autovacuum worker too, which is no right of ours. A plain DROP sends it away.
-    await _execute(
-        postgres,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        f" WHERE datname = '{name}' AND backend_type = 'client backend'",
-    )
+    await _execute(postgres, _END_OTHERS.format(f"'{name}'"))
     await _execute(postgres, f"DROP DATABASE {name}")
 
 
@@ -131,6 +155,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server process of the run, on its embedded Postgres, with all its listeners."""
     with Server(tmp_path_factory.mktemp("server") / "data", tls=True) as running:
         yield running
+
+
+_END_OTHERS = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = {} AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
+)
 
 
 def _on(dsn: str, name: str) -> str:

@@ -10,6 +10,12 @@ PASSWORD = "pl4nted-password"
 
 
 @pytest.fixture
+def database_url(own_database_url: str) -> str:
+    """Of its own, as tables are made there."""
+    return own_database_url
+
+
+@pytest.fixture
 async def table(database: Database) -> str:
     async with database.connection() as connection:
         await connection.execute("CREATE TABLE numbers (n integer PRIMARY KEY)")
