@@ -1,0 +1,254 @@
+"""Who asks too often is told to come back: the one gate before provisioning and access.
+
+Addresses are locked for guessing, and nothing else ever is by what is not proven. A locked address is still heard at a
+low rate, so that right devices behind it get through. All is counted in memory that processes share; while nobody is
+locked, a request pays for one look at a clock.
+"""
+
+import logging
+import random
+import time
+from array import array
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from math import inf
+
+from provserver import metrics
+from provserver.core import limits
+from provserver.core.decision import Reason
+from provserver.core.limits import Buckets, network
+from provserver.core.model import Peer, PreSharedKey, ProvisionKey, Transport
+from provserver.errors import RETRY_AFTER_SECONDS
+from provserver.services.claiming import ClaimLimits
+from provserver.services.sign_in import SignInLimits
+from provserver.services.users import sign_up_limit
+
+log = logging.getLogger("provserver.limits")
+
+GUESSES = frozenset({Reason.KEY_UNKNOWN, Reason.SECRET_WRONG, Reason.NOT_PRE_PROVISIONED})
+"""Refusals that count as guesses of the address they go to."""
+
+TOLD = frozenset(
+    {
+        Reason.ALREADY_PROVISIONED,
+        Reason.ALREADY_USED,
+        Reason.CREDENTIALS_TAKEN,
+        Reason.NAME_ELSEWHERE,
+        Reason.NAME_TAKEN,
+        Reason.NONCE_REUSED,
+        Reason.NOT_PRE_PROVISIONED,
+        Reason.OTHER_CREDENTIALS,
+        Reason.STATE_UNKNOWN,
+    }
+)
+"""Refusals that tell who has the key and secret something of a device."""
+
+BURST = 10.0
+"""Seconds' worth of requests that an address or an organization may make at once."""
+
+REFUSALS_AT_ONCE = 1_000
+
+_MINUTE = 60.0
+_UNPROVEN = PreSharedKey("", b"")
+_COAP = Transport.COAP
+
+_LOCKED, _ADDRESS, _KEY, _NAME, _ORGANIZATION = (
+    metrics.LIMITED.cell(name) for name in ("lockout", "address", "provision_key", "name", "organization")
+)
+
+
+def retry_after() -> int:
+    """Seconds after which one is to come back who is told so now."""
+    return limits.retry_after(random.random())  # noqa: S311 - nothing secret
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """How much is too much; as the options of the same names. Intervals are seconds, 0.0 for no limit.
+
+    guess_limit, guess_interval: wrong guesses of an address: at once, and then one each interval.
+    locked_interval: between two requests of a locked address that are heard.
+    repeat_limit, repeat_interval: the same of a device whose secret is right, and that asks again or is refused.
+    refusal_interval: between two refusals that tell an address something; past REFUSALS_AT_ONCE.
+    address_interval, organization_interval: between two provision requests; BURST seconds' worth at once.
+    """
+
+    guess_limit: int = 20
+    guess_interval: float = 3.0
+    locked_interval: float = 0.2
+    repeat_limit: int = 20
+    repeat_interval: float = 10.0
+    refusal_interval: float = 0.1
+    address_interval: float = 0.0
+    organization_interval: float = 0.0
+
+
+UNLIMITED = Rates(guess_interval=0.0, repeat_interval=0.0, refusal_interval=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class PeopleLimits:
+    """How often people may try; made where the processes come from, as `Limits` is."""
+
+    claims: ClaimLimits = field(default_factory=ClaimLimits)
+    sign_in: SignInLimits = field(default_factory=SignInLimits)
+    sign_ups: Buckets = field(default_factory=sign_up_limit)
+
+
+class Limits:
+    """What devices may ask, counted by all processes that are forked after it was made.
+
+    clock: seconds that never go back, and are the same in all processes. people: who is no device.
+    """
+
+    def __init__(self, rates: Rates = UNLIMITED, clock: Callable[[], float] = time.monotonic) -> None:
+        self.people = PeopleLimits()
+        self._clock = clock
+        self._guesses = _buckets(rates.guess_limit, rates.guess_interval, 65_536)
+        heard = rates.locked_interval * 2  # half of them for who comes back as he was told
+        self._heard = _buckets(max(1 / heard, 1) if heard else 1, heard, 8_192)
+        self._heard_again = _buckets(max(1 / heard, 1) if heard else 1, heard, 8_192)
+        self._sent_away = Buckets(1, 1 / _MINUTE, 65_536)
+        self._noted = Buckets(1, 1 / _MINUTE)
+        self._addresses = _rate(rates.address_interval, 65_536)
+        self._organizations = _rate(rates.organization_interval, 8_192)
+        self._keys = Buckets(1, 1 / _MINUTE)
+        self._repeats = _buckets(rates.repeat_limit, rates.repeat_interval, 65_536)
+        self._refusals = _buckets(REFUSALS_AT_ONCE, rates.refusal_interval, 8_192)
+        self._locked_until = _until(self._guesses, always=self._addresses is not None)
+        self._named_until = _until(self._repeats, always=self._organizations is not None)
+        self._refused_until = _until(self._refusals)
+
+    # Before anything is looked at
+
+    def watchful(self) -> bool:
+        """Whether `hold` has anything to look at."""
+        return self._locked_until[0] > self._clock()
+
+    def hold(self, peer: Peer, what: Hashable, *, provisions: bool = False) -> Reason | None:
+        """Why a request is not to be heard now. Of a locked address some are, and rather those that come back.
+
+        what: tells the request from others. provisions: whether it counts as a provision request.
+        """
+        now, source = self._clock(), _source(peer)
+        if self._guesses is not None and self._guesses.wait(source, now):
+            if self._heard is not None and self._heard.take(source, now):
+                waited = _MINUTE - self._sent_away.take((source, what), now)
+                again = RETRY_AFTER_SECONDS <= waited < _MINUTE
+                if not again or self._heard_again is None or self._heard_again.take(source, now):
+                    _LOCKED.value += 1
+                    return Reason.ADDRESS_LOCKED
+        elif provisions and self._addresses is not None and self._addresses.take(source, now):
+            _ADDRESS.value += 1
+            return Reason.ADDRESS_BUSY
+        return None
+
+    def locked(self, peer: Peer) -> bool:
+        """Whether a peer's address is locked; what is heard of it all the same is not counted."""
+        return self._guesses is not None and self._guesses.wait(_source(peer), self._clock()) > 0
+
+    def guessed(self, peer: Peer) -> None:
+        """What a peer has presented was wrong."""
+        guesses = self._guesses
+        if guesses is None:
+            return
+        now, source = self._clock(), _source(peer)
+        if not guesses.take(source, now) and guesses.wait(source, now) and self.noteworthy(peer, "locked"):
+            log.warning("%s is locked for guessing: it is heard at a low rate until it stops", peer.address)
+
+    def pardon(self, peer: Peer) -> None:
+        """What was counted as a guess was none."""
+        if self._guesses is not None:
+            self._guesses.give_back(_source(peer), self._clock())
+
+    def noteworthy(self, peer: Peer, what: str) -> bool:
+        """Whether this is to be written down of a peer's address: once a minute."""
+        return not self._noted.take((_source(peer), what), self._clock())
+
+    # Once key and secret are right
+
+    def counts(self, key: ProvisionKey) -> bool:
+        """Whether `count` has anything to look at."""
+        now = self._clock()
+        return key.budget is not None or self._named_until[0] > now or self._refused_until[0] > now
+
+    def count(self, peer: Peer, key: ProvisionKey, name: str | None) -> Reason | None:
+        """Count a request, or say why it is refused. name: by which it is told from others; None: by nothing."""
+        now, source, budget = self._clock(), _source(peer), key.budget
+        if name is not None and self._repeats is not None and self._repeats.wait(_named(source, key, name), now):
+            _NAME.value += 1
+            return Reason.NAME_REPEATED
+        if self._refusals is not None and self._refusals.wait(source, now):
+            _ADDRESS.value += 1
+            return Reason.REFUSED_OFTEN
+        organization = key.profile.organization_id.bytes
+        if self._organizations is not None and self._organizations.take(organization, now):
+            _ORGANIZATION.value += 1
+            return Reason.ORGANIZATION_BUSY
+        if budget is not None and budget.per_minute and self._keys.take(key.key, now, 1 / budget.per_minute):
+            if self._organizations is not None:
+                self._organizations.give_back(organization, now)
+            _KEY.value += 1
+            return Reason.KEY_BUSY
+        return None
+
+    def refused(self, peer: Peer, key: ProvisionKey, name: str | None) -> None:
+        """Who has the key and secret was told something of a device."""
+        now, source = self._clock(), _source(peer)
+        if self._refusals is not None:
+            self._refusals.take(source, now)
+        self._repeat(source, key, name, now)
+
+    def repeated(self, peer: Peer, key: ProvisionKey, name: str | None) -> None:
+        """A device was given again what it has."""
+        self._repeat(_source(peer), key, name, self._clock())
+
+    def _repeat(self, source: str, key: ProvisionKey, name: str | None, now: float) -> None:
+        if name is not None and self._repeats is not None:
+            self._repeats.take(_named(source, key, name), now)
+
+
+class Strangers:
+    """Who names an identity in a handshake, and has yet to prove its pre-shared key; by one transport."""
+
+    def __init__(self, limits: Limits, transport: Transport) -> None:
+        self._limits = limits
+        self._transport = transport
+
+    def heard(self, address: str, identity: str) -> bool:
+        """Whether the key of an identity is to be looked up."""
+        return not self._limits.watchful() or self._limits.hold(self._peer(address), identity) is None
+
+    def failed(self, address: str) -> None:
+        """Who named an identity has not proved its key."""
+        self._limits.guessed(self._peer(address))
+
+    def _peer(self, address: str) -> Peer:
+        return Peer(self._transport, address, psk=_UNPROVEN)  # the handshake has proved the address
+
+
+def _source(peer: Peer) -> str:
+    """Whom guesses are charged to. The source of a plain datagram can be forged: it holds up nothing else."""
+    where = network(peer.address)
+    plain = peer.transport is _COAP and peer.psk is None and not peer.certificates
+    return f"{where} by datagram" if plain else where
+
+
+def _named(source: str, key: ProvisionKey, name: str) -> Hashable:
+    """A device, as one address calls it: who knows its name elsewhere holds it up nowhere."""
+    return source, key.profile.id.bytes, name
+
+
+def _buckets(capacity: float, interval: float, keys: int) -> Buckets | None:
+    return Buckets(capacity, 1 / interval, keys) if interval else None
+
+
+def _rate(interval: float, keys: int) -> Buckets | None:
+    return Buckets(max(BURST / interval, 1), 1 / interval, keys) if interval else None
+
+
+def _until(buckets: Buckets | None, *, always: bool = False) -> "memoryview[float] | array[float]":
+    """Until when a look at these buckets may find an empty one."""
+    if always:
+        return array("d", [inf])
+    return buckets.drained if buckets is not None else array("d", [0.0])
