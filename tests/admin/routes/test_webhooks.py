@@ -1,0 +1,44 @@
+from uuid import uuid4
+
+from tests.admin.conftest import Caller
+
+URL = "https://webhook.example/in?token=pl4nted"
+
+
+async def test_a_webhook_from_its_making_to_its_end(admin: Caller) -> None:
+    made = await admin.ok("POST", "/webhooks", {"url": URL, "types": ["device.claimed"]})
+    assert made.pop("secret").startswith("whsec_")
+    assert await admin.ok("GET", "/webhooks") == {"items": [made], "nextCursor": None}
+    path = f"/webhooks/{made['id']}"
+    assert await admin.ok("GET", path) == made | {"waiting": 0, "dead": 0}
+    changed = await admin.ok("PATCH", path, {"enabled": False, "types": []})
+    assert changed == made | {"enabled": False, "types": []}
+    assert await admin.ok("GET", path + "/deliveries", state="dead") == {"items": [], "nextCursor": None}
+    assert await admin.ok("POST", path + "/replay", {"dead": True}) == {"replayed": 0}
+    assert await admin.ok("DELETE", path) == changed
+    assert (await admin("GET", path)).status == 404
+
+
+async def test_what_makes_no_webhook(admin: Caller) -> None:
+    for body, code in (
+        ({"url": "https://u:pl4nted@example.com/"}, "invalid"),
+        ({"url": "http://127.0.0.1/"}, "invalid"),
+        ({"url": URL, "types": ["no.such"]}, "malformed"),
+        ({}, "malformed"),
+    ):
+        answer = await admin("POST", "/webhooks", body)
+        assert answer.code == code, body
+        assert b"pl4nted" not in answer.body
+
+
+async def test_what_cannot_be_sent_again(admin: Caller) -> None:
+    made = await admin.ok("POST", "/webhooks", {"url": URL})
+    for body in ({}, {"dead": True, "event": str(uuid4())}, {"until": "2027-01-01T00:00:00Z"}):
+        assert (await admin("POST", f"/webhooks/{made['id']}/replay", body)).code == "invalid"
+
+
+async def test_a_test_says_what_came_of_it(admin: Caller) -> None:
+    made = await admin.ok("POST", "/webhooks", {"url": "http://0x7f000001/"})  # which a resolver takes for 127.0.0.1
+    tried = await admin.ok("POST", f"/webhooks/{made['id']}/test")
+    assert (tried["delivered"], tried["status"]) == (False, None)
+    assert "outgoing_private" in tried["error"]

@@ -1,0 +1,53 @@
+"""The delivering process is killed at work: every event arrives all the same, in order for each device."""
+
+import asyncio
+import itertools
+import sys
+from contextlib import AsyncExitStack
+from pathlib import Path
+from uuid import UUID
+
+from tests.conftest import Space
+from tests.services.conftest import until
+from tests.services.webhooks import Subscriber, tell
+
+KILLS = 3
+DEVICES = 7
+EVENTS = 30
+"""Of each device."""
+
+
+async def begin(dsn: str, keys: Path) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "tests.faults.deliverer", dsn, str(keys)]
+    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+
+
+async def test_a_deliverer_that_is_killed_loses_nothing(space: Space, database_url: str, tmp_path: Path) -> None:
+    keys = tmp_path / "keys.json"
+    async with AsyncExitStack() as stack:
+        first, second = [await stack.enter_async_context(Subscriber.listening(space)) for _ in range(2)]
+        tries = itertools.count(1)
+        second.receiver.answers = lambda _: 503 if next(tries) % 100 == 0 else 200  # this one is not well
+        for n in range(EVENTS):
+            for device in range(DEVICES):
+                await tell(space, device, n)
+        total = DEVICES * EVENTS
+        processes = [await begin(database_url, keys), await begin(database_url, keys)]
+        for round_ in range(KILLS):
+            wanted = (round_ + 1) * total // (KILLS + 2)
+            await until(lambda wanted=wanted: len(first.receiver.times) >= wanted)  # type: ignore[misc]
+            leader = processes.pop(0)  # whoever began first; the other takes over
+            leader.kill()
+            await leader.wait()
+            processes.append(await begin(database_url, keys))
+        for each in (first, second):
+            while await each.states() != {"delivered": total}:
+                pass
+        for process in processes:
+            process.kill()
+            await process.wait()
+
+    expected = {str(UUID(int=device)): list(range(EVENTS)) for device in range(DEVICES)}
+    assert first.receiver.first == second.receiver.first == expected
+    assert await space.value("SELECT count(*) FROM outbox") == 0
+    assert await space.value("SELECT count(*) FROM event") == total
