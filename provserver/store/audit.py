@@ -46,13 +46,13 @@ _COLUMNS = "a.id, a.at, a.organization_id, a.actor, a.action, a.subject_id, a.de
 
 # Each organization's newest, by their index: a walk back through all entries would find those of a small one late.
 _NEWEST = f"""
-SELECT {_COLUMNS} FROM organization o CROSS JOIN LATERAL (
+SELECT {_COLUMNS} FROM audited_organization o CROSS JOIN LATERAL (
     SELECT * FROM audit a WHERE a.organization_id = o.id AND ($2::uuid IS NULL OR a.id < $2) ORDER BY a.id DESC LIMIT $3
 ) AS a WHERE o.path @> ARRAY[$1::uuid] ORDER BY a.id DESC LIMIT $3
 """
 
 _OF_SUBJECT = f"""
-SELECT {_COLUMNS} FROM audit a JOIN organization o ON o.id = a.organization_id
+SELECT {_COLUMNS} FROM audit a JOIN audited_organization o ON o.id = a.organization_id
 WHERE a.subject_id = $4 AND o.path @> ARRAY[$1::uuid] AND ($2::uuid IS NULL OR a.id < $2) ORDER BY a.id DESC LIMIT $3
 """
 

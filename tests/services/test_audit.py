@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from provserver.core.authorization import ALL, Permission, Principal
@@ -50,3 +51,48 @@ async def test_it_is_read_from_the_newest_on_page_by_page(tree: Tree) -> None:
 async def test_it_needs_the_permission(tree: Tree) -> None:
     with pytest.raises(Forbidden):
         await tree.accounts.audit.list_(Principal("key:x", tree.root.id, ALL - {Permission.AUDIT_READ}))
+
+
+async def test_an_export_has_what_can_be_seen_and_is_in_the_audit(tree: Tree) -> None:
+    audit = tree.accounts.audit
+    caller = only(tree.left.id, Permission.AUDIT_READ)
+    await audit.head(tree.accounts.operator)
+
+    lines = [line async for part in audit.export(caller) for line in part.splitlines()]
+
+    entries = [msgspec.json.decode(line) for line in lines]
+    assert [(each["action"], each["organizationId"]) for each in entries] == [
+        ("organization.created", str(tree.left.id)),
+        ("organization.created", str(tree.leaf.id)),
+        ("audit.exported", str(tree.left.id)),
+    ]
+    assert [len(each["mac"] or "") for each in entries] == [66, 66, 0]
+    with pytest.raises(NotFound):
+        await anext(audit.export(caller, tree.right.id))
+    with pytest.raises(Forbidden):
+        await anext(audit.export(only(tree.left.id, Permission.DEVICES_VIEW)))
+
+
+async def test_the_chain_is_for_the_top_of_the_tree(tree: Tree) -> None:
+    audit, operator = tree.accounts.audit, tree.accounts.operator
+    head = await audit.head(operator)
+    assert (await audit.verify(operator, head)).broken is None
+    for caller in (only(tree.maker.id, Permission.AUDIT_READ), only(tree.root.id, Permission.DEVICES_VIEW)):
+        with pytest.raises(Forbidden):
+            await audit.head(caller)
+        with pytest.raises(Forbidden):
+            await audit.verify(caller)
+
+
+async def test_what_a_deleted_organization_did_is_read_above_it(tree: Tree) -> None:
+    audit, operator = tree.accounts.audit, tree.accounts.operator
+    await audit.head(operator)
+    await tree.accounts.organizations.delete(operator, tree.leaf.id)
+
+    for who in (tree.left, tree.root):
+        listed = await audit.list_(only(who.id, Permission.AUDIT_READ))
+        assert tree.leaf.id in {each.organization_id for each in listed}
+    assert tree.leaf.id not in {
+        each.organization_id for each in await audit.list_(only(tree.right.id, Permission.AUDIT_READ))
+    }
+    assert (await audit.verify(operator)).broken is None

@@ -1,0 +1,43 @@
+"""What is kept only for a while: attempts, ended jobs and sessions, links and idempotency keys that are over.
+
+The audit is kept for ever, the outbox has a retention of its own.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from provserver.core import ids
+from provserver.services.idempotency import LIFE
+from provserver.store import retention as store
+from provserver.store.database import Connection
+
+BATCH = 500
+"""Rows of one statement."""
+
+JOBS = timedelta(days=30)
+"""How long a job is kept that has ended."""
+
+
+class Retention:
+    """Forgets a little at a time. attempts: seconds for which they are kept; 0: for ever."""
+
+    def __init__(self, attempts: float, clock: Callable[[], float] = time.time) -> None:
+        self._attempts = attempts
+        self._clock = clock
+        self._start = UUID(int=0)
+
+    async def sweep(self, connection: Connection) -> bool:
+        """A batch of each; whether there is more."""
+        now = self._clock()
+        most = await self._sweep_attempts(connection, now) if self._attempts else 0
+        most = max(most, await store.jobs(connection, JOBS, BATCH))
+        most = max(most, await store.idempotency_keys(connection, LIFE, BATCH))
+        most = max(most, await store.over(connection, datetime.fromtimestamp(now, UTC), BATCH))
+        return most == BATCH
+
+    async def _sweep_attempts(self, connection: Connection, now: float) -> int:
+        gone = await store.attempts(connection, self._start, ids.floor(now - self._attempts), BATCH)
+        self._start = max(gone) if len(gone) == BATCH else UUID(int=0)
+        return len(gone)

@@ -1,0 +1,67 @@
+"""What one process does for all, again and again: chain the audit, and forget what is over."""
+
+import asyncio
+import logging
+
+from asyncpg import PostgresError
+
+from provserver.core.secrets import Unsealable
+from provserver.services.audit_chain import AuditChain, Broken
+from provserver.services.lead import IDLE, Lead
+from provserver.services.retention import Retention
+from provserver.store.database import Database
+from provserver.store.lead import Connection
+
+log = logging.getLogger("provserver.audit")
+
+SWEEP_PERIOD = 60.0
+"""Seconds between looks for what is over."""
+
+_PACE = 0.02
+"""Seconds between batches, while there are more."""
+
+_COMPLAINT_PERIOD = 3600.0
+
+_LOCK = 0x70726F76_75706B70
+"""Of the work, among advisory locks: "provupkp"."""
+
+
+class Upkeep(Lead):
+    """Keeps the audit chained and the tables small. interval: seconds between looks at the audit."""
+
+    def __init__(self, database: Database, chain: AuditChain, retention: Retention, *, interval: float = IDLE) -> None:
+        super().__init__(database, _LOCK, "upkeep")
+        self._chain = chain
+        self._retention = retention
+        self._interval = interval
+        self._complaint = ""
+        self._quiet_until = 0.0
+
+    async def _serve(self, connection: Connection) -> None:
+        now = asyncio.get_running_loop().time
+        sweep_at = now()
+        more = False
+        while True:
+            await self._advance()
+            if more or now() >= sweep_at:
+                more = await self._retention.sweep(connection)
+                sweep_at = now() + SWEEP_PERIOD
+            if await self._pause(_PACE if more else self._interval):
+                await self._advance()
+                return
+
+    async def _advance(self) -> None:
+        """Chain what is new; what is in the way is said once an hour, and the rest goes on."""
+        try:
+            await self._chain.advance()
+        except Broken as fault:
+            complaint = str(fault)
+        except (PostgresError, Unsealable) as fault:
+            complaint = f"The audit cannot be chained: {type(fault).__name__}."
+        else:
+            self._complaint = ""
+            return
+        now = asyncio.get_running_loop().time()
+        if complaint != self._complaint or now >= self._quiet_until:
+            log.error("%s", complaint)
+            self._complaint, self._quiet_until = complaint, now + _COMPLAINT_PERIOD

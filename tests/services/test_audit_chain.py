@@ -1,0 +1,297 @@
+import asyncio
+import os
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from provserver.core import ids
+from provserver.core.secrets import ServerKeys
+from provserver.errors import Conflict, Invalid
+from provserver.services import audit_chain
+from provserver.services.audit_chain import AuditChain, Broken
+from provserver.store import audit
+from provserver.store.database import Database
+from tests.conftest import Space
+
+Chain = AuditChain
+
+
+@pytest.fixture
+def chain(space: Space) -> Chain:
+    return AuditChain(space.database, space.keys)
+
+
+@pytest.fixture
+async def second(database_url: str, space: Space) -> AsyncIterator[Chain]:
+    """Another process' sequencer."""
+    opened = Database(database_url, size=2)
+    await opened.open()
+    yield AuditChain(opened, space.keys)
+    await opened.close()
+
+
+async def record(space: Space, count: int = 1, **detail: str | float) -> list[UUID]:
+    made = [ids.uuid7(time.time(), os.urandom) for _ in range(count)]
+    async with space.database.transaction() as connection:
+        for id_ in made:
+            await audit.record(
+                connection, id_, space.organization_id, "operator", "device.revoked", id_, name="a", **detail
+            )
+    return made
+
+
+async def tamper(space: Space, statement: str, *arguments: object) -> None:
+    """As an owner of the database does who knows of the triggers."""
+    async with space.database.transaction() as connection:
+        await connection.execute("ALTER TABLE audit DISABLE TRIGGER USER")
+        await connection.execute(statement, *arguments)
+        await connection.execute("ALTER TABLE audit ENABLE TRIGGER USER")
+
+
+async def places(space: Space) -> list[int | None]:
+    return [row[0] for row in await space.rows("SELECT seq FROM audit ORDER BY seq")]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE audit SET actor = 'nobody'",
+        "UPDATE audit SET seq = 7, mac = 'm', detail = '{}'",
+        "UPDATE audit SET seq = NULL, mac = NULL",
+        "UPDATE audit SET seq = seq + 1",
+        "DELETE FROM audit",
+        "TRUNCATE audit",
+    ],
+)
+@pytest.mark.parametrize("chained", [True, False])
+async def test_an_owner_is_refused_too(space: Space, chain: Chain, statement: str, chained: bool) -> None:
+    await record(space)
+    if chained:
+        await chain.advance()
+    before = await space.rows("SELECT * FROM audit")
+
+    with pytest.raises(asyncpg.InsufficientPrivilegeError, match="the audit only grows"):
+        await space.rows(statement)
+
+    assert await space.rows("SELECT * FROM audit") == before
+
+
+async def test_entries_get_their_places_once(space: Space, chain: Chain) -> None:
+    first = await record(space, 3, number=1e300, text="\N{SNOWMAN} \\ \" '")
+    assert await chain.advance() == 3
+    second = await record(space, 2)
+    assert await chain.advance() == 2
+    assert await chain.advance() == 0
+
+    rows = await space.rows("SELECT id FROM audit ORDER BY seq")
+    assert [row[0] for row in rows][:3] == sorted(first)
+    assert {row[0] for row in rows[3:]} == set(second)
+    assert await places(space) == [1, 2, 3, 4, 5]
+    assert await chain.verify() == audit_chain.Verification(5, 0, None)
+
+
+async def test_what_waits_is_counted_and_not_verified(space: Space, chain: Chain) -> None:
+    await record(space, 2)
+    assert await chain.verify() == audit_chain.Verification(0, 2, None)
+
+
+async def test_more_than_a_batch_is_chained(space: Space, chain: Chain, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audit_chain, "BATCH", 3)
+    await record(space, 10)
+    assert await chain.advance() == 10
+    assert (await chain.verify()).entries == 10
+
+
+@pytest.mark.parametrize(
+    ("statement", "seq", "named", "text"),
+    [
+        ('UPDATE audit SET detail = \'{"name": "b"}\' WHERE seq = 3', 3, True, "altered"),
+        ("UPDATE audit SET at = at + interval '1 microsecond' WHERE seq = 3", 3, True, "altered"),
+        ("DELETE FROM audit WHERE seq IN (2, 3)", 2, False, "there is no entry 2 to 3"),
+        ("DELETE FROM audit WHERE seq = 5", 5, False, "cut off"),
+        ("UPDATE audit SET seq = NULL, mac = NULL WHERE seq = 5", 5, False, "cut off"),
+        ("DELETE FROM audit", 1, False, "cut off"),
+        ("UPDATE audit SET mac = '\\x01' WHERE seq = 4", 4, True, "altered"),
+        ("UPDATE audit SET mac = '' WHERE seq = 4", 4, True, "key 0"),
+        ("DELETE FROM audit_head", 5, False, "no signed head"),
+        ("UPDATE audit_head SET seq = 4, mac = (SELECT mac FROM audit WHERE seq = 4)", 4, False, "not signed"),
+        (
+            "UPDATE audit a SET subject_id = b.subject_id FROM audit b WHERE b.seq = 5 - a.seq AND a.seq IN (2, 3)",
+            2,
+            True,
+            "altered, or put here from another place",
+        ),
+    ],
+)
+async def test_the_first_that_is_wrong_is_named(
+    space: Space, chain: Chain, statement: str, seq: int, named: bool, text: str
+) -> None:
+    await record(space, 5)
+    await chain.advance()
+
+    await tamper(space, statement)
+    broken = (await chain.verify()).broken
+
+    assert broken is not None
+    assert (broken.seq, broken.id is not None) == (seq, named)
+    assert text in broken.text
+    if named:
+        assert broken.id == await space.value("SELECT id FROM audit WHERE seq = $1", seq)
+
+
+async def test_an_exported_head_finds_what_the_database_cannot_know(space: Space, chain: Chain) -> None:
+    await record(space, 3)
+    early = await chain.head()
+    snapshot = await space.rows("SELECT seq, mac, at, signature FROM audit_head")
+    await record(space, 2)
+    late = await chain.head()
+    assert (early.seq, late.seq) == (3, 5)
+
+    # Who has the database's older head as well can take it back to then.
+    await tamper(space, "DELETE FROM audit WHERE seq > 3")
+    await tamper(space, "UPDATE audit_head SET seq = $1, mac = $2, at = $3, signature = $4", *snapshot[0])
+
+    assert (await chain.verify()).broken is None
+    assert (await chain.verify(early)).broken is None
+    broken = (await chain.verify(late)).broken
+    assert broken is not None
+    assert broken.seq == 4
+    assert "cut off: the head of the file has seen 5 entries, and there are 3" in broken.text
+
+    await record(space, 4)  # and grow it anew
+    await chain.advance()
+    assert (await chain.verify()).broken is None
+    broken = (await chain.verify(late)).broken
+    assert broken is not None
+    assert broken.seq == 5
+
+
+async def test_a_head_of_another_server_is_refused(space: Space, chain: Chain) -> None:
+    await record(space)
+    head = await chain.head()
+    with pytest.raises(Invalid, match="not signed by this server"):
+        await chain.verify(head._replace(seq=2))
+
+
+async def test_nothing_is_not_signed(chain: Chain) -> None:
+    with pytest.raises(Conflict, match="empty"):
+        await chain.head()
+
+
+@pytest.mark.parametrize("statement", ["DELETE FROM audit WHERE seq = 3", "DELETE FROM audit_head"])
+async def test_a_chain_that_was_cut_is_not_grown_over(space: Space, chain: Chain, statement: str) -> None:
+    await record(space, 3)
+    await chain.advance()
+    await tamper(space, statement)
+    await record(space, 2)
+
+    with pytest.raises(Broken, match="audit verify"):
+        await chain.advance()
+    with pytest.raises(Conflict, match="audit verify"):
+        await chain.head()
+
+    found = await chain.verify()
+    assert found.waiting == 2
+    assert found.broken is not None
+
+
+async def test_two_sequencers_make_one_chain(space: Space, chain: Chain, second: Chain) -> None:
+    async def write() -> None:
+        for _ in range(20):
+            await record(space)
+
+    async def run(one: Chain, writers: "asyncio.Future[list[None]]") -> None:
+        while not writers.done():
+            await one.advance()
+
+    writers = asyncio.gather(*(write() for _ in range(2)))
+    await asyncio.gather(writers, run(chain, writers), run(second, writers))
+    await chain.advance(wait=True)
+
+    assert await places(space) == list(range(1, 41))
+    assert await chain.verify() == audit_chain.Verification(40, 0, None)
+
+
+async def test_who_commits_late_comes_late(space: Space, chain: Chain) -> None:
+    early = ids.uuid7(0, os.urandom)
+    async with space.database.transaction() as connection:
+        await audit.record(connection, early, space.organization_id, "operator", "device.revoked", "late")
+        await record(space, 2)
+        assert await chain.advance() == 2
+
+    assert await chain.advance() == 1
+    assert await space.value("SELECT seq FROM audit WHERE id = $1", early) == 3
+    assert (await chain.verify()).broken is None
+
+
+_DYING = """
+import asyncio, sys
+import asyncpg, msgspec
+from provserver.services.audit_chain import AuditChain
+from provserver.store import audit_chain as store, keyfile
+from provserver.store.database import Database
+from pathlib import Path
+
+async def main():
+    database = Database(sys.argv[1], size=2)
+    await database.open()
+    place = store.place
+    async def placed(connection, links):
+        await place(connection, links)
+        print("placed", flush=True)
+        await asyncio.Event().wait()
+    store.place = placed
+    await AuditChain(database, keyfile.load_or_create(Path(sys.argv[2]))).advance()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_sequencer_that_is_killed_loses_nothing(
+    space: Space, chain: Chain, database_url: str, tmp_path: Path
+) -> None:
+    """Entries are committed; who gives them places is killed while it does."""
+    await record(space, 3)
+    dying = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DYING, database_url, str(tmp_path / "keys.json"), stdout=asyncio.subprocess.PIPE
+    )
+    assert dying.stdout is not None
+    assert await dying.stdout.readline() == b"placed\n"
+    assert await chain.advance() == 0  # the other one has the lock
+    dying.kill()
+    await dying.wait()
+
+    assert await chain.advance(wait=True) == 3
+    assert await chain.verify() == audit_chain.Verification(3, 0, None)
+
+
+async def test_the_chain_survives_a_rotation_and_the_old_key(space: Space) -> None:
+    first, second_key = dict(space.keys.digest_keys), {2: b"2" * 32}
+    await record(space, 2)
+    await AuditChain(space.database, space.keys).advance()
+    both = ServerKeys(first | second_key, space.keys.sealing_keys)
+    await record(space, 2)
+    await AuditChain(space.database, both).advance()
+    later = ServerKeys(second_key, space.keys.sealing_keys)
+    await record(space, 1)
+    chain = AuditChain(space.database, later)
+    head = await chain.head()
+
+    assert [row[0][0] for row in await space.rows("SELECT mac FROM audit ORDER BY seq")] == [1, 1, 2, 2, 2]
+    assert await chain.verify(head) == audit_chain.Verification(5, 0, None)
+    await record(space)
+    with pytest.raises(Broken, match="digest key 2, which this process does not have"):
+        await AuditChain(space.database, space.keys).advance()
+
+
+async def test_other_keys_verify_nothing(space: Space, chain: Chain) -> None:
+    await record(space)
+    await chain.advance()
+    stranger = AuditChain(space.database, replace(space.keys, digest_keys={1: b"x" * 32}))
+    assert (await stranger.verify()).broken is not None
