@@ -119,7 +119,7 @@ def test_no_bytes_raise_anything_else(sealed: bytes) -> None:
 
 def test_older_sealing_keys_still_open_and_the_highest_seals() -> None:
     old = KEYS.seal(b"secret", CONTEXT, NONCE)
-    rotated = ServerKeys({1: ONE}, {1: TWO, 255: THREE})
+    rotated = ServerKeys({1: ONE, 255: ONE}, {1: TWO, 255: THREE})
     assert rotated.unseal(old, CONTEXT) == b"secret"
     new = rotated.seal(b"secret", CONTEXT, NONCE)
     assert (old[0], new[0]) == (1, 255)
@@ -129,7 +129,7 @@ def test_older_sealing_keys_still_open_and_the_highest_seals() -> None:
 
 
 def test_a_version_cannot_be_swapped_for_another() -> None:
-    rotated = ServerKeys({1: ONE}, {1: TWO, 2: THREE})
+    rotated = ServerKeys({1: ONE, 2: ONE}, {1: TWO, 2: THREE})
     sealed = rotated.seal(b"secret", CONTEXT, NONCE)
     with pytest.raises(Unsealable):
         rotated.unseal(b"\x01" + sealed[1:], CONTEXT)
@@ -145,3 +145,32 @@ def test_an_error_shows_nothing_sealed() -> None:
         KEYS.unseal(KEYS.seal(b"secret", CONTEXT, NONCE), b"elsewhere")
     assert "secret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+def test_another_than_the_highest_version_may_be_the_current_one() -> None:
+    keys = ServerKeys({1: ONE, 2: TWO}, {1: ONE, 2: TWO}, current=1)
+    first, second = ServerKeys({1: ONE}, {1: ONE}), ServerKeys({2: TWO}, {2: TWO})
+    assert keys.digest("p", "x") == first.digest("p", "x")
+    assert keys.digests("p", "x") == (first.digest("p", "x"), second.digest("p", "x"))
+    assert keys.seal(b"s", CONTEXT, NONCE) == first.seal(b"s", CONTEXT, NONCE)
+    assert keys.unseal(second.seal(b"s", CONTEXT, NONCE), CONTEXT) == b"s"
+    assert keys.verify(second.digest("p", "x"), "p", "x")
+    assert not keys.verify(second.digest("p", "y"), "p", "x")
+
+
+def test_versions_are_taken_up_and_dropped_in_place() -> None:
+    keys = ServerKeys({1: ONE}, {1: ONE})
+    one = keys.digest("credentials", "x")
+    assert keys.digests("credentials", "x") == (one,)
+    keys.take_up({1: ONE, 2: TWO}, {1: ONE, 2: TWO}, 2)
+    two = ServerKeys({2: TWO}, {2: TWO}).digest("credentials", "x")
+    assert keys.digests("credentials", "x") == (two, one)
+    assert keys.unsettled
+    keys.take_up({1: ONE, 2: TWO}, {1: ONE, 2: TWO}, 2, settled=True)
+    assert keys.digests("credentials", "x") == (two,)  # all of these were converted
+    assert len(keys.digests("api-key", "x")) == 2
+    assert not keys.unsettled
+    keys.take_up({2: TWO}, {2: TWO}, 2)
+    assert keys.digests("api-key", "x") == (keys.digest("api-key", "x"),)
+    assert not keys.verify(one, "credentials", "x")
+    assert keys.epoch == 4

@@ -48,11 +48,11 @@ def test_keys_stay_the_same(tmp_path: Path) -> None:
 
 def test_several_versions_are_read(tmp_path: Path) -> None:
     other = base64.b64encode(bytes(32)).decode()
-    path = written(tmp_path / "keys.json", json.dumps({"digest": {"1": KEY}, "sealing": {"1": KEY, "7": other}}))
+    path = written(tmp_path / "keys.json", json.dumps({each: {"1": KEY, "7": other} for each in ("digest", "sealing")}))
 
     keys = keyfile.load_or_create(path)
 
-    assert keys == ServerKeys({1: bytes(range(32))}, {1: bytes(range(32)), 7: bytes(32)})
+    assert keys == ServerKeys({1: bytes(range(32)), 7: bytes(32)}, {1: bytes(range(32)), 7: bytes(32)})
 
 
 async def test_of_many_who_make_the_keys_at_once_all_have_the_same(tmp_path: Path) -> None:
@@ -131,6 +131,7 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
         json.dumps({"digest": {"1": KEY}, "sealing": {"pl4nted": KEY}}),
         json.dumps({"digest": {"1": KEY}, "sealing": {"0": KEY}}),
         json.dumps({"digest": {"1": KEY}, "sealing": {"256": KEY}}),
+        json.dumps({"digest": {"1": KEY}, "sealing": {"1": KEY, "2": KEY}}),
     ],
 )
 def test_a_malformed_file_is_refused_without_quoting_it(tmp_path: Path, content: str) -> None:
@@ -215,12 +216,65 @@ async def test_two_servers_that_prove_different_keys_at_once_are_told_apart(data
     assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Misconfigured", "NoneType"]
 
 
-async def test_a_new_version_joins_those_that_are_proven(database: Database, tmp_path: Path) -> None:
+async def test_a_new_version_joins_those_that_are_proven_and_is_not_written_with(
+    database: Database, tmp_path: Path
+) -> None:
     keys = keyfile.load_or_create(tmp_path / "keys.json")
     await keyfile.prove(database, keys)
-    rotated = ServerKeys({**keys.digest_keys, 2: bytes(32)}, keys.sealing_keys)
+    one = keys.digest("p")
+    rotated = ServerKeys({**keys.digest_keys, 2: bytes(32)}, {**keys.sealing_keys, 2: bytes(32)})
 
     await keyfile.prove(database, rotated)
 
+    assert (rotated.current, rotated.digest("p"), len(rotated.digests("p"))) == (1, one, 2)
+    wrong = ServerKeys({**keys.digest_keys, 2: bytes(31) + b"1"}, {**keys.sealing_keys, 2: bytes(32)})
     with pytest.raises(Misconfigured, match="digest key 2"):
-        await keyfile.prove(database, ServerKeys({**keys.digest_keys, 2: bytes(31) + b"1"}, keys.sealing_keys))
+        await keyfile.prove(database, wrong)
+    await keyfile.prove(database, keys)  # who does not have it yet
+
+
+async def test_keys_without_the_current_version_are_refused_and_retired_ones_are_forgotten(
+    database: Database, tmp_path: Path
+) -> None:
+    first = keyfile.load_or_create(tmp_path / "keys.json")
+    await keyfile.prove(database, first)
+    second = {2: bytes(32)}
+    both = ServerKeys({**first.digest_keys, **second}, {**first.sealing_keys, **second})
+    await keyfile.prove(database, both)
+    async with database.connection() as connection:
+        await connection.execute("UPDATE server_key SET state = CASE version WHEN 2 THEN 'current' ELSE 'retired' END")
+
+    with pytest.raises(Misconfigured, match="Version 2 of the keys is missing"):
+        await keyfile.prove(database, first)
+    await keyfile.prove(database, both)
+
+    assert both.digest_keys == second
+
+
+def test_keys_may_be_a_text_of_the_environment(tmp_path: Path) -> None:
+    made = keyfile.load_or_create(tmp_path / "keys.json")
+    source = keyfile.KeySource(tmp_path / "none.json", keyfile.text_of(made))
+
+    assert source.load() == source.load_or_create() == made
+    assert source.present
+    assert source.text not in repr(source)
+    assert not source.path.exists()
+    with pytest.raises(Misconfigured, match="PROVSERVER_KEYS must be"):
+        keyfile.KeySource(tmp_path / "none.json", "pl4nted").load()
+
+
+def test_a_file_is_replaced_whole_and_stays_its_owners(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    keys = keyfile.load_or_create(path)
+    link = tmp_path / "link.json"
+    link.symlink_to(path)
+    added = ServerKeys({**keys.digest_keys, 2: bytes(32)}, {**keys.sealing_keys, 2: bytes(32)})
+
+    keyfile.replace(link, added)
+
+    assert keyfile.load_or_create(path) == added
+    assert link.is_symlink()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert sorted(tmp_path.iterdir()) == [path, link]
+    with pytest.raises(Misconfigured, match="exists already"):
+        keyfile.write_new(path, keys)

@@ -1,0 +1,127 @@
+"""Backups: the database as it is at one moment, and the server's keys, in one file; and back (docs/backup.md)."""
+
+import os
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from provserver.core import backupfile, ids
+from provserver.core.backupfile import Head
+from provserver.errors import Conflict, Misconfigured, Refused
+from provserver.store import dumps, keyfile, schema, server_keys
+from provserver.store.database import Database
+from provserver.store.keyfile import KeySource
+
+Progress = Callable[[int, int | None], None]
+"""Told how many bytes are done, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A backup that was looked through and is whole. start, end: where its dump is in the file."""
+
+    head: Head
+    keys: str
+    start: int
+    end: int
+
+
+async def backup(
+    database: Database, source: KeySource, passphrase: str, random: ids.Randomness = os.urandom
+) -> AsyncIterator[bytes]:
+    """The content of a backup, while the server runs. Raises Misconfigured, Refused, Unavailable.
+
+    No version of the keys comes or goes meanwhile, so that the keys are the dump's.
+    """
+    holder = await database.dedicated()
+    try:
+        if not await server_keys.lock(holder, wait=False):
+            raise Conflict("`provserver keys` is at work. Wait for it, then back up.")
+        async with database.connection() as connection:
+            applied = await schema.applied(connection)
+        program, made_by = await dumps.find("pg_dump", await dumps.server_version(database))
+        seal, start = backupfile.begin(
+            passphrase,
+            keyfile.text_of(source.load()),
+            applied,
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            release=version("provserver"),
+            postgres=made_by,
+            random=random,
+        )
+        yield start
+        async for chunk in dumps.dump(program, database.dsn):
+            yield seal.take(chunk)
+        yield seal.finish()
+    finally:
+        holder.terminate()
+
+
+def examine(file: Path, passphrase: str, told: Progress) -> Found:
+    """Look a backup through: whole, of this passphrase, and nothing that this release does not know. Raises Refused."""
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            head, start = backupfile.read_head(opened.read(len(backupfile.MAGIC) + 4 + backupfile.MAX_HEAD))
+            seal = backupfile.seal_of(head, passphrase)
+            keys = seal.open_keys(head.keys)
+            end = size - backupfile.SEAL_LENGTH
+            opened.seek(0)
+            done = 0
+            while done < end and (chunk := opened.read(min(dumps.CHUNK, end - done))):
+                seal.take(chunk)
+                done += len(chunk)
+                told(done, end)
+            if end < start or not seal.holds(opened.read()):
+                raise Refused("This backup is not whole, or was changed. Take another one.")
+    except OSError as fault:
+        raise Refused(f"{file} cannot be read: {fault.strerror}.") from None
+    known = {(each.number, each.name, each.checksum) for each in schema.known()}
+    for migration in head.schema:
+        if tuple(migration) not in known:
+            raise Refused(
+                f"The backup has migration {migration[0]:04}_{migration[1]}, which this release does not know so. "
+                f"Install provserver {head.release}, which made it, or a newer one."
+            )
+    return Found(head, keys, start, end)
+
+
+async def restore(
+    database: Database, source: KeySource, file: Path, found: Found, told: Progress
+) -> list[schema.Migration]:
+    """Fill an empty database and put the keys where they belong; again after an interruption is harmless.
+
+    Returns the migrations that were applied to what was restored. Raises Misconfigured, Refused, Unavailable.
+    """
+    async with database.connection() as connection:
+        if await connection.fetchval(
+            "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v'))"
+        ):
+            raise Refused("The database is not empty. Restore into a new data directory, or an empty database.")
+    keys = keyfile.KeySource(source.path, found.keys).load()
+    if source.present and keyfile.text_of(source.load()) != keyfile.text_of(keys):
+        mend = "Unset it." if source.text else "Restore into a new data directory, or move the file away."
+        raise Refused(f"{source.name} has keys already, and not those of the backup. {mend}")
+    wanted = max(await dumps.server_version(database), found.head.postgres)
+    program, _ = await dumps.find("pg_restore", wanted)
+    if not source.present:
+        keyfile.write_new(source.path, keys)
+    await dumps.restore(program, database.dsn, _content(file, found, told))
+    applied = await schema.upgrade(database)
+    await keyfile.prove(database, keys)
+    return applied
+
+
+async def _content(file: Path, found: Found, told: Progress) -> AsyncIterator[bytes]:
+    try:
+        with file.open("rb") as opened:
+            opened.seek(found.start)
+            left = found.end - found.start
+            while left and (chunk := opened.read(min(dumps.CHUNK, left))):
+                yield chunk
+                left -= len(chunk)
+                told(found.end - found.start - left, found.end - found.start)
+    except OSError as fault:
+        raise Misconfigured(f"{file} cannot be read: {fault.strerror}.") from None

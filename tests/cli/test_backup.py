@@ -1,0 +1,113 @@
+"""`provserver backup` of a server under load, and `provserver restore` elsewhere."""
+
+import json
+import os
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from provserver.core import backupfile
+from provserver.errors import Refused
+from provserver.services import backup
+from tests.cli.conftest import Cli
+from tests.cli.test_keys import Factory, post
+from tests.server import CommandFailed, Server
+
+PASSPHRASE = "a pl4nted passphrase"
+
+
+@pytest.fixture(scope="module")
+def passphrase(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("secret") / "passphrase"
+    file.touch(mode=0o600)
+    file.write_text(PASSPHRASE + "\n")
+    return file
+
+
+def test_a_served_database_is_backed_up_and_goes_on_elsewhere(tmp_path: Path, passphrase: Path) -> None:
+    file = tmp_path / "backup"
+    given = ("--passphrase-file", str(passphrase))
+    with Server(tmp_path / "data") as server:
+        factory = Factory(server, server.cli("profile", "create", "sensors"))
+        for n in range(20):
+            factory.make(f"before {n}")
+        known = list(factory.tokens)
+        with factory:
+            made = server.cli("backup", str(file), *given)
+        assert factory.faults == []
+        kept = (server.data_dir / "keys.json").read_text()
+    content = file.read_bytes()
+    assert made == {"file": str(file), "bytes": len(content)}
+    assert file.stat().st_mode & 0o777 == 0o600
+    for secret in (PASSPHRASE, *(key for versions in json.loads(kept).values() for key in versions.values()), *known):
+        assert secret.encode() not in content
+
+    other = Server(tmp_path / "elsewhere")
+    restored = other.cli("restore", str(file), *given)
+    assert restored["applied"] == []
+    assert json.loads((other.data_dir / "keys.json").read_text()) == json.loads(kept)
+    with other:
+        for token in known:
+            assert post(other.http, f"/api/v1/{token}/telemetry", {"t": 1})[0] == 200
+        other.cli("audit", "verify")
+        with pytest.raises(CommandFailed, match="not empty"):
+            other.cli("restore", str(file), *given)
+
+
+def test_a_backup_of_a_newer_release_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "backup"
+    seal, start = backupfile.begin(
+        PASSPHRASE, "{}", [(9999, "future", "ab")], created_at="", release="9.9", postgres=18, random=os.urandom
+    )
+    file.write_bytes(start + seal.finish())
+    with pytest.raises(Refused, match=r"migration 9999_future, which this release does not know so\. Install .* 9\.9"):
+        backup.examine(file, PASSPHRASE, lambda _done, _total: None)
+
+
+@pytest.fixture
+async def empty(postgres: str, name: str) -> str:
+    """The DSN of a database that nothing was done to."""
+    connection = await asyncpg.connect(postgres)
+    await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0')
+    await connection.close()
+    return postgres.replace("/provserver?", f"/{name}?")
+
+
+def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_is_done(
+    local: Cli, empty: str, tmp_path: Path, passphrase: Path
+) -> None:
+    file = tmp_path / "backup"
+    given = ("--passphrase-file", str(passphrase))
+    local.json("backup", str(file), *given)
+    assert "--force replaces it" in local.refused("backup", str(file), *given, code=2)
+    assert local.json("backup", str(file), *given, "--force")["bytes"] > 0
+    target = Cli("--data-dir", str(tmp_path / "new"), "--database-url", empty)
+    content = file.read_bytes()
+    damaged = tmp_path / "damaged"
+    for wrong in (content[:-1], content[:-5000], content[:9000] + b"x" + content[9001:], content + b"x"):
+        damaged.write_bytes(wrong)
+        assert "is not whole, or was changed" in target.refused("restore", str(damaged), *given)
+    for wrong in (b"", content[:100], b"PGDMP" + content):
+        damaged.write_bytes(wrong)
+        assert "is no backup" in target.refused("restore", str(damaged), *given)
+    other = tmp_path / "other"
+    other.touch(mode=0o600)
+    other.write_text("another passphrase")
+    assert "The passphrase is not the one" in target.refused("restore", str(file), "--passphrase-file", str(other))
+    other.chmod(0o640)
+    assert "chmod 600" in target.refused("restore", str(file), "--passphrase-file", str(other), code=3)
+    assert "cannot be read" in target.refused("restore", str(tmp_path / "none"), *given)
+    assert not (tmp_path / "new").exists()
+
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "keys.json").touch(mode=0o600)
+    others = {purpose: {"1": "A" * 43 + "="} for purpose in ("digest", "sealing")}
+    (tmp_path / "new" / "keys.json").write_text(json.dumps(others))
+    assert "has keys already" in target.refused("restore", str(file), *given)
+    (tmp_path / "new" / "keys.json").unlink()
+    assert target.json("restore", str(file), *given)["applied"] == []
+    assert [each["name"] for each in target.json("profile", "list")] == [
+        each["name"] for each in local.json("profile", "list")
+    ]
+    assert "not empty" in target.refused("restore", str(file), *given)
