@@ -63,6 +63,11 @@ class Load:
             if task.done():
                 task.result()
 
+    async def finish(self) -> None:
+        """Let everybody hear the answer that he waits for, or that there is none, and ask no more."""
+        self._ending = True
+        await asyncio.gather(*self._tasks)
+
     async def _work(self, ask: Callable[[bytes], Any]) -> None:
         while not self._ending:
             name = f"{self.prefix}-{next(self._numbers)}"

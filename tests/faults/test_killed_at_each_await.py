@@ -1,0 +1,303 @@
+"""The process is killed at each await of provisioning; its devices ask another one again, with their nonces."""
+
+import asyncio
+import itertools
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from firmware_sim.sealed import Envelope
+from provserver.core import sealed
+from provserver.core.authorization import OPERATOR, Principal
+from provserver.core.model import KeyBudget, Peer, ProvisionStrategy, ReprovisionPolicy, Transport
+from provserver.errors import Outcome
+from provserver.services.approvals import Approvals
+from provserver.services.issuing import IssuingAuthorities
+from provserver.services.profiles import ProfileChange
+from provserver.services.provisioning import Provisioning
+from provserver.services.request_keys import RequestKeys
+from tests.conftest import Space
+from tests.faults import oracle
+from tests.faults.killed import NOT_ON_THE_WAY, ROOTS
+from tests.faults.points import AFTER, BEFORE, points, reached
+from tests.requests import csr, text
+from tests.services.conftest import Fleet
+
+PEER = Peer(Transport.COAP, "192.0.2.8")
+
+_TRIGGER = """
+CREATE SEQUENCE cuts;
+CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.name LIKE 'cut-%' AND nextval('cuts') = 1 THEN
+        PERFORM pg_terminate_backend(pg_backend_pid());
+    ELSIF NEW.name LIKE 'failing-%' THEN
+        RAISE division_by_zero;
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER obstacle BEFORE INSERT ON device FOR EACH ROW EXECUTE FUNCTION obstacle();
+"""
+"""A statement that breaks its connection, the first time; and one that fails for a row, whenever it comes."""
+
+
+_MISCOUNTED = """
+SELECT FROM provision_key k
+WHERE max_uses IS NOT NULL AND uses <> (SELECT count(*) FROM device d WHERE d.profile_id = k.profile_id)
+"""
+_UNUSED = "SELECT FROM provision_approval a JOIN device d ON d.profile_id = a.profile_id AND d.name = a.device_name"
+
+
+@dataclass(frozen=True)
+class Ask:
+    """A request, the same every time. expected: what its device hears in the end. envelope: what opens its answers."""
+
+    request: str
+    expected: Outcome = Outcome.SUCCESS
+    envelope: Envelope | None = None
+
+    def read(self, body: str | bytes) -> Any:
+        """What stands in an answer."""
+        body = body if isinstance(body, bytes) else body.encode()
+        return json.loads(self.envelope.answer(body) if self.envelope else body)
+
+
+Rounds = list[list[Ask]]
+"""What devices ask: those of a round at once, when the round before has its answers."""
+
+
+@dataclass
+class Life:
+    """What was seen of a process. answers: by round and place. passed: points and moments. status: the exit code."""
+
+    answers: dict[tuple[int, int], tuple[Outcome, str]] = field(default_factory=dict)
+    passed: list[tuple[str, str]] = field(default_factory=list)
+    status: int | None = None
+
+
+class World:
+    """A database, a process on it that dies, and those that come after it."""
+
+    def __init__(self, space: Space, dsn: str, process: asyncio.subprocess.Process) -> None:
+        self.space = space
+        self.told: dict[str, str] = {}
+        self._dsn = dsn
+        self._process = process
+        self._numbers = itertools.count(1)
+
+    async def prepare(self) -> None:
+        async with self.space.database.connection() as connection:
+            await connection.execute(_TRIGGER)
+        self.open = await Fleet.make(self.space, name="open")
+        check, rotate = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES, ReprovisionPolicy.ROTATE
+        self.checked = await Fleet.make(self.space, check, name="checked")
+        self.rotating = await Fleet.make(self.space, policy=rotate, name="rotating")
+        self.certified = await Fleet.make(self.space, name="certified")
+        database, keys, organization_id = self.space.database, self.space.keys, self.space.organization_id
+        await IssuingAuthorities(database, keys, organization_id).create("certified")
+        create = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
+        changes = [ProfileChange(name=name, strategy=create, approval=True) for name in ("approving", "both")]
+        self.approving, self.both = [Fleet(self.space, *await self.space.profiles.create(each)) for each in changes]
+        await self.space.profiles.set_budget("both", self.both.pair.key, KeyBudget(max_uses=1_000_000))
+        self.operator = Principal(OPERATOR, organization_id)
+        self.key = await RequestKeys(database, keys).create(self.operator)
+
+    def name(self, kind: str) -> str:
+        return f"{kind}-{next(self._numbers)}"
+
+    def ask(self, fleet: Fleet, name: str | None, expected: Outcome = Outcome.SUCCESS, **members: object) -> Ask:
+        """A device's request, with a nonce of its own."""
+        request = {
+            "provisionDeviceKey": fleet.pair.key,
+            "provisionDeviceSecret": fleet.pair.secret,
+            "deviceName": name,
+            "requestNonce": f"{next(self._numbers):032x}",
+        }
+        return Ask(json.dumps(request | members), expected)
+
+    def seal(self, ask: Ask) -> Ask:
+        """The same request, sealed."""
+        envelope = Envelope(sealed.encode(self.key.public_key), b"d" * 32)
+        return Ask(envelope.request(json.loads(ask.request)).decode(), ask.expected, envelope)
+
+    async def live(self, rounds: Rounds, point: str = "", moment: str = "") -> Life:
+        """A process that is asked, and dies there."""
+        async with self.space.database.connection() as connection:
+            await connection.execute("ALTER SEQUENCE cuts RESTART")
+        command: dict[str, object] = {"rounds": [[ask.request for ask in round_] for round_ in rounds]}
+        if point:
+            command |= {"point": point, "moment": moment}
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
+        life = Life()
+        while life.status is None:
+            kind, *what = json.loads(await self._process.stdout.readline())
+            match kind:
+                case "answer":
+                    (number, place), outcome, body = what
+                    life.answers[number, place] = Outcome(outcome), body
+                case "passed":
+                    life.passed.append((what[0], what[1]))
+                case "over":
+                    life.status = what[0]
+        return life
+
+    async def repeat(self, rounds: Rounds, life: Life) -> None:
+        """Devices ask again, those too that have their answer: each gets what it had, or has it now."""
+        provisioning = Provisioning(self.space.database, self.space.keys)
+        for number, round_ in enumerate(rounds):
+            answers = await asyncio.gather(*(provisioning.answer(ask.request.encode(), PEER) for ask in round_))
+            for place, (ask, answer) in enumerate(zip(round_, answers, strict=True)):
+                reply = ask.read(answer.body)
+                assert answer.outcome is ask.expected, reply
+                outcome, heard = life.answers.get((number, place), (answer.outcome, answer.body))
+                assert outcome is ask.expected
+                if outcome is Outcome.SUCCESS:
+                    assert ask.read(heard) == reply, "another answer than before"
+                    if reply["credentialsType"] == "ACCESS_TOKEN":
+                        self.told[reply["deviceName"]] = reply["credentialsValue"]
+        await provisioning.drain()
+
+    async def check(self) -> None:
+        await oracle.check(self._dsn, self.space.keys, self.told, once=False)
+        assert not await self.space.rows(_MISCOUNTED), "a key's uses are not those of its devices"
+        assert not await self.space.rows(_UNUSED), "an approval outlived the device that it was for"
+
+
+@pytest.fixture
+async def world(space: Space, database_url: str, tmp_path: Path) -> AsyncIterator[World]:
+    command = [sys.executable, "-m", "tests.faults.killed", database_url, str(tmp_path / "keys.json")]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
+    world = World(space, database_url, process)
+    await world.prepare()
+    yield world
+    assert process.stdin is not None
+    process.stdin.close()
+    _, errors = await process.communicate()
+    assert b"Traceback" not in errors, errors.decode()
+    async with space.database.connection() as connection:
+        await connection.execute("DROP SEQUENCE cuts")
+
+
+async def made(world: World) -> Rounds:
+    """Devices that are made: one, then a group, of it one without a name, and one that brings its token."""
+    brought = world.ask(world.open, world.name("bringing"), credentialsType="ACCESS_TOKEN", token=world.name("token"))
+    return [[world.ask(world.open, world.name("new")), world.ask(world.open, None), brought]]
+
+
+async def known(world: World) -> Rounds:
+    """Devices that are there: imported, rearmed, and replacing their credentials."""
+    imported, rearmed, rotating = (world.name(kind) for kind in ("imported", "rearmed", "rotating"))
+    await world.checked.import_(imported)
+    await world.open.ask(rearmed)
+    await world.space.devices.rearm(rearmed)
+    await world.rotating.ask(rotating)
+    asks = [(world.checked, imported), (world.open, rearmed), (world.rotating, rotating)]
+    return [[world.ask(fleet, name) for fleet, name in asks]]
+
+
+async def repeated(world: World) -> Rounds:
+    """Devices that had their answer from another process."""
+    asks = [world.ask(world.open, world.name("repeating")), world.ask(world.open, None)]
+    await world.repeat([asks], Life())
+    return [asks]
+
+
+async def refused(world: World) -> Rounds:
+    """Devices that get nothing: secret and key are wrong, a name is taken, one is not known."""
+    taken = world.name("taken")
+    await world.open.ask(taken)
+    return [
+        [
+            world.ask(world.open, world.name("wrong"), Outcome.NOT_FOUND, provisionDeviceSecret="wrong"),
+            world.ask(world.open, world.name("wrong"), Outcome.NOT_FOUND, provisionDeviceKey="unknown"),
+            world.ask(world.open, taken, Outcome.FAILURE),
+            world.ask(world.checked, world.name("stranger"), Outcome.FAILURE),
+        ]
+    ]
+
+
+async def cut(world: World) -> Rounds:
+    """A device during whose statement the connection breaks."""
+    return [[world.ask(world.open, world.name("cut"))]]
+
+
+async def failing(world: World) -> Rounds:
+    """A group that fails as a whole, for one of it."""
+    asks = [(kind, Outcome.UNAVAILABLE if kind == "failing" else Outcome.SUCCESS) for kind in ("a", "failing", "b")]
+    return [[world.ask(world.open, world.name("first")), *(world.ask(world.open, world.name(k), o) for k, o in asks)]]
+
+
+async def sealed_up(world: World) -> Rounds:
+    """A device whose request is sealed."""
+    return [[world.seal(world.ask(world.open, world.name("sealed")))]]
+
+
+async def certified(world: World) -> Rounds:
+    """A device that has a certificate issued."""
+    ask = world.ask(world.certified, world.name("certified"), credentialsType="X509_CERTIFICATE", csr=text(csr()))
+    return [[ask]]
+
+
+async def metered(world: World) -> Rounds:
+    """Three devices with a key that is good for two, and another beside them."""
+    name = world.name("metered")
+    fleet = await Fleet.make(world.space, name=name)
+    await world.space.profiles.set_budget(name, fleet.pair.key, KeyBudget(max_uses=2))
+    within = [world.ask(fleet, world.name("within")) for _ in range(2)]
+    return [[*within, world.ask(fleet, world.name("over"), Outcome.NOT_FOUND), world.ask(world.open, None)]]
+
+
+async def approving(world: World) -> Rounds:
+    """Devices that an operator must accept: two are accepted, one waits."""
+    asks = []
+    for fleet in (world.approving, world.both):
+        name = world.name("accepted")
+        asks.append(world.ask(fleet, name))
+        answer = await world.space.provisioning.answer(asks[-1].request.encode(), PEER)
+        assert answer.outcome is Outcome.PENDING
+        await Approvals(world.space.database).decide(world.operator, name, accept=True)
+    return [[*asks, world.ask(world.approving, world.name("waiting"), Outcome.PENDING)]]
+
+
+SCENES: Sequence[Callable[[World], Awaitable[Rounds]]] = (
+    *(made, known, repeated, refused, cut, failing),
+    *(sealed_up, certified, metered, approving),
+)
+
+
+TRIES = 5
+"""Whether something has to be waited for, nobody can tell beforehand: so some moments do not come each time."""
+
+
+async def test_a_process_killed_at_any_await_of_provisioning_leaves_nothing_half_done(world: World) -> None:
+    passed: set[tuple[str, str]] = set()
+    for scene in SCENES:
+        rounds = await scene(world)
+        life = await world.live(rounds)
+        assert life.status == 0
+        await world.repeat(rounds, life)
+        await world.check()
+        for point, moment in life.passed:
+            if (point, moment) in passed:
+                continue
+            for _ in range(TRIES):
+                rounds = await scene(world)
+                life = await world.live(rounds, point, moment)
+                await world.repeat(rounds, life)
+                if life.status == -signal.SIGKILL:
+                    passed.add((point, moment))
+                    break
+                assert life.status == 0
+        await world.check()
+    ways = [(point, moment) for point in points(reached(*ROOTS, without=NOT_ON_THE_WAY)) for moment in (BEFORE, AFTER)]
+    missing = [f"{moment} {point}" for point, moment in ways if (point, moment) not in passed]
+    assert not missing, f"no scene comes to these awaits of provisioning: {missing}. Add one that does."
