@@ -25,12 +25,15 @@ _NOT_AFTER = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 class Kind(StrEnum):
-    """Who makes the credentials: the server (`generated`), or the device in one of three forms."""
+    """Who makes the credentials: the server (`generated`), the device in one of three forms, or both: the device a key,
+    the server its certificate (`csr`).
+    """
 
     GENERATED = "generated"
     TOKEN = "token"  # noqa: S105 - the name of a kind
     BASIC = "basic"
     X509 = "x509"
+    CSR = "csr"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,9 @@ def draft(kind: Kind, name: str | None, *, gateway: bool = False) -> Draft:
             certificate, private_key = _self_signed(name)
             own = Request(nonce, name, "X509_CERTIFICATE", hash=certificate, gateway=gateway)
             return Draft(own, private_key)
+        case Kind.CSR:
+            csr, private_key = signing_request(name or "")
+            return Draft(Request(nonce, name, "X509_CERTIFICATE", csr=csr, gateway=gateway), private_key)
 
 
 def kind_of(request: Request) -> Kind:
@@ -81,11 +87,14 @@ def kind_of(request: Request) -> Kind:
         case "MQTT_BASIC":
             return Kind.BASIC
         case _:
-            return Kind.X509
+            return Kind.CSR if request.csr else Kind.X509
 
 
-def verify(request: Request, reply: Reply) -> None:
-    """Raise BadReply if the reply is for another device or grants other credentials than were offered."""
+def verify(request: Request, reply: Reply, private_key: str | None = None) -> None:
+    """Raise BadReply if the reply is for another device or grants other credentials than were offered.
+
+    private_key: of the key that a certificate was asked for.
+    """
     if request.device_name and reply.device_name not in (None, request.device_name.strip()):
         raise BadReply("the reply is for a device of another name")
     offered: object
@@ -102,6 +111,13 @@ def verify(request: Request, reply: Reply) -> None:
             }
         case Kind.X509:
             offered = strip_pem(request.hash or "")
+        case Kind.CSR:
+            value = reply.credentials_value
+            if reply.credentials_type == request.credentials_type and isinstance(value, str):
+                if private_key and issued_for(value, private_key):
+                    return
+                raise BadReply("the certificate is for another key")
+            offered = None
     if (reply.credentials_type, reply.credentials_value) != (request.credentials_type, offered):
         raise BadReply(f"the reply grants {reply.credentials_type} that differ from what the device offered")
 
@@ -112,9 +128,35 @@ def strip_pem(pem: str) -> str:
 
 
 def as_pem(body: str) -> bytes:
-    """A certificate as `ssl` reads it, from what `strip_pem` gave."""
+    """A certificate as `ssl` reads it, from what `strip_pem` gave, or a chain that is PEM already."""
+    if body.startswith("-----"):
+        return body.encode()
     lines = [body[start : start + 64] for start in range(0, len(body), 64)]
     return "\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----", ""]).encode()
+
+
+def signing_request(name: str) -> tuple[str, str]:
+    """A PKCS#10 request for a new P-256 key, and the key, both in PEM. What name it says is the server's to decide."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = [x509.NameAttribute(NameOID.COMMON_NAME, name[:_LONGEST_COMMON_NAME])] if name else []
+    csr = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(subject)).sign(key, hashes.SHA256())
+    return csr.public_bytes(serialization.Encoding.PEM).decode(), _private_pem(key)
+
+
+def issued_for(chain: str, private_key: str) -> bool:
+    """Whether the first certificate of a chain in PEM is for this key, in PEM."""
+    try:
+        certificate = x509.load_pem_x509_certificate(chain.encode())
+        key = serialization.load_pem_private_key(private_key.encode(), None)
+    except ValueError:
+        return False
+    return certificate.public_key() == key.public_key()
+
+
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    ).decode()
 
 
 def _random_text() -> str:
@@ -135,7 +177,4 @@ def _self_signed(name: str) -> tuple[str, str]:
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    private_key = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return certificate.public_bytes(serialization.Encoding.PEM).decode(), private_key.decode()
+    return certificate.public_bytes(serialization.Encoding.PEM).decode(), _private_pem(key)

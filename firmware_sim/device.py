@@ -6,6 +6,7 @@ from enum import StrEnum
 
 import msgspec
 
+from firmware_sim import sealed
 from firmware_sim.credentials import Kind, draft, kind_of, strip_pem, verify
 from firmware_sim.errors import FlashError, NoAnswer, Refused, Unauthorized
 from firmware_sim.flash import Credentials, Flash, Memory
@@ -13,6 +14,7 @@ from firmware_sim.log import SerialLog
 from firmware_sim.reply import Reply
 from firmware_sim.request import Request
 from firmware_sim.retry import Retry
+from firmware_sim.sealed import Envelope
 from firmware_sim.tls import ClientCertificate
 from firmware_sim.transports import Transport
 
@@ -32,6 +34,7 @@ class Firmware:
     """What the factory put into the image.
 
     name None: the name in flash, else the server's choice. kind None: the kind in flash, else generated.
+    sealed: the server's public key, base64url, to seal requests to. sealed_answer: have the answer sealed alone.
     """
 
     key: str = field(repr=False)
@@ -39,6 +42,8 @@ class Firmware:
     name: str | None = None
     kind: Kind | None = None
     gateway: bool = False
+    sealed: str | None = None
+    sealed_answer: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +88,9 @@ class Device:
 
         memory, request = await self._save_request(memory)
         self.reached(Step.SAVE_REQUEST)
-        reply, attempts = await self._ask(request)
+        reply, attempts = await self._ask(request, self._envelope(memory))
         self.reached(Step.ASK)
-        verify(request, reply)
+        verify(request, reply, memory.private_key)
         self.reached(Step.VERIFY)
         credentials = await self._save_credentials(memory, request, reply)
         self.reached(Step.SAVE_CREDENTIALS)
@@ -98,19 +103,22 @@ class Device:
             self.log.info("flash", f"unfinished request found, nonce {nonce}")
             return memory, memory.request
         fresh = draft(self.firmware.kind or Kind.GENERATED, self.firmware.name, gateway=self.firmware.gateway)
-        memory = Memory(fresh.request, fresh.private_key)
+        answer_key = sealed.encode(sealed.new_key()) if self._sealing else None
+        memory = Memory(fresh.request, fresh.private_key, answer_key=answer_key)
         await self.flash.write(memory)
         self.log.info("flash", f"no credentials; saved nonce {self.log.secret(fresh.request.request_nonce)}")
         return memory, fresh.request
 
-    async def _ask(self, request: Request) -> tuple[Reply, int]:
+    async def _ask(self, request: Request, envelope: Envelope | None) -> tuple[Reply, int]:
         tag = self.transport.name
-        body = request.body(self.firmware.key, self.firmware.secret)
+        members = request.members(self.firmware.key, self.firmware.secret)
 
         async def ask(attempt: int) -> tuple[Reply, int]:
             self.log.info(tag, f"asking {self.transport.url}, attempt {attempt}/{self.retry.attempts}")
+            body = envelope.request(members) if envelope else msgspec.json.encode(members)
             try:
-                return Reply.parse(await self.transport.provision(body, self.timeout)), attempt
+                answer = await self.transport.provision(body, self.timeout)
+                return Reply.parse(envelope.answer(answer) if envelope else answer), attempt
             except Unauthorized as refusal:  # of key and secret: there are no other credentials yet
                 raise Refused(str(refusal)) from refusal
 
@@ -131,6 +139,19 @@ class Device:
         await self.flash.write(msgspec.structs.replace(memory, credentials=credentials))
         self.log.info("flash", "credentials saved")
         return credentials
+
+    @property
+    def _sealing(self) -> bool:
+        return self.firmware.sealed is not None or self.firmware.sealed_answer
+
+    def _envelope(self, memory: Memory) -> Envelope | None:
+        if memory.answer_key is None:
+            if self._sealing:
+                raise FlashError("the unfinished request in flash was not sealed; --erase it first")
+            return None
+        if not self._sealing:
+            raise FlashError("the unfinished request in flash was sealed; ask with --sealed, or --erase it first")
+        return Envelope(self.firmware.sealed, sealed.decode(memory.answer_key))
 
     def _expect_same_device(self, request: Request) -> None:
         name = request.device_name or "(unnamed)"

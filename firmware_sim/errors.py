@@ -5,6 +5,7 @@ SimulatorError
  │    └── Unauthorized  it does not accept the credentials that the device connected with
  ├── WrongUsage    what was asked of the simulator cannot work, whatever the server says
  ├── NoAnswer      nothing came, or "try again later"; asking again is right
+ │    └── Pending       an operator is to approve the device first
  ├── BadReply      an answer that no device should act on
  ├── FlashError    the device's own memory is unreadable or holds another device
  └── Untrusted     the device does not accept the server's certificate
@@ -57,6 +58,12 @@ class NoAnswer(SimulatorError):  # noqa: N818
             text = os.strerror(cause.errno) if cause.errno > 0 else str(cause.strerror)  # below 0: a resolver's
             return cls(text.lower())
         return cls(str(cause) or type(cause).__name__)
+
+
+class Pending(NoAnswer):
+    """The server waits for an operator: asking again is right for as long as it takes."""
+
+    status = "waiting for approval"
 
 
 class BadReply(SimulatorError):  # noqa: N818

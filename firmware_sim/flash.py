@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from firmware_sim import power
 from firmware_sim.errors import FlashError
 from firmware_sim.request import Request
 
@@ -21,17 +22,27 @@ class Credentials(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fi
     device_id: str | None = None
 
 
+class Next(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
+    """The key that the next certificate is to be for, PEM, and the request that asks for it."""
+
+    csr: str
+    private_key: str
+
+
 class Memory(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
     """Everything a device remembers.
 
     request: what it asked or is about to ask, nonce included. private_key: PEM, of the certificate in it.
-    sequence_numbers: OSCORE's below this one may have been used.
+    sequence_numbers: OSCORE's below this one may have been used. answer_key: base64url of the private key that answers
+    are sealed to, as a repeat must name the same. next: saved before it is asked with.
     """
 
     request: Request | None = None
     private_key: str | None = None
     credentials: Credentials | None = None
     sequence_numbers: int = 0
+    answer_key: str | None = None
+    next: Next | None = None
 
 
 class Flash(Protocol):
@@ -105,7 +116,9 @@ class FileFlash:
                 file.write(msgspec.json.format(msgspec.json.encode(memory), indent=2) + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
+            power.reached("flash written")
             fresh.replace(self.path)
+            power.reached("flash replaced")
             _sync_directory(self.path.parent)
         except OSError as error:
             raise FlashError(f"cannot write {self.path}: {error.strerror}") from error

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import msgspec
 
-from firmware_sim.errors import BadReply, NoAnswer, Refused
+from firmware_sim.errors import BadReply, NoAnswer, Pending, Refused
 
 _SNIPPET = 80
 
@@ -29,7 +29,8 @@ class Reply:
         """Read a reply.
 
         `status` may be called `provisionDeviceStatus`, and a token `accessToken`; other members are ignored.
-        Raises Refused for any other verdict, NoAnswer if it has `retryAfter` (seconds), else BadReply.
+        Raises Refused for any other verdict, NoAnswer if it has `retryAfter` (seconds), Pending if it waits for an
+        operator, else BadReply.
         """
         try:
             members = msgspec.json.decode(payload)
@@ -56,6 +57,8 @@ def _refusal(status: object, members: Mapping[str, Any]) -> Refused | NoAnswer |
     verdict = status if isinstance(status, str) and status else "FAILURE"
     reason = f"{verdict}: {error}" if error else verdict
     retry_after = members.get("retryAfter")
+    if members.get("provisionDeviceStatus") == "PENDING":
+        return Pending(reason, float(retry_after) if isinstance(retry_after, int | float) else None)
     if isinstance(retry_after, int | float) and retry_after >= 0:
         return NoAnswer(reason, float(retry_after))
     return Refused(reason)

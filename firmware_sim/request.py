@@ -16,7 +16,7 @@ class Request(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, f
     """Everything a device asks with, but for the key and the secret, which are in its firmware.
 
     A repeat is granted only if every member is the same, so a device keeps all of them, not the nonce alone.
-    hash: ThingsBoard's name for the certificate's PEM text.
+    hash: ThingsBoard's name for the certificate's PEM text. csr: PEM of the request for one.
     """
 
     request_nonce: str
@@ -28,8 +28,12 @@ class Request(msgspec.Struct, frozen=True, rename="camel", omit_defaults=True, f
     client_id: str | None = None
     hash: str | None = None
     gateway: bool = False
+    csr: str | None = None
+
+    def members(self, key: str, secret: str) -> dict[str, object]:
+        """The JSON object to send, members in the same order every time."""
+        return {"provisionDeviceKey": key, "provisionDeviceSecret": secret, **msgspec.to_builtins(self)}
 
     def body(self, key: str, secret: str) -> bytes:
-        """The JSON object to send, members in the same order every time."""
-        members = {"provisionDeviceKey": key, "provisionDeviceSecret": secret, **msgspec.to_builtins(self)}
-        return msgspec.json.encode(members)
+        """The same as bytes."""
+        return msgspec.json.encode(self.members(key, secret))

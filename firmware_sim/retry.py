@@ -6,14 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from firmware_sim.errors import NoAnswer
+from firmware_sim.errors import NoAnswer, Pending
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """attempts: how often to ask in all. base, cap, patience: seconds.
+    """attempts: how often to ask in all; pending: how often to ask beside that while an operator is waited for.
+
+    base, cap, patience: seconds.
 
     The wait before attempt n+1 is drawn from [0, min(cap, base * 2**(n-1))]. If the server named a time, the
     draw is added to it, so that devices turned away together do not come back together. A server that names
@@ -21,6 +23,7 @@ class Retry:
     """
 
     attempts: int = 5
+    pending: int = 360
     base: float = 0.5
     cap: float = 20.0
     patience: float = 120.0
@@ -32,16 +35,22 @@ class Retry:
 
         `waiting` hears of each failure and of the seconds until the next attempt.
         """
-        for attempt in range(1, self.attempts):
+        failures = waits = 0
+        while True:
             try:
-                return await ask(attempt)
+                return await ask(failures + waits + 1)
             except NoAnswer as failure:
+                if isinstance(failure, Pending):
+                    waits += 1
+                else:
+                    failures += 1
+                if failures >= self.attempts or waits > self.pending:
+                    raise
                 if (failure.retry_after or 0.0) > self.patience:
                     raise
-                delay = self.delay(attempt, failure.retry_after)
+                delay = self.delay(max(failures, 1), failure.retry_after)
                 waiting(failure, delay)
                 await self.sleep(delay)
-        return await ask(self.attempts)
 
     def delay(self, failures: int, retry_after: float | None) -> float:
         """Seconds to wait after this many failures in a row."""

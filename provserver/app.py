@@ -8,9 +8,9 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, fields
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -18,34 +18,47 @@ from typing import Any
 
 import uvloop
 
+from provserver import metrics, systemd
+from provserver.adapters.outgoing import Outgoing, networks
+from provserver.adapters.webhook import WebhookClient
 from provserver.admin import set_up
 from provserver.config import LISTENERS, Config, join_address, split_address
 from provserver.core.decision import Reason
 from provserver.core.model import Peer, Transport
 from provserver.errors import Misconfigured, ProvserverError
 from provserver.services.access import Access
+from provserver.services.audit_chain import AuditChain
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.enrollment import Enrollment
+from provserver.services.est import Est
+from provserver.services.expiry import Expiry
+from provserver.services.key_watch import KeyWatch
+from provserver.services.limits import Limits, Rates, Strangers
 from provserver.services.oscore import SequenceNumbers
+from provserver.services.outbox import Outbox
 from provserver.services.provisioning import Provisioning
+from provserver.services.readiness import Readiness
+from provserver.services.retention import Retention
 from provserver.services.sessions import Sessions
 from provserver.services.sink import Sink
-from provserver.store import schema
+from provserver.services.upkeep import Upkeep
+from provserver.store import schema, server_keys
 from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
 from provserver.supervisor import NotReady, Report, Run, Supervisor
 from provserver.transports import coaps, tls_stream
+from provserver.transports.admission import Admission
 from provserver.transports.coap import CoapTransport
 from provserver.transports.http import HttpTransport
 from provserver.transports.http_server import ProtocolFactory, Wrap
 from provserver.transports.mqtt.listener import MqttListener
-from provserver.transports.mqtt.session import Limits
+from provserver.transports.mqtt.session import Limits as SessionLimits
 from provserver.transports.oscore import OscoreSite
 from provserver.transports.sockets import shared
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor
-from provserver.workspace import Workspace, furnish, rights
+from provserver.workspace import Workspace, furnish, key_source, rights
 
 log = logging.getLogger("provserver")
 
@@ -62,6 +75,9 @@ _STOP_MARGIN = 10.0
 
 _ADMIN_CONNECTIONS = 4
 """To Postgres, of the admin API."""
+
+_EARLY = ("admin", "metrics")
+"""Listeners that are bound before there is anything to serve: who connects meanwhile waits in the kernel's queue."""
 
 _OTHER_FILES = 256
 """Files for all but the devices' connections."""
@@ -87,6 +103,7 @@ def run(config: Config, on_ready: OnReady) -> int:
 
     on_ready: called once every listener accepts, with the listeners' addresses ("host:port") by transport.
     """
+    networks(config.outgoing_private)  # before anything has begun, as it is needed late
     if config.workers > 1:
         return _supervise(config, on_ready)
     uvloop.run(_serve(config, on_ready))
@@ -95,7 +112,8 @@ def run(config: Config, on_ready: OnReady) -> int:
 
 async def _serve(config: Config, on_ready: OnReady) -> None:
     """All in one process."""
-    admin = _admin_socket(config)
+    admin, watched = _early_socket(config, "admin"), _early_socket(config, "metrics")
+    page, limits = metrics.Page(["server"]), _limits(config)
     async with _database(config, _address(admin)) as url:
 
         async def ready(space: Workspace, addresses: dict[str, str]) -> None:
@@ -103,7 +121,8 @@ async def _serve(config: Config, on_ready: OnReady) -> None:
             _say_ready(config, addresses)
 
         try:
-            await _work(config, url, _max_connections(config, _raise_file_limit()), ready, admin=admin)
+            max_connections = _max_connections(config, _raise_file_limit())
+            await _work(config, url, max_connections, ready, page, "server", limits, admin=admin, watched=watched)
         finally:
             _unsay_ready(config)
     log.info("stopped")
@@ -121,25 +140,34 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
                     sockets[name] = shared(*split_address(address, name), kind, config.workers)
                 for each in sockets[name]:
                     stack.callback(each.close)
-        admin = _admin_socket(config)
-        if admin is not None:
-            stack.callback(admin.close)
-        contexts = _contexts(config)
-        supervisor = stack.enter_context(Supervisor(stop_timeout=config.drain_timeout + _STOP_MARGIN))
+        early = {name: made for name in _EARLY if (made := _early_socket(config, name)) is not None}
+        for each in early.values():
+            stack.callback(each.close)
+        admin = early.get("admin")
+        page = metrics.Page([*early, *(f"worker {n + 1}" for n in range(config.workers))])
+        contexts, limits = _contexts(config), _limits(config)
+        beat = partial(systemd.notify, "WATCHDOG=1")
+        stop_timeout = config.drain_timeout + _STOP_MARGIN
+        supervisor = stack.enter_context(
+            Supervisor(stop_timeout=stop_timeout, beat=beat, period=systemd.watchdog_period())
+        )
         try:
-            devices = [each for name in sockets for each in sockets[name]]
-            bound = devices + ([admin] if admin is not None else [])
+            bound = [each for name in sockets for each in sockets[name]] + list(early.values())
             keep = partial(_keep, config, _address(admin))
             url = _told(supervisor.start("database", _child(keep, bound), vital=True))
             operators = {}
-            if admin is not None:
-                administer = partial(_administer_alone, config, url, admin)
-                operators["admin"] = _told(supervisor.start("admin", _child(administer, devices)))
+            for name, own_socket in early.items():
+                main = partial(_monitor_alone, config, url, own_socket, page)
+                if name == "admin":
+                    main = partial(_administer_alone, config, url, own_socket, page, limits)
+                others = [each for each in bound if each is not own_socket]
+                operators[name] = _told(supervisor.start(name, _child(main, others), late=name == "metrics"))
             for n in range(config.workers):
                 own = {name: each[n] for name, each in sockets.items()}
-                work = partial(_work_alone, config, url, max_connections, own, contexts)
+                title = f"worker {n + 1}"
+                work = partial(_work_alone, config, url, max_connections, own, contexts, page, title, limits)
                 others = [each for each in bound if each not in own.values()]
-                addresses = _told(supervisor.start(f"worker {n + 1}", _child(work, others)))
+                addresses = _told(supervisor.start(title, _child(work, others)))
         except NotReady as fault:
             log.error("%s", fault)  # noqa: TRY400 - it has said why itself
             return fault.code or 1
@@ -149,6 +177,7 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
             stack.callback(_unsay_ready, config)
             _say_ready(config, addresses)
         code = supervisor.watch()
+        systemd.notify("STOPPING=1")
         log.info("stopping: what is under way is answered first")
         for each in bound:
             each.close()
@@ -196,12 +225,15 @@ async def _work_alone(
     max_connections: int,
     sockets: Mapping[str, socket.socket],
     contexts: Mapping[str, ServerContext],
+    page: metrics.Page,
+    title: str,
+    limits: Limits,
     report: Report,
 ) -> None:
     async def ready(_space: Workspace, addresses: dict[str, str]) -> None:
         report(addresses)
 
-    await _work(config, url, max_connections, ready, sockets, contexts)
+    await _work(config, url, max_connections, ready, page, title, limits, sockets, contexts)
 
 
 async def _announce(config: Config, url: str, addresses: dict[str, str], on_ready: OnReady) -> None:
@@ -242,16 +274,23 @@ async def _work(
     url: str,
     max_connections: int,
     on_ready: OnReady,
+    page: metrics.Page,
+    title: str,
+    limits: Limits,
     sockets: Mapping[str, socket.socket] | None = None,
     contexts: Mapping[str, ServerContext] | None = None,
     admin: socket.socket | None = None,
+    watched: socket.socket | None = None,
 ) -> None:
     """Serve devices until SIGTERM or SIGINT. sockets: bound already; contexts: of TLS, made already.
 
-    admin: where to serve operators beside them.
+    page, title: where this process writes what it counts. admin, watched: where to serve operators and those who
+    watch, beside them.
     """
-    stop = _stop_signal()
+    stop, drained = _stop_signal(), asyncio.Event()
     async with AsyncExitStack() as stack:
+        watching: list[asyncio.Task[None]] = []
+        stack.push_async_callback(_ended, watching, drained)  # last of all: it tells of the stop
         beside: list[asyncio.Task[None]] = []
         stack.push_async_callback(_ended, beside, stop)  # last: devices do not wait for operators
         opened = Database(url, size=config.database_connections, serving=True)
@@ -259,28 +298,52 @@ async def _work(
         stack.push_async_callback(opened.close)
         stack.enter_context(rights())
         space = await furnish(opened, config)
-        services = await _start(config, opened, space, stack)
+        slot = page.join(title)
+        slot.start()
+        stack.callback(slot.stop)
+        services = await _start(config, opened, space, limits, stack)
         addresses = await _listen(
-            config, services, opened, max_connections, sockets or {}, contexts or _contexts(config), stack
+            config, services, opened, max_connections, sockets or {}, contexts or _contexts(config), limits, stack
         )
+        metrics.LISTENERS.cell().value = len(addresses)
+        slot.publish()
         if admin is not None:
             addresses["admin"] = join_address(*admin.getsockname()[:2])
             # Loading it takes longer than all the rest: who connects meanwhile waits in the kernel's queue.
-            beside.append(asyncio.create_task(_administer_beside(config, url, admin, stop)))
+            administering = _administer(config, url, admin, stop, limits)
+            beside.append(asyncio.create_task(_go_on_without("the admin API", administering, admin)))
+        if watched is not None:
+            addresses["metrics"] = join_address(*watched.getsockname()[:2])
+            monitoring = _monitor(config, url, watched, page, drained)
+            watching.append(asyncio.create_task(_go_on_without("the listener for metrics", monitoring, watched)))
         _spare_collector()
         await on_ready(space, addresses)
-        await stop.wait()
         if sockets is None:
+            await _beating(stop)
+            systemd.notify("STOPPING=1")
             log.info("stopping: what is under way is answered first")
+        else:
+            await stop.wait()
+        metrics.LISTENERS.cell().value = 0
+        slot.publish()
 
 
-async def _administer_beside(config: Config, url: str, admin: socket.socket, stop: asyncio.Event) -> None:
-    """In the process that serves devices, which goes on without the admin API if it must."""
+async def _beating(stop: asyncio.Event) -> None:
+    """Wait for the end, and tell systemd meanwhile that the loop goes round."""
+    period = systemd.watchdog_period()
+    while not stop.is_set():
+        systemd.notify("WATCHDOG=1")
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), period)
+
+
+async def _go_on_without(what: str, serving: Coroutine[Any, Any, None], bound: socket.socket) -> None:
+    """Serve beside devices, in their process, which goes on without it if it must."""
     try:
-        await _administer(config, url, admin, stop)
+        await serving
     except Exception:
-        log.exception("the admin API has ended")
-        admin.close()
+        log.exception("%s has ended", what)
+        bound.close()
 
 
 async def _ended(tasks: list[asyncio.Task[None]], stop: asyncio.Event) -> None:
@@ -292,23 +355,53 @@ def _address(bound: socket.socket | None) -> tuple[str, int] | None:
     return None if bound is None else bound.getsockname()[:2]
 
 
-def _admin_socket(config: Config) -> socket.socket | None:
-    """The admin API's socket, which takes connections from now on; None: there is to be none. Raises Misconfigured."""
-    if not config.admin:
+def _early_socket(config: Config, name: str) -> socket.socket | None:
+    """A socket of `_EARLY`, which takes connections from now on; None: there is to be none. Raises Misconfigured."""
+    address: str = getattr(config, name)
+    if not address:
         return None
-    with _listening("admin", config.admin):
-        (made,) = shared(*split_address(config.admin, "admin"), socket.SOCK_STREAM, 1)
+    with _listening(name, address):
+        (made,) = shared(*split_address(address, name), socket.SOCK_STREAM, 1)
         made.listen(128)
     return made
 
 
-async def _administer_alone(config: Config, url: str, admin: socket.socket, report: Report) -> None:
+async def _administer_alone(
+    config: Config, url: str, admin: socket.socket, page: metrics.Page, limits: Limits, report: Report
+) -> None:
     stop = _stop_signal()
+    slot = page.join("admin")
+    slot.start()
     report(join_address(*admin.getsockname()[:2]))
-    await _administer(config, url, admin, stop)
+    await _administer(config, url, admin, stop, limits)
+    slot.stop()
 
 
-async def _administer(config: Config, url: str, admin: socket.socket, stop: asyncio.Event) -> None:
+async def _monitor_alone(config: Config, url: str, watched: socket.socket, page: metrics.Page, report: Report) -> None:
+    stop = _stop_signal()
+    page.join("metrics")
+    report(join_address(*watched.getsockname()[:2]))
+    await _monitor(config, url, watched, page, stop)
+
+
+async def _monitor(config: Config, url: str, watched: socket.socket, page: metrics.Page, stop: asyncio.Event) -> None:
+    """Serve metrics and probes, whatever is up and what is not."""
+    await asyncio.to_thread(import_module, "provserver.admin.monitor")
+    from provserver.admin.monitor import Monitor
+
+    async with AsyncExitStack() as stack:
+        database = Database(url, size=1)
+        stack.push_async_callback(database.close)
+        listeners = config.workers * sum(bool(getattr(config, name)) for name in LISTENERS)
+        readiness = Readiness(database, page, listeners)
+        stack.push_async_callback(readiness.stop)
+        monitor = Monitor(page, readiness)
+        stack.push_async_callback(monitor.stop)
+        await monitor.start(watched)
+        await stop.wait()
+
+
+async def _administer(config: Config, url: str, admin: socket.socket, stop: asyncio.Event, limits: Limits) -> None:
     """Serve operators, on connections to the database of their own: what they ask holds up no device."""
     for name in ("build", "listener"):
         await asyncio.to_thread(import_module, f"provserver.admin.{name}")
@@ -319,11 +412,30 @@ async def _administer(config: Config, url: str, admin: socket.socket, stop: asyn
         opened = Database(url, size=_ADMIN_CONNECTIONS)
         await opened.open()
         stack.push_async_callback(opened.close)
-        api = build(await furnish(opened, config), config)
+        space = await furnish(opened, config)
+        watch = KeyWatch(opened, space.keys, key_source(config), listens=True)
+        await watch.start()
+        stack.push_async_callback(watch.stop)
+        await _deliver(config, opened, space, stack)
+        api = build(space, config, limits.people)
         listener = AdminListener(api, hosts=config.admin_hosts, proxies=config.admin_proxies)
         stack.push_async_callback(listener.stop, config.drain_timeout)
         await listener.start(*split_address(config.admin, "admin"), sock=admin)
         await stop.wait()
+
+
+async def _deliver(config: Config, database: Database, space: Workspace, stack: AsyncExitStack) -> None:
+    """Tell webhooks of events, when no other process does: beside operators, where it holds up no device."""
+    outbox = Outbox(
+        database,
+        space.keys,
+        WebhookClient(Outgoing(networks(config.outgoing_private))),
+        tries=config.webhook_tries,
+        give_up=config.webhook_give_up,
+        retention=config.event_retention,
+    )
+    await outbox.start()
+    stack.push_async_callback(outbox.stop, config.drain_timeout)
 
 
 def _spare_collector() -> None:
@@ -349,26 +461,42 @@ def _contexts(config: Config) -> dict[str, ServerContext]:
     }
 
 
-async def _start(config: Config, opened: Database, space: Workspace, stack: AsyncExitStack) -> Services:
+def _limits(config: Config) -> Limits:
+    """What all processes count together, so it is made before there are several."""
+    return Limits(Rates(**{each.name: getattr(config, each.name) for each in fields(Rates)}))
+
+
+async def _start(config: Config, opened: Database, space: Workspace, limits: Limits, stack: AsyncExitStack) -> Services:
     sink = None
     if config.sink_url:
-        # Here, as they bring a broker's client along, and most have no sink.
-        from provserver.adapters.outgoing import Outgoing, networks
-        from provserver.adapters.sink import receiver
+        from provserver.adapters.sink import receiver  # here, as it brings a broker's client along
 
         outgoing = Outgoing(private=networks(config.outgoing_private))
         stack.push_async_callback(outgoing.close)
         sink = Sink(opened, receiver(config.sink_url, outgoing), limit=config.sink_limit)
         await sink.start()
         stack.push_async_callback(sink.stop, config.drain_timeout)
-    sessions = Sessions(opened, wait_limit=config.request_timeout)
+        metrics.SINK_WAITING.cell().follow(partial(getattr, sink, "waiting"))
+    watch = KeyWatch(opened, space.keys, key_source(config))
+    await watch.start()
+    stack.push_async_callback(watch.stop)
+    if not config.admin:
+        await _deliver(config, opened, space, stack)
+    sessions = Sessions(opened, wait_limit=config.request_timeout, told={server_keys.CHANNEL: watch.heard})
     await sessions.start()
     stack.push_async_callback(sessions.stop)
-    provisioning = Provisioning(opened, space.keys, wait_limit=config.request_timeout)
+    expiry = Expiry(opened)
+    await expiry.start()
+    stack.push_async_callback(expiry.stop, config.drain_timeout)
+    upkeep = Upkeep(opened, AuditChain(opened, space.keys), Retention(config.attempt_retention))
+    await upkeep.start()
+    stack.push_async_callback(upkeep.stop, config.drain_timeout)
+    metrics.SESSIONS.cell().follow(sessions.__len__)
+    provisioning = Provisioning(opened, space.keys, limits=limits, wait_limit=config.request_timeout)
     stack.push_async_callback(provisioning.drain)
     enrollment = Enrollment(opened, space.keys, wait_limit=config.request_timeout)
     stack.push_async_callback(enrollment.drain)
-    access = Access(opened, space.keys, enrollment, wait_limit=config.request_timeout)
+    access = Access(opened, space.keys, enrollment, limits=limits, wait_limit=config.request_timeout)
     stack.push_async_callback(access.drain)
     data = Data(opened, space.keys, sink, history_limit=config.history_limit, online_period=config.online_period)
     stack.push_async_callback(data.drain)
@@ -384,9 +512,11 @@ async def _listen(
     max_connections: int,
     sockets: Mapping[str, socket.socket],
     contexts: Mapping[str, ServerContext],
+    limits: Limits,
     stack: AsyncExitStack,
 ) -> dict[str, str]:
     access, data, sessions, datastreams = services.access, services.data, services.sessions, services.datastreams
+    admission = Admission(config.max_unauthenticated, config.max_unauthenticated_per_address)
     http = HttpTransport(
         services.provisioning,
         opened.ping,
@@ -394,6 +524,7 @@ async def _listen(
         data=data,
         sessions=sessions,
         datastreams=datastreams,
+        est=Est(opened, services.provisioning, access, data),
         max_payload_size=config.max_payload_size,
         max_connections=max_connections,
         connect_timeout=config.connect_timeout,
@@ -406,23 +537,27 @@ async def _listen(
         sessions=sessions,
         data=data,
         datastreams=datastreams,
-        limits=Limits(
+        limits=SessionLimits(
             max_packet_size=config.max_payload_size,
             connect_timeout=config.connect_timeout,
             idle_limit=config.idle_timeout,
         ),
         max_connections=max_connections,
+        admission=admission,
     )
     coap = CoapTransport(
         services.provisioning,
         access=access,
         data=data,
         sessions=sessions,
-        wrap=partial(OscoreSite, shared_key=access.shared_key, numbers=services.sequence_numbers),
+        wrap=partial(OscoreSite, shared_key=access.shared_key, numbers=services.sequence_numbers, limits=limits),
         front=config.coap_front,
         max_payload_size=config.max_payload_size,
         request_timeout=config.request_timeout,
     )
+
+    metrics.CONNECTIONS.cell(Transport.HTTP.value).follow(partial(getattr, http, "connections"))
+    metrics.CONNECTIONS.cell(Transport.MQTT.value).follow(partial(getattr, mqtt, "connections"))
 
     def over_tls(name: str, transport: Transport) -> Wrap:
         def oversized(address: str, failure: str) -> None:
@@ -436,13 +571,15 @@ async def _listen(
                 shared_key=access.shared_key,
                 handshake_timeout=config.connect_timeout,
                 oversized=oversized,
+                admission=admission,
+                strangers=Strangers(limits, transport),
             )
 
         return wrap
 
     async def over_dtls(host: str, port: int, **shared_socket: socket.socket) -> tuple[str, int]:
         listen = partial(coaps.listen, host=host, port=port, context=contexts["coaps"], shared_key=access.shared_key)
-        listen = partial(listen, **shared_socket)
+        listen = partial(listen, strangers=Strangers(limits, Transport.COAP), **shared_socket)
         address: tuple[str, int] = (await coap.add(listen)).address
         return address
 
@@ -455,19 +592,25 @@ async def _listen(
         "coaps": (coap, over_dtls),
     }
     addresses = {}
-    begun: set[object] = set()
+    begun: set[HttpTransport | MqttListener | CoapTransport] = set()
+    stack.push_async_callback(_stop_all, begun, config.drain_timeout)
     for name, (transport, listen) in listeners.items():
         address: str = getattr(config, name)
         if not address:
             continue
-        if transport not in begun:
-            begun.add(transport)
-            stack.push_async_callback(transport.stop, config.drain_timeout)
+        begun.add(transport)
         with _listening(name, address):
             shared_socket = {"sock": sockets[name]} if name in sockets else {}
             bound = await listen(*split_address(address, name), **shared_socket)
         addresses[name] = join_address(*bound)
     return addresses
+
+
+async def _stop_all(transports: Collection[HttpTransport | MqttListener | CoapTransport], grace: float) -> None:
+    """At once: else one would take requests for as long as another answers its last."""
+    ends = await asyncio.gather(*(each.stop(grace) for each in transports), return_exceptions=True)
+    for fault in filter(None, ends):
+        raise fault
 
 
 @contextmanager
@@ -485,6 +628,7 @@ def _listening(name: str, address: str) -> Iterator[None]:
 def _say_ready(config: Config, addresses: dict[str, str]) -> None:
     if config.ready_file:
         _write_ready_file(Path(config.ready_file), addresses)
+    systemd.notify("READY=1\nSTATUS=serving devices")
     log.info("serving: %s", ", ".join(f"{name} {address}" for name, address in addresses.items()))
 
 

@@ -32,6 +32,7 @@ class Config:
     data_dir: Path = Path("provserver-data")
     database_url: str = field(default="", repr=False)  # may hold a password
     database_connections: int = 8
+    keys: str = field(default="", repr=False)
     keys_file: str = ""
     http: str = "0.0.0.0:8080"
     mqtt: str = "0.0.0.0:1883"
@@ -42,6 +43,7 @@ class Config:
     admin: str = "127.0.0.1:8081"
     admin_hosts: str = ""
     admin_proxies: str = ""
+    metrics: str = ""
     tls_certificate: str = ""
     tls_key: str = ""
     ready_file: str = ""
@@ -54,11 +56,25 @@ class Config:
     connect_timeout: float = 10.0
     idle_timeout: float = 120.0
     max_connections: int = 50_000
+    max_unauthenticated: int = 20_000
+    max_unauthenticated_per_address: int = 20_000
+    guess_limit: int = 20
+    guess_interval: float = 3.0
+    locked_interval: float = 0.2
+    repeat_limit: int = 20
+    repeat_interval: float = 10.0
+    refusal_interval: float = 0.1
+    address_interval: float = 0.0
+    organization_interval: float = 0.0
     history_limit: int = 100
     online_period: float = 60.0
+    attempt_retention: float = 7_776_000.0
     sink_url: str = field(default="", repr=False)  # may hold a password
     sink_limit: int = 1_000_000
     outgoing_private: str = ""
+    webhook_tries: int = 10
+    webhook_give_up: float = 259_200.0
+    event_retention: float = 604_800.0
     log_level: str = "info"
     log_format: str = "auto"
 
@@ -99,6 +115,8 @@ def load(
             raise Misconfigured(f"{file} is not valid TOML: {fault}.") from None
         for name, value in content.items():
             values[name] = _convert(name, value, str(file))
+        if values.get("keys"):
+            raise Misconfigured(f"{file}: keys are given in the environment (PROVSERVER_KEYS), or name a keys_file.")
     for variable, text in environment.items():
         if variable.startswith(PREFIX) and not variable.startswith(_NOT_OPTIONS):
             name, value = _from_environment(variable, text)
@@ -110,7 +128,7 @@ def load(
             ip_network(proxy.strip())
     except ValueError as fault:
         raise Misconfigured(f"admin_proxies: {fault}; addresses or networks, with commas between.") from None
-    for listener in (*LISTENERS, "admin"):
+    for listener in (*LISTENERS, "admin", "metrics"):
         if address := getattr(config, listener):
             split_address(address, listener)
     return config

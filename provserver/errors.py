@@ -4,6 +4,7 @@ The device reads `Outcome` (through its protocol's code and the reply's `status`
 `Refused`, `Unavailable` and `Misconfigured` are for people: their message names the fix.
 """
 
+import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -15,6 +16,14 @@ class ProvserverError(Exception):
 
 class Misconfigured(ProvserverError):  # noqa: N818 - reads as what it says
     """An option, a file or the machine is not as it must be; nothing was changed."""
+
+
+def described(fault: BaseException) -> str:
+    """What a fault of ours is and where it arose, for the log: not its message, as Postgres' and others' quote data."""
+    frames = traceback.extract_tb(fault.__traceback__)
+    ours = [frame for frame in frames if "/provserver/" in frame.filename] or frames
+    kind = type(fault).__qualname__
+    return f"{kind} at {ours[-1].filename}:{ours[-1].lineno}" if ours else kind
 
 
 class Refused(ProvserverError):  # noqa: N818
@@ -87,6 +96,8 @@ class Outcome(Enum):
     UNDECODABLE = "undecodable"  # neither JSON nor (where accepted) protobuf
     TOO_LARGE = "too_large"
     UNAVAILABLE = "unavailable"
+    LIMITED = "limited"  # asked too often
+    PENDING = "pending"  # right, and waits for an operator
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +107,9 @@ class Rendering:
     status: the reply's `status` member (ThingsBoard's ResponseStatus), None when there is no such reply.
     error: the reply's `errorMsg`; an INVALID request gets a message that names its member instead.
     http: status code. coap: response code as RFC 7252 §12.1.2 writes it, class * 32 + detail.
-    mqtt: MQTT 5 reason code of the PUBACK (§3.4.2.1); 0x00 also means that a reply is published.
+    mqtt: MQTT 5 reason code of the PUBACK (§3.4.2.1); a reply is published wherever there is one.
+    stage: the reply's `provisionDeviceStatus` where it says more than `status` may.
+    retried: the device is told when to ask again.
     """
 
     status: str | None
@@ -104,6 +117,8 @@ class Rendering:
     http: int
     coap: int
     mqtt: int
+    stage: str | None = None
+    retried: bool = False
 
 
 def _coap(code_class: int, detail: int) -> int:
@@ -129,8 +144,21 @@ RENDERINGS: dict[Outcome, Rendering] = {
         503,
         _coap(5, 3),
         0x00,
+        retried=True,
+    ),
+    Outcome.LIMITED: Rendering("FAILURE", "Too many requests, try again later!", 429, _coap(4, 29), 0x97, retried=True),
+    Outcome.PENDING: Rendering(
+        "FAILURE",
+        "Waiting for an operator's approval, try again later!",
+        200,
+        _coap(4, 0),
+        0x00,
+        stage="PENDING",
+        retried=True,
     ),
 }
 
 RETRY_AFTER_SECONDS = 5
-"""What an UNAVAILABLE answer asks for: HTTP Retry-After (RFC 9110 §10.2.3), CoAP Max-Age (RFC 7252 §5.9.3.4)."""
+"""What who is told to come back waits at least (`limits.retry_after` draws): HTTP Retry-After (RFC 9110 §10.2.3), CoAP
+Max-Age (RFC 7252 §5.9.3.4).
+"""

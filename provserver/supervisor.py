@@ -40,11 +40,12 @@ class NotReady(Exception):  # noqa: N818
 
 @dataclass(eq=False)
 class Child:
-    """A process of ours. vital: without it the others are worth nothing."""
+    """A process of ours. vital: without it the others are worth nothing. late: it ends after those that are not."""
 
     name: str
     run: Run
     vital: bool
+    late: bool
     pid: int = 0
     pipe: int = -1
     started: float = 0.0
@@ -54,10 +55,17 @@ class Child:
 
 
 class Supervisor:
-    """Runs children until it is told to stop. stop_timeout: seconds in which they must end themselves."""
+    """Runs children until it is told to stop. stop_timeout: seconds in which they must end themselves.
 
-    def __init__(self, *, stop_timeout: float) -> None:
+    beat: called while it watches, every `period` seconds.
+    """
+
+    def __init__(
+        self, *, stop_timeout: float, beat: Callable[[], None] | None = None, period: float | None = None
+    ) -> None:
         self._stop_timeout = stop_timeout
+        self._beat = beat
+        self._period = period
         self._children: list[Child] = []
         self._stopping = False
         self._wakeup = (-1, -1)
@@ -84,9 +92,9 @@ class Supervisor:
         """Whether SIGTERM or SIGINT has come."""
         return self._stopping
 
-    def start(self, name: str, run: Run, *, vital: bool = False) -> Any:
+    def start(self, name: str, run: Run, *, vital: bool = False, late: bool = False) -> Any:
         """Fork a child; returns what it reports when it is ready, or None when all is to stop. Raises NotReady."""
-        child = Child(name, run, vital)
+        child = Child(name, run, vital, late or vital)
         self._children.append(child)
         self._fork(child)
         while b"\n" not in child.said and not self._stopping:
@@ -96,8 +104,15 @@ class Supervisor:
 
     def watch(self) -> int:
         """Start dead children again until all is to stop; returns an exit code: not 0 if a vital one has died."""
+        beaten = time.monotonic()
         while not self._stopping:
-            self._wait(self._next_due())
+            due = self._next_due()
+            if self._beat is not None and self._period is not None:
+                if time.monotonic() >= beaten + self._period:
+                    beaten = time.monotonic()
+                    self._beat()
+                due = min(due or beaten + self._period, beaten + self._period)
+            self._wait(due)
             for child in self._children:
                 if child.pid and (code := self._ended(child)) is not None:
                     if self._stopping:
@@ -114,10 +129,10 @@ class Supervisor:
         return 0
 
     def stop(self) -> None:
-        """End all: those that are not vital first. Who does not end in time is killed. Again is harmless."""
+        """End all, those that are late at the end. Who does not end in time is killed. Again is harmless."""
         self._stopping = True
-        for vital in (False, True):
-            running = [child for child in self._children if child.vital is vital and child.pid]
+        for late in (False, True):
+            running = [child for child in self._children if child.late is late and child.pid]
             for child in running:
                 os.kill(child.pid, signal.SIGTERM)
             end = time.monotonic() + self._stop_timeout

@@ -20,6 +20,7 @@ from provserver.services.profiles import Profiles
 from provserver.store import keyfile, profiles, schema
 from provserver.store.database import Database
 from provserver.store.embedded import connectable
+from provserver.store.keyfile import KeySource
 
 ROOT_ORGANIZATION = "Manufacturer"
 
@@ -80,12 +81,17 @@ async def workspace(config: Config, *, make: bool = False) -> AsyncIterator[Work
     async with database(config, make=make) as opened:
         if config.database_url and await schema.pending(opened):
             raise Misconfigured("The database is not up to date. Run: provserver db upgrade --database-url …")
-        if config.database_url and not make and not config.keys_path.exists():
+        if config.database_url and not make and not key_source(config).present:
             raise Misconfigured(
                 f"There are no keys at {config.keys_path.absolute()}. "
                 "Start the server there first (provserver serve), or name its data directory with --data-dir."
             )
         yield await furnish(opened, config)
+
+
+def key_source(config: Config) -> KeySource:
+    """Where the server's keys come from."""
+    return KeySource(config.keys_path, config.keys)
 
 
 def _is_data_dir(path: Path) -> bool:
@@ -101,7 +107,7 @@ async def furnish(opened: Database, config: Config) -> Workspace:
     """What a command, or the server, works with on a database that is open."""
     if not config.database_url:
         await schema.upgrade(opened)
-    keys = keyfile.load_or_create(config.keys_path)
+    keys = key_source(config).load_or_create()
     await keyfile.prove(opened, keys)
     async with opened.connection() as connection:
         root = await profiles.root_organization(connection, ids.uuid7(time.time(), os.urandom), ROOT_ORGANIZATION)

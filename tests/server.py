@@ -23,6 +23,9 @@ MODES = {
 }
 """What PROVSERVER_TEST_MODE may name, several with commas between: options of every server that tests start."""
 
+UNLIMITED = {"PROVSERVER_GUESS_INTERVAL": "0", "PROVSERVER_REPEAT_INTERVAL": "0"}
+"""As all tests ask from one address, and many guess."""
+
 PLAIN = ("http", "mqtt", "coap", "admin")
 SECURE = ("https", "mqtts", "coaps")
 
@@ -72,7 +75,7 @@ class Server:
         self.options = options
         self.ca = data_dir / "tls" / "ca.pem"
         self._names = PLAIN + SECURE if tls else PLAIN
-        self.env = os.environ | mode() | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
+        self.env = os.environ | mode() | UNLIMITED | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
         self.log_file = data_dir.with_name(data_dir.name + ".log")
         self.addresses: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None

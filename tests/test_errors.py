@@ -1,9 +1,11 @@
+import re
 from http import HTTPStatus
 
 import pytest
 from aiocoap.numbers.codes import Code
 
 from provserver import errors
+from provserver.core import wire
 from provserver.core.decision import Reason
 from provserver.errors import RENDERINGS, Misconfigured, Outcome, ProvserverError, Refused, Unavailable
 
@@ -28,6 +30,8 @@ def test_every_outcome_has_a_rendering() -> None:
         (Outcome.UNDECODABLE, None, 400, "4.00", 0x99),
         (Outcome.TOO_LARGE, None, 413, "4.13", 0x95),
         (Outcome.UNAVAILABLE, "FAILURE", 503, "5.03", 0x00),
+        (Outcome.LIMITED, "FAILURE", 429, "4.29", 0x97),
+        (Outcome.PENDING, "FAILURE", 200, "4.00", 0x00),
     ],
 )
 def test_how_each_protocol_says_it(outcome: Outcome, status: str | None, http: int, coap: str, mqtt: int) -> None:
@@ -42,7 +46,7 @@ def test_the_codes_exist(outcome: Outcome) -> None:
     assert HTTPStatus(rendering.http)
     assert Code(rendering.coap).is_response()
     assert rendering.mqtt in PUBACK_REASON_CODES | DISCONNECT_REASON_CODES
-    assert rendering.mqtt == 0 or rendering.status is None  # 0x00 says that a reply is published
+    assert rendering.status is not None or rendering.mqtt  # who gets no reply is told by the code
 
 
 @pytest.mark.parametrize("outcome", Outcome)
@@ -54,6 +58,8 @@ def test_the_protocols_agree(outcome: Outcome) -> None:
     assert (rendering.error is None) is success  # every refusal has an errorMsg: devices read it without asking
     if rendering.http == 503:
         assert rendering.coap >> 5 == 5
+    if rendering.http in (429, 503):
+        assert rendering.retried
     assert rendering.http != 200 or rendering.status is not None
 
 
@@ -77,3 +83,18 @@ def test_the_wait_that_is_asked_for() -> None:
 def test_errors_for_people_have_one_root(error: type[ProvserverError]) -> None:
     assert issubclass(error, ProvserverError)
     assert str(error("Choose another.")) == "Choose another."
+
+
+def test_a_fault_is_described_by_kind_and_place_without_its_words() -> None:
+    try:
+        wire.decode(b"{", accept_protobuf=False)
+    except wire.Undecodable as fault:
+        ours = errors.described(fault)
+    try:
+        raise KeyError("pl4nted")
+    except KeyError as fault:
+        others = errors.described(fault)
+
+    assert re.fullmatch(r"Undecodable at .*/provserver/core/wire\.py:[0-9]+", ours)
+    assert re.fullmatch(r"KeyError at .*test_errors\.py:[0-9]+", others)
+    assert errors.described(ValueError("pl4nted")) == "ValueError"

@@ -7,7 +7,7 @@ import json
 import zipfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Person:
 
     session: aiohttp.ClientSession
     url: str
-    csrf: str = ""
+    csrf: str = field(default="", repr=False)
 
     async def ask(self, method: str, path: str, body: Any = None, **query: str) -> tuple[int, Any]:
         """Status and content: JSON where it is."""

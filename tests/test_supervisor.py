@@ -173,3 +173,35 @@ def test_children_end_with_their_supervisor(run: Any) -> None:
     assert {two.next()["ended"], two.next()["ended"]} == {"first", "second"}
     while not all(map(gone, pids)):
         pass
+
+
+def test_who_is_late_ends_after_the_others(run: Any) -> None:
+    body = """
+    supervisor.start("watching", child("watching"), late=True)
+    supervisor.start("working", child("working"))
+    supervisor._stop(0, None)
+    code = supervisor.watch()
+    """
+    running = run(body)
+
+    said = [running.next() for _ in range(4)]
+
+    assert [each.get("ended") for each in said[2:]] == ["working", "watching"]
+    assert running.process.wait(60) == 0
+
+
+def test_it_beats_while_it_watches(run: Any) -> None:
+    body = """
+    beats = []
+    supervisor._beat, supervisor._period = lambda: beats.append(1) or len(beats) < 3 or supervisor._stop(0, None), 0.001
+    supervisor.start("working", child("working"))
+    code = supervisor.watch()
+    say(beats=len(beats))
+    """
+    running = run(body)
+
+    assert running.next()["child"] == "working"
+    assert running.next() == {"beats": 3}
+    assert running.next() == {"ended": "working"}
+    assert running.next() == {"code": 0}
+    assert running.process.wait(60) == 0

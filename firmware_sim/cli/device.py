@@ -33,16 +33,18 @@ from firmware_sim.cli.options import (
     check_trust,
     key_of,
     print_json,
+    sealed_key,
     secret_of,
     speaks_by_key,
     trust_of,
 )
 from firmware_sim.device import Device, Firmware, Provisioned, factory_outcome
-from firmware_sim.errors import SimulatorError
-from firmware_sim.flash import Credentials, FileFlash, Flash, VolatileFlash
+from firmware_sim.errors import NoAnswer, SimulatorError
+from firmware_sim.flash import Credentials, FileFlash, Flash, Memory, VolatileFlash
 from firmware_sim.links import Line, Login
 from firmware_sim.log import SerialLog, mask
 from firmware_sim.retry import Retry
+from firmware_sim.rotation import rotate
 from firmware_sim.session import Session
 from firmware_sim.tls import ClientCertificate, Trust
 from firmware_sim.transports import DEFAULT_PORTS, MqttVersion, TransportName, connect, provision_security
@@ -76,6 +78,7 @@ class _Plan:
     telemetry: int | None
     interval: float
     stay: bool
+    rotating: bool
 
     async def boot(self, log: SerialLog) -> tuple[Provisioned, Session | None]:
         """Live this life. Raises a SimulatorError."""
@@ -90,6 +93,8 @@ class _Plan:
         log.info("boot", "provisioned")
         if not self.connecting:
             return outcome, None
+        if self.rotating:
+            outcome = await self._rotate(outcome, log)
         login = self._line.login(outcome.credentials, outcome.private_key)
         session = self._session(login, log)
         await self._live(session, log)
@@ -100,6 +105,21 @@ class _Plan:
         security = provision_security(self.transport, firmware.key, firmware.secret, self.trust, by_key=by_key)
         async with connect(self.transport, self.server, mqtt_version=self.mqtt_version, security=security) as transport:
             return await Device(firmware, self.flash, transport, log, self.retry, self.timeout).boot()
+
+    async def _rotate(self, outcome: Provisioned, log: SerialLog) -> Provisioned:
+        """Connect, and ask for the credentials to connect with from now on."""
+        login = self._line.login(outcome.credentials, outcome.private_key)
+
+        async def ask(_: int) -> Memory:
+            async with self._line.open(login, self.flash) as link:
+                return await rotate(link, self.flash, log)
+
+        def waiting(failure: NoAnswer, delay: float) -> None:
+            log.warning("rotate", f"{failure}; asking again in {delay:.1f} s")
+
+        memory = await self.retry.run(ask, waiting)
+        credentials = memory.credentials or outcome.credentials
+        return Provisioned(credentials, memory.private_key, outcome.attempts)
 
     async def _enroll(self, certificate: ClientCertificate, log: SerialLog) -> tuple[Provisioned, Session]:
         """With a factory certificate the first connection that is accepted provisions the device."""
@@ -164,7 +184,17 @@ def device(
     private_key: Annotated[
         Path | None, typer.Option(help="Chain: the certificate's private key, PEM.", show_default=False)
     ] = None,
+    csr: Annotated[
+        bool, typer.Option("--csr", help="Make a key, and have the server sign a certificate: --credentials csr.")
+    ] = False,
     gateway: Annotated[bool, typer.Option("--gateway", help="Register as a gateway.")] = False,
+    sealed: Annotated[
+        str | None,
+        typer.Option(metavar="KEY", help="Seal the request to this public key of the server's.", callback=sealed_key),
+    ] = None,
+    sealed_answer: Annotated[
+        bool, typer.Option("--sealed-answer", help="Have the answer sealed, the request being sent in the clear.")
+    ] = False,
     flash: Annotated[
         Path | None,
         typer.Option(dir_okay=False, help="The device's memory; a second boot finds its credentials there."),
@@ -187,6 +217,10 @@ def device(
             rich_help_panel=_LIFE,
         ),
     ] = False,
+    rotate_: Annotated[
+        bool,
+        typer.Option("--rotate", help="Connect, ask for the next credentials, use these.", rich_help_panel=_LIFE),
+    ] = False,
     connect_transport: ConnectTransport = None,
     connect_server: Annotated[
         str | None,
@@ -200,14 +234,21 @@ def device(
 ) -> None:
     """Boot one device: find its credentials in flash, or ask for them and save them there; then connect if asked to."""
     trust = trust_of(ca, insecure=insecure)
+    if csr and credentials not in (None, Offer.CSR):
+        raise typer.BadParameter(f"goes without --credentials {credentials}", param_hint="--csr")
+    credentials = Offer.CSR if csr else credentials
     chain = credentials is Offer.CHAIN
     link = connect_transport or transport
     flashed = credentials is Offer.STATIC
-    connecting = connecting or stay or telemetry is not None or chain or flashed
+    if rotate_ and (chain or flashed):
+        raise typer.BadParameter("a device keeps what the factory put in", param_hint="--rotate")
+    connecting = connecting or stay or telemetry is not None or chain or flashed or rotate_
     if connecting:
         check_link(link, credentials or Offer.GENERATED, trust, dtls)
     log = SerialLog(Console(stderr=as_json, highlight=False), show=show_credentials)
     brought: Firmware | Flashed | None = None
+    if (sealed or sealed_answer) and (chain or flashed):
+        raise typer.BadParameter("is for devices that ask to be provisioned", param_hint="--sealed")
     if flashed:
         if not token:
             raise typer.BadParameter("static needs --token or the environment variable FIRMWARE_SIM_TOKEN")
@@ -220,7 +261,8 @@ def device(
         if certificate or private_key:
             raise typer.BadParameter("is for --credentials chain", param_hint="--certificate")
         kind = credentials.kind if credentials else None
-        brought = Firmware(key_of(key), secret_of(ctx, secret, secret_file), name, kind, gateway)
+        image = (key_of(key), secret_of(ctx, secret, secret_file), name, kind, gateway)
+        brought = Firmware(*image, sealed=sealed, sealed_answer=sealed_answer)
         check_trust(transport, trust, by_key=speaks_by_key(transport, dtls))
     there = address("--server", server, transport)
     try:
@@ -240,6 +282,7 @@ def device(
             telemetry if telemetry is not None else None if stay else int(chain or flashed),
             interval,
             stay,
+            rotate_,
         )
         _greet(plan, log, erase=erase)
         outcome, session = run(plan.boot(log))

@@ -27,6 +27,7 @@ class Offer(StrEnum):
     TOKEN = "token"  # noqa: S105 - the name of a kind
     BASIC = "basic"
     X509 = "x509"
+    CSR = "csr"
     CHAIN = "chain"
     STATIC = "static"
 
@@ -38,7 +39,7 @@ class Offer(StrEnum):
     @property
     def with_certificate(self) -> bool:
         """Whether the device connects with a certificate of its own."""
-        return self in (Offer.X509, Offer.CHAIN)
+        return self in (Offer.X509, Offer.CSR, Offer.CHAIN)
 
 
 class Dtls(StrEnum):
@@ -136,6 +137,18 @@ def secret_of(ctx: typer.Context, secret: str | None, file: Path | None) -> str:
             param_hint="--secret",
         )
     return secret
+
+
+def sealed_key(given: str | None) -> str | None:
+    """A public key, if it is one."""
+    from firmware_sim.sealed import public_key  # here, as few ask for it
+
+    try:
+        if given is not None:
+            public_key(given)
+    except ValueError as fault:
+        raise typer.BadParameter(f"{fault}") from None
+    return given
 
 
 def key_of(key: str | None) -> str:

@@ -23,6 +23,9 @@ class Link(Protocol):
     async def telemetry(self, body: bytes) -> None:
         """Send a JSON object; returns once the server has it. Raises a SimulatorError."""
 
+    async def rotate(self, body: bytes) -> bytes:
+        """Ask for the next credentials; the reply, a verdict of any kind. Raises a SimulatorError."""
+
     def updates(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """The shared attributes, then their changes (`deleted`: names of those gone), until the link is lost.
 

@@ -48,6 +48,15 @@ class CoapLink:
         message = aiocoap.Message(code=aiocoap.POST, uri=uri, payload=body, content_format=JSON)
         self._success(await self._response(await self._request(message)))
 
+    async def rotate(self, body: bytes) -> bytes:
+        """Confirmable POST; a reply of 4.00 is a verdict, too."""
+        uri = f"{self._url}/credentials"
+        message = aiocoap.Message(code=aiocoap.POST, uri=uri, payload=body, content_format=JSON)
+        response = await self._response(await self._request(message))
+        if response.code == aiocoap.BAD_REQUEST and response.payload:
+            return bytes(response.payload)
+        return self._success(response)
+
     async def updates(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """What the first question found, then notifications; a server that does not notify is asked now and then."""
         yield self._first

@@ -45,6 +45,10 @@ class HttpLink:
         """POST telemetry."""
         await self._request("POST", "telemetry", body=body)
 
+    async def rotate(self, body: bytes) -> bytes:
+        """POST credentials."""
+        return await self._request("POST", "credentials", body=body) or b""
+
     async def updates(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """What the first question found, then one long poll after the other."""
         yield self._attributes

@@ -1,5 +1,6 @@
 """MQTT: telemetry with QoS 1, attributes on ThingsBoard's topics."""
 
+import asyncio
 import contextlib
 import secrets
 from collections.abc import AsyncGenerator, Mapping
@@ -21,6 +22,8 @@ ATTRIBUTES = "v1/devices/me/attributes"
 REQUEST = "v1/devices/me/attributes/request/1"
 RESPONSES = "v1/devices/me/attributes/response/+"
 RESPONSE = "v1/devices/me/attributes/response/1"
+CREDENTIALS_REQUEST = "v1/devices/me/credentials/request/1"
+CREDENTIALS_RESPONSE = "v1/devices/me/credentials/response/1"
 
 _FAILURE = 0x80  # SUBACK: this and above
 
@@ -68,6 +71,17 @@ class MqttLink:
         """PUBLISH with QoS 1, and wait for the PUBACK."""
         with failures(self._timeout):
             await self._client.publish(TELEMETRY, body, qos=1)
+
+    async def rotate(self, body: bytes) -> bytes:
+        """PUBLISH with QoS 1, and wait for the response; before `updates`, as they share what comes in."""
+        with failures(self._timeout):
+            await self._client.subscribe(CREDENTIALS_RESPONSE, qos=1)
+            await self._client.publish(CREDENTIALS_REQUEST, body, qos=1)
+            async with asyncio.timeout(self._timeout):
+                async for message in self._client.messages:
+                    if message.topic.value == CREDENTIALS_RESPONSE and isinstance(message.payload, bytes):
+                        return message.payload
+        raise NoAnswer("the server closed the connection")
 
     async def updates(self) -> AsyncGenerator[Mapping[str, Any], None]:
         """The response to the request, and what is pushed."""

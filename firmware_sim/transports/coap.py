@@ -13,6 +13,7 @@ from typing import Self
 import aiocoap
 from aiocoap.error import NetworkError
 
+from firmware_sim import power
 from firmware_sim.address import Address
 from firmware_sim.errors import BadReply, NoAnswer, Refused, SimulatorError, Unauthorized
 from firmware_sim.tls import PreSharedKey, Security
@@ -62,7 +63,9 @@ class _Endpoints(abc.ABC):
         deadline = asyncio.get_running_loop().time() + timeout
         try:
             async with self._endpoint(timeout) as endpoint, asyncio.timeout_at(deadline):
+                power.reached("opened")
                 response = await exchange(endpoint, message, timeout)
+                power.reached("answer read")
         except TimeoutError as error:
             raise NoAnswer.because(error, timeout) from error
         if response.code.is_successful() or (response.code == aiocoap.BAD_REQUEST and response.payload):

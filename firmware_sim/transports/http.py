@@ -8,13 +8,14 @@ import math
 import socket
 import ssl
 import weakref
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
-from firmware_sim import tls
+from firmware_sim import power, tls
 from firmware_sim.address import Address
 from firmware_sim.errors import NoAnswer, Refused, SimulatorError
 from firmware_sim.tls import Security
@@ -27,10 +28,29 @@ TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 def open_session(connections: int, security: Security | None, *, keep: bool = True) -> aiohttp.ClientSession:
     """A session of at most so many connections, without cookies. keep: use a connection again. Raises WrongUsage."""
     return aiohttp.ClientSession(
+        trace_configs=[_steps()],
         connector=Connector(connections, tls.client_context(security) if security else None, keep),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Content-Type": "application/json", "Accept": "application/json"},
     )
+
+
+def _steps() -> aiohttp.TraceConfig:
+    """Tells what is done of an exchange."""
+
+    def step(name: str) -> Callable[..., Awaitable[None]]:
+        async def done(*_: object) -> None:
+            power.reached(name)
+
+        return done
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(step("connected"))
+    trace.on_request_headers_sent.append(step("head sent"))
+    trace.on_request_chunk_sent.append(step("body sent"))
+    trace.on_request_end.append(step("answer begun"))
+    trace.on_response_chunk_received.append(step("answer read"))
+    return trace
 
 
 class Connector(aiohttp.TCPConnector):

@@ -13,7 +13,7 @@ from typing import Any, Self
 import aiomqtt
 from paho.mqtt.reasoncodes import ReasonCode
 
-from firmware_sim import tls
+from firmware_sim import power, tls
 from firmware_sim.address import Address
 from firmware_sim.errors import NoAnswer, Refused, SimulatorError, Unauthorized
 from firmware_sim.tls import Security
@@ -58,10 +58,14 @@ class MqttTransport:
         deadline = asyncio.get_running_loop().time() + timeout
         with failures(timeout):
             async with connected(client), asyncio.timeout_at(deadline):
+                power.reached("connected")
                 await client.subscribe(RESPONSE_TOPIC)
+                power.reached("subscribed")
                 await client.publish(REQUEST_TOPIC, body)
+                power.reached("published")
                 async for message in client.messages:
                     if message.topic.value == RESPONSE_TOPIC and isinstance(message.payload, bytes):
+                        power.reached("answer read")
                         return message.payload
         raise NoAnswer("the connection ended without a reply")
 

@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -53,6 +54,18 @@ class Response:
     headers: Mapping[str, str]
     body: bytes
     complete: bool
+
+    def retry_after(self, now: float, longest: float) -> float:
+        """Seconds for which the server asks to be left alone, `longest` at most (RFC 9110 §10.2.3); 0.0: it does not.
+
+        now: seconds since the epoch.
+        """
+        text = self.headers.get("Retry-After", "")
+        try:
+            seconds = float(int(text)) if text.isdecimal() else parsedate_to_datetime(text).timestamp() - now
+        except (ValueError, OverflowError):
+            return 0.0
+        return max(0.0, min(longest, seconds))
 
 
 def networks(text: str) -> tuple[Network, ...]:

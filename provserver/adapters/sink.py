@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import socket
 import ssl
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, Self
@@ -131,9 +132,7 @@ class HttpReceiver:
         why = f"HTTP {response.status}"
         if response.status not in _REFUSED_STATUSES:
             delivery.fault = why
-            with suppress(ValueError):
-                seconds = int(response.headers.get("Retry-After", "0"))
-                delivery.retry_after = max(0, min(_MAX_RETRY_AFTER, seconds))
+            delivery.retry_after = response.retry_after(time.time(), _MAX_RETRY_AFTER)
         return why
 
 

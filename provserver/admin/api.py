@@ -20,7 +20,7 @@ from provserver.admin.problem import (
 )
 from provserver.admin.route import CSV, JSON, PREFIX, Access, Call, Content, Reply, Route, read_json, read_parameter
 from provserver.core.authorization import Permission, Principal
-from provserver.errors import Forbidden, NotFound, ProvserverError, Unauthenticated
+from provserver.errors import Forbidden, NotFound, ProvserverError, Unauthenticated, described
 from provserver.services.idempotency import Kept
 
 if TYPE_CHECKING:
@@ -62,16 +62,19 @@ class Api:
             return await self._serve(route, parameters, request)
         except ProvserverError as fault:
             return problem.of(fault)
-        except Exception:
+        except Exception as fault:
             if request.principal is not None:
                 raise  # to who has the database, in this process
-            log.exception("%s failed", "an admin request" if route is None else f"{route.method} {route.path}")
+            what = "an admin request" if route is None else f"{route.method} {route.path}"
+            log.error("%s failed: %s", what, described(fault))  # noqa: TRY400 - Postgres quotes rows in its messages
             return problem.answer("internal", "")
 
     async def stop(self) -> None:
         """End feeds and jobs."""
         self.services.feed.close()
         await self.services.jobs.stop()
+        await self.services.webhooks.close()
+        await self.services.sign_in.drain()
         self.services.passwords.close()
 
     def match(self, method: str, path: str) -> tuple[Route, dict[str, str | UUID]]:

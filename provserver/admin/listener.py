@@ -15,7 +15,7 @@ from provserver.admin import problem
 from provserver.admin.api import SAFE, Api
 from provserver.admin.messages import Request, Response
 from provserver.admin.problem import BodyTimeout, HostNotAccepted, TooLarge
-from provserver.errors import Forbidden, Misconfigured, ProvserverError
+from provserver.errors import Forbidden, Misconfigured, ProvserverError, described
 
 log = logging.getLogger("provserver.admin")
 
@@ -311,7 +311,7 @@ async def _streamed(request: web.BaseRequest, response: Response, parts: AsyncIt
             request.transport.abort()
     except Exception as fault:
         if not isinstance(fault, ProvserverError):
-            log.exception("an answer broke off")
+            log.error("an answer broke off: %s", described(fault))  # noqa: TRY400 - Postgres quotes rows
         if request.transport is not None:
             request.transport.abort()
     finally:

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from provserver.admin.messages import Response
-from provserver.errors import RETRY_AFTER_SECONDS, ProvserverError, Refused, TooManyRequests, Unavailable
+from provserver.errors import ProvserverError, Refused, TooManyRequests, Unavailable
+from provserver.services.limits import retry_after
 
 CONTENT_TYPE = "application/problem+json"
 
@@ -122,7 +123,7 @@ def of(fault: ProvserverError) -> Response:
     headers = {}
     if isinstance(fault, Unavailable):
         code = "unavailable"
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+        headers["Retry-After"] = str(retry_after())
     elif isinstance(fault, TooManyRequests):
         headers["Retry-After"] = str(max(1, round(fault.retry_after + 0.5)))
     elif isinstance(fault, MethodNotAllowed):

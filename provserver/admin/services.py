@@ -5,39 +5,49 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from provserver.services.api_keys import ApiKeys
+from provserver.services.approvals import Approvals
 from provserver.services.audit import Audit
 from provserver.services.claiming import Claiming
 from provserver.services.devices import Devices
 from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
+from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
+from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
 from provserver.services.organizations import Organizations
 from provserver.services.passwords import Passwords
 from provserver.services.profiles import Profiles
+from provserver.services.request_keys import RequestKeys
 from provserver.services.sign_in import SignIn
 from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
 from provserver.services.users import Users
+from provserver.services.webhooks import Webhooks
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """The services of operators. profiles, devices: those of an organization, for an actor as the audit names it."""
+    """The services of operators. profiles, issuing, devices: those of an organization, for an actor of the audit."""
 
     organizations: Organizations
     users: Users
     sign_in: SignIn
     api_keys: ApiKeys
     profiles: Callable[[UUID, str], Profiles]
+    issuing: Callable[[UUID, str], IssuingAuthorities]
     devices: Callable[[UUID, str], Devices]
+    request_keys: RequestKeys
     tokens: StaticTokens
     export: TokenExport
     eol: EndOfLine
     claiming: Claiming
+    approvals: Approvals
     jobs: Jobs
     audit: Audit
     activity: Activity
+    explain: Explain
     feed: Feed
     idempotency: Idempotency
     passwords: Passwords
+    webhooks: Webhooks

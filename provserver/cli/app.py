@@ -6,20 +6,26 @@ from typing import Annotated
 import typer
 
 from provserver.cli import (
+    approval,
     attempt,
     audit,
+    backup,
     ca,
     db,
     device,
     eol,
+    explain,
     job,
     key,
+    keys,
     organization,
     output,
     profile,
+    request_key,
     serve,
     static_token,
     user,
+    webhook,
 )
 from provserver.errors import ProvserverError
 
@@ -37,12 +43,20 @@ cli.command("serve")(serve.serve)
 cli.add_typer(db.cli, name="db")
 cli.add_typer(profile.cli, name="profile")
 cli.add_typer(device.cli, name="device")
+cli.add_typer(approval.cli, name="approval")
 cli.add_typer(static_token.cli, name="token")
 cli.add_typer(eol.cli, name="eol")
 cli.add_typer(attempt.cli, name="attempt")
+cli.add_typer(attempt.cli, name="attempts", hidden=True)
+cli.command("explain")(explain.explain)
 cli.add_typer(organization.cli, name="organization")
 cli.add_typer(user.cli, name="user")
 cli.add_typer(key.cli, name="key")
+cli.add_typer(request_key.cli, name="request-key")
+cli.add_typer(keys.cli, name="keys")
+cli.command("backup")(backup.backup)
+cli.command("restore")(backup.restore)
+cli.add_typer(webhook.cli, name="webhook")
 cli.add_typer(job.cli, name="job")
 cli.add_typer(audit.cli, name="audit")
 cli.add_typer(ca.cli, name="ca")

@@ -215,6 +215,83 @@ async def revoke(api: Client, device: Reference, json: Json = False) -> None:
 
 @cli.command()
 @acting()
+async def rotate(
+    api: Client,
+    device: Reference,
+    overlap: Annotated[
+        int | None,
+        typer.Option(
+            metavar="DURATION",
+            parser=options.duration,
+            help="How long its present credentials stay good, as 7d or 12h; 0: no longer.",
+            show_default="7d",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Have a device's credentials give way to others: it is told, and asks for them itself, or gets the token here.
+
+    The next ones are good at once and take over when they are first used; asking again before gives the same.
+    """
+    body = {} if overlap is None else {"overlap": overlap}
+    rotated = await api.call("POST", path("devices", device, "rotate"), body=body)
+    if json:
+        output.print_json(rotated)
+        return
+    shown = {
+        "name": rotated["device"]["name"],
+        "credentialsType": rotated["credentialsType"],
+        "credentialsValue": rotated["credentialsValue"],
+        "expireAt": rotated["expireAt"],
+    }
+    output.print_object({name: value for name, value in shown.items() if value is not None})
+    if rotated["credentialsType"] is None:
+        output.say("The device itself has others made: it is told by the shared attribute credentialsExpireAt.")
+
+
+@cli.command()
+@acting()
+async def quarantine(
+    api: Client,
+    device: Reference,
+    reason: Annotated[str, typer.Option(help="Why, for whoever is to release it.")],
+    json: Json = False,
+) -> None:
+    """Let nobody in with a device's credentials, and give it none, until it is released: for one with a clone."""
+    held = await api.call("POST", path("devices", device, "quarantine"), body={"reason": reason})
+    if json:
+        output.print_json(held)
+    output.say(
+        f"{held['name']} is in quarantine. To let it out: provserver device release {shlex.quote(held['name'])}",
+        quiet=json,
+    )
+
+
+@cli.command()
+@acting()
+async def release(
+    api: Client,
+    device: Reference,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="With a new token instead of what it has: a clone stays out.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Let a device out of quarantine; a new token is shown this once."""
+    released = await api.call("POST", path("devices", device, "release"), body={"rotate": rotate})
+    if json:
+        output.print_json(released)
+        return
+    name, token = released["device"]["name"], released["accessToken"]
+    if token is not None:
+        output.print_object({"name": name, "accessToken": token})
+        output.say("The token is shown this once: put it into the device.")
+    else:
+        output.say(f"{name} is out of quarantine, with the credentials that it has.")
+
+
+@cli.command()
+@acting()
 async def rearm(api: Client, device: Reference, json: Json = False) -> None:
     """Let a device provision itself once more, with fresh credentials: for one that lost its own."""
     rearmed = await api.call("POST", path("devices", device, "rearm"))
@@ -250,6 +327,9 @@ def _print_details(details: Mapping[str, Any], json: bool) -> None:
     if not json:
         telemetry = details["telemetry"]
         lines = [f"{sample['key']}={msgspec.json.encode(sample['value']).decode()}" for sample in telemetry[:SHOWN]]
+        for name in ("quarantine", "cloneSigns"):  # of most devices there is nothing to say
+            if not members[name]:
+                del members[name]
         more = len(telemetry) - SHOWN
         members["telemetry"] = lines + ([f"… and {more} more"] if more > 0 else [])
     print_device(members, json=json)

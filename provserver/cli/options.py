@@ -21,6 +21,8 @@ STRATEGIES = profilefile.STRATEGIES
 
 MAX_FILE_SIZE = 32 << 20
 
+_UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Options as in config/provserver.toml.", show_default=False)
 ]
@@ -110,6 +112,22 @@ def moment(text: str) -> datetime:
         return given if given.tzinfo is not None else given.replace(tzinfo=UTC)
     except ValueError:
         raise typer.BadParameter(f"must be as 2027-01-31 or 2027-01-31T12:00:00Z, not {text!r}.") from None
+
+
+def duration(text: str) -> int:
+    """Seconds, from days, hours, minutes or seconds as 90d, 12h, 30m, 45s; 0 is none. Raises BadParameter."""
+    number, unit = (text[:-1], text[-1:].lower()) if text[-1:].isalpha() else (text, "s")
+    if not (number.isascii() and number.isdigit() and len(number) <= 10 and unit in _UNITS) or (
+        number == text and int(number)
+    ):
+        raise typer.BadParameter(f"must be as 90d, 12h, 30m or 45s, or 0, not {text!r}.")
+    return int(number) * _UNITS[unit]
+
+
+def shown_duration(seconds: int) -> str:
+    """The same for people: in the largest unit that it is a whole number of."""
+    unit = next(unit for unit, length in _UNITS.items() if seconds % length == 0)
+    return f"{seconds // _UNITS[unit]}{unit}"
 
 
 def network(text: str) -> Network:

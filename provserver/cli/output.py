@@ -69,6 +69,12 @@ def print_object(members: Mapping[str, object], *, json: bool = False) -> None:
             _out.print(f"{'' if n else name:<{width}}  {_text(each)}")
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Lines as they are, so that commands among them can be copied."""
+    for line in lines:
+        _out.print(_text(line))
+
+
 async def print_list(items: AsyncIterable[Mapping[str, Any]], columns: Mapping[str, str], *, json: bool) -> None:
     """A table of items, with the member of each that a column is to show. json: as a JSON array instead."""
     if json:

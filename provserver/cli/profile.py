@@ -12,11 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from provserver.admin.client import Client, given, path
-from provserver.cli import options, output
+from provserver.cli import issuing, options, output
 from provserver.cli.output import Json
 from provserver.cli.target import acting
 from provserver.core.metadata import TYPES
 from provserver.core.model import (
+    MAX_USES,
+    ClonePolicy,
     Datastream,
     MetadataField,
     NameSource,
@@ -28,6 +30,7 @@ from provserver.errors import Refused
 cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
 key_cli = typer.Typer(help="A profile's provision keys: several may be valid at a time.", no_args_is_help=True)
 cli.add_typer(key_cli, name="key")
+cli.add_typer(issuing.cli, name="ca")
 
 CHAINS = "Certificate chains (--strategy x509-chain)"
 Reference = Annotated[
@@ -129,6 +132,29 @@ TwoSidedClaim = Annotated[
         show_default=False,
     ),
 ]
+Clones = Annotated[
+    ClonePolicy | None,
+    typer.Option(help="What is done when a device seems to be there twice. (at first: report)", show_default=False),
+]
+Approval = Annotated[
+    bool | None,
+    typer.Option(
+        "--approval/--no-approval",
+        help="Whether new devices wait for an operator: see `provserver approval`. (at first: no)",
+        show_default=False,
+    ),
+]
+Lifetime = Annotated[
+    int | None,
+    typer.Option(
+        "--credentials-lifetime",
+        metavar="DURATION",
+        parser=options.duration,
+        help="How long tokens and certificates are good that the server makes, as 90d or 12h; 0: tokens for ever, "
+        "certificates for a year. (at first: 0)",
+        show_default=False,
+    ),
+]
 _MOMENT = "2027-01-31[T12:00:00Z]"
 NotBefore = Annotated[
     datetime | None,
@@ -150,6 +176,21 @@ Networks = Annotated[
         show_default=False,
     ),
 ]
+MaxUses = Annotated[
+    int | None,
+    typer.Option(
+        "--max-uses", min=1, max=MAX_USES, help="How many devices it may provision in all.", show_default=False
+    ),
+]
+PerMinute = Annotated[
+    int | None,
+    typer.Option(
+        "--per-minute", min=1, max=MAX_USES, help="How many requests it is good for in a minute.", show_default=False
+    ),
+]
+KeyReference = Annotated[
+    str, typer.Argument(help="The provision key.", callback=options.reference("provision key", "profile show"))
+]
 Key = Annotated[str | None, typer.Option("--key", help="Provision key. (default: generated)", show_default=False)]
 Secret = Annotated[
     str | None, typer.Option("--secret", help="Provision secret. (default: generated)", show_default=False)
@@ -169,6 +210,9 @@ async def create(
     metadata_field: Metadata = None,
     datastream: Streams = None,
     two_sided_claim: TwoSidedClaim = None,
+    clone_policy: Clones = None,
+    approval: Approval = None,
+    credentials_lifetime: Lifetime = None,
     ca: Authorities = None,
     crl: Crls = None,
     name_from: NameFrom = None,
@@ -187,6 +231,9 @@ async def create(
         "metadataFields": _fields(metadata_field),
         "datastreams": _datastreams(datastream),
         "twoSidedClaim": two_sided_claim,
+        "clonePolicy": clone_policy,
+        "approval": approval,
+        "credentialsLifetime": credentials_lifetime,
         "authorities": _files(ca),
         "crls": _files(crl),
         "nameFrom": name_from,
@@ -236,6 +283,9 @@ async def update(
     metadata_field: Metadata = None,
     datastream: Streams = None,
     two_sided_claim: TwoSidedClaim = None,
+    clone_policy: Clones = None,
+    approval: Approval = None,
+    credentials_lifetime: Lifetime = None,
     ca: Authorities = None,
     crl: Crls = None,
     forget_crls: Annotated[
@@ -255,6 +305,9 @@ async def update(
         "metadataFields": _fields(metadata_field),
         "datastreams": _datastreams(datastream),
         "twoSidedClaim": two_sided_claim,
+        "clonePolicy": clone_policy,
+        "approval": approval,
+        "credentialsLifetime": credentials_lifetime,
         "authorities": _files(ca),
         "crls": _files(crl),
         "forgetCrls": forget_crls,
@@ -345,14 +398,35 @@ async def add_key(
     not_before: NotBefore = None,
     not_after: NotAfter = None,
     network: Networks = None,
+    max_uses: MaxUses = None,
+    per_minute: PerMinute = None,
     json: Json = False,
 ) -> None:
     """Add a provision key; the others stay valid. The secret is shown this once."""
-    budget = _budget(not_before, not_after, network)
+    budget = _budget(not_before, not_after, network, max_uses, per_minute)
     body = given({"provisionDeviceKey": key, "provisionDeviceSecret": secret}) | budget
     pair = await api.call("POST", path("profiles", profile, "keys"), body=body)
     output.print_object(_pair(pair) | budget, json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
+
+
+@key_cli.command("update")
+@acting()
+async def update_key(
+    api: Client,
+    profile: Reference,
+    key: KeyReference,
+    not_before: NotBefore = None,
+    not_after: NotAfter = None,
+    network: Networks = None,
+    max_uses: MaxUses = None,
+    per_minute: PerMinute = None,
+    json: Json = False,
+) -> None:
+    """Bound a provision key anew: what is not given bounds it no more. How often it was used stays counted."""
+    budget = _budget(not_before, not_after, network, max_uses, per_minute)
+    details = await api.call("PUT", path("profiles", profile, "keys", key, "budget"), body=budget)
+    output.print_object(_details(details), json=json)
 
 
 @key_cli.command("remove")
@@ -360,9 +434,7 @@ async def add_key(
 async def remove_key(
     api: Client,
     profile: Reference,
-    key: Annotated[
-        str, typer.Argument(help="The provision key.", callback=options.reference("provision key", "profile show"))
-    ],
+    key: KeyReference,
     json: Json = False,
 ) -> None:
     """Remove a provision key: devices that present it are refused from then on."""
@@ -388,6 +460,12 @@ def _profile(profile: Mapping[str, Any]) -> dict[str, Any]:
     shown["metadataFields"] = [_field(each) for each in profile["metadataFields"]]
     if profile["twoSidedClaim"]:
         shown["twoSidedClaim"] = True
+    if profile["clonePolicy"] != ClonePolicy.REPORT:
+        shown["clonePolicy"] = profile["clonePolicy"]
+    if profile["approval"]:
+        shown["approval"] = True
+    if profile["credentialsLifetime"]:
+        shown["credentialsLifetime"] = options.shown_duration(profile["credentialsLifetime"])
     if profile["strategy"] == ProvisionStrategy.X509_CERTIFICATE_CHAIN:
         shown |= {name: profile[name] for name in ("nameFrom", "namePattern", "allowCreate")}
     return shown
@@ -437,11 +515,19 @@ def _toml(content: bytes) -> str:
         raise Refused("The file is not UTF-8. Save it as such.") from None
 
 
-def _budget(not_before: datetime | None, not_after: datetime | None, networks: list[str] | None) -> dict[str, Any]:
+def _budget(
+    not_before: datetime | None,
+    not_after: datetime | None,
+    networks: list[str] | None,
+    max_uses: int | None,
+    per_minute: int | None,
+) -> dict[str, Any]:
     members = {
         "notBefore": _utc(not_before),
         "notAfter": _utc(not_after),
         "networks": [str(options.network(each)) for each in networks or ()],
+        "maxUses": max_uses,
+        "perMinute": per_minute,
     }
     return {name: value for name, value in members.items() if value}
 

@@ -38,6 +38,16 @@ AdminListener = Annotated[
     ),
 ]
 
+MetricsListener = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of the metrics and probes, e.g. 127.0.0.1:9464; off by default.",
+        show_default=False,
+        callback=options.listener,
+    ),
+]
+
 
 def serve(
     config: ConfigFile = None,
@@ -50,6 +60,7 @@ def serve(
     mqtts: SecureListener = None,
     coaps: SecureListener = None,
     admin: AdminListener = None,
+    metrics: MetricsListener = None,
     ready_file: Annotated[
         Path | None,
         typer.Option(help="Write the listeners' addresses here, as JSON, once they accept.", show_default=False),
@@ -75,6 +86,7 @@ def serve(
         mqtts=mqtts,
         coaps=coaps,
         admin=admin,
+        metrics=metrics,
         workers=workers,
         ready_file=str(ready_file) if ready_file else None,
         log_level=log_level,

@@ -16,7 +16,8 @@ BLYNK_USER = "device"
 class Denial(Enum):
     """Why a device is not let in.
 
-    return_code: of CONNACK in MQTT 3.1 and 3.1.1; reason_code: in MQTT 5. HTTP says 401 to each, CoAP 4.01.
+    return_code: of CONNACK in MQTT 3.1 and 3.1.1; reason_code: in MQTT 5. HTTP says 401 to each, CoAP 4.01; but to
+    LIMITED, which says nothing of the credentials, 429 and 4.29.
     """
 
     CREDENTIALS = 5, 0x86, "bad user name or password"
@@ -24,6 +25,8 @@ class Denial(Enum):
     NOTHING = 5, 0x87, "no credentials were presented"
     CERTIFICATE = 5, 0x87, "the client certificate is not accepted"
     SHARED_KEY = 5, 0x87, "the pre-shared key is good no more"
+    LIMITED = 3, 0x9F, "too many wrong guesses came from this address, try again later"
+    EXPIRED = 5, 0x87, "the credentials have expired"
 
     def __init__(self, return_code: int, reason_code: int, text: str) -> None:
         self.return_code = return_code
@@ -39,6 +42,7 @@ class Held:
     type: CredentialsType
     used: bool
     basic: MqttBasic | None = field(default=None, repr=False)
+    expired: bool = False
 
 
 Found = Mapping[str, Held]

@@ -68,7 +68,7 @@ class Certificate:
     @classmethod
     def load(cls, der: bytes) -> "Certificate":
         """Raises ValueError."""
-        with _quiet():
+        with quiet():
             certificate = x509.load_der_x509_certificate(der)
             certificate.extensions  # noqa: B018 - read on demand, and here it may raise
             return cls(certificate, certificate.subject.public_bytes(), certificate.issuer.public_bytes())
@@ -190,7 +190,7 @@ class Trust:
         known: intermediates to look among for those that the device did not present.
         """
         try:
-            with _quiet():
+            with quiet():
                 verdict = self._verify(chain, now)
                 if not known or not _incomplete(verdict):
                     return verdict
@@ -332,7 +332,7 @@ def _completed(chain: Chain, known: Sequence[Certificate]) -> Iterator[Chain]:
 def device_name(chain: Chain, rules: ChainRules) -> str | Refusal:
     """The device's name, as the profile finds it in the certificate: in the first of several that matches."""
     try:
-        with _quiet():
+        with quiet():
             sources = _sources(chain.leaf.x509, rules.name_from)
     except Exception as fault:
         return Refusal(Reason.CERTIFICATE_MALFORMED, type(fault).__name__)
@@ -521,7 +521,7 @@ def _printable(text: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warnings that the library has for odd certificates: what is odd here is a stranger's."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

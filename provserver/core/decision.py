@@ -17,6 +17,8 @@ from provserver.core import credentials as building
 from provserver.core import x509
 from provserver.core.model import (
     PROVISIONED,
+    VACANT,
+    ApprovalState,
     Credentials,
     CredentialsType,
     DeviceProfile,
@@ -27,6 +29,7 @@ from provserver.core.model import (
     ProvisionKey,
     ProvisionStrategy,
     ReprovisionPolicy,
+    SigningRequest,
     Situation,
     StoredCredentials,
 )
@@ -41,7 +44,9 @@ _CHAIN = ProvisionStrategy.X509_CERTIFICATE_CHAIN
 _DISABLED = ProvisionStrategy.DISABLED
 _CREATE = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
 _SUPPLIED, _GENERATED = Origin.SUPPLIED, Origin.GENERATED
+_X509 = CredentialsType.X509_CERTIFICATE
 
+_NO_DIGEST = bytes(32)
 _NONCE = re.compile(r"[A-Za-z0-9_-]{32,128}")
 _MARKUP = re.compile(r"<[A-Za-z/!?]|\{\{")
 _TRIMMED = "".join(map(chr, range(0x21)))
@@ -64,6 +69,7 @@ class Reason(Enum):
     KEY_EXPIRED = Outcome.NOT_FOUND, "the provision key has expired"
     NETWORK_EXCLUDED = Outcome.NOT_FOUND, "the provision key is not valid from this address"
     CHAIN_ONLY = Outcome.NOT_FOUND, "the profile provisions by X.509 certificate chain, not by key and secret"
+    KEY_USED_UP = Outcome.NOT_FOUND, "the provision key was used as often as it may be"
     CREDENTIALS_INVALID = Outcome.FAILURE, "the supplied credentials are not valid"
     CREDENTIALS_TAKEN = Outcome.FAILURE, "the supplied credentials are in use by another device"
     NONCE_MALFORMED = Outcome.INVALID, "requestNonce must be 32-128 characters of hex or base64url"
@@ -79,6 +85,21 @@ class Reason(Enum):
         Outcome.FAILURE,
         "the device is provisioned already, with other credentials than supplied",
     )
+
+    # Of devices that an operator has a say in.
+    QUARANTINED = Outcome.FAILURE, "the device is in quarantine"
+    APPROVAL_PENDING = Outcome.PENDING, "the request waits for an operator's approval"
+    APPROVAL_REJECTED = Outcome.FAILURE, "an operator has rejected the request"
+    APPROVAL_UNNAMED = Outcome.INVALID, "deviceName or requestNonce is needed, as an operator approves each device"
+    APPROVALS_FULL = Outcome.LIMITED, "too many requests of the profile wait for an operator's approval"
+
+    # Of who asks too often; `services/limits.py` counts.
+    ADDRESS_LOCKED = Outcome.LIMITED, "too many wrong guesses came from the address"
+    ADDRESS_BUSY = Outcome.LIMITED, "too many requests came from the address"
+    REFUSED_OFTEN = Outcome.LIMITED, "too many requests of the address were refused"
+    NAME_REPEATED = Outcome.LIMITED, "the device has asked again too often"
+    KEY_BUSY = Outcome.LIMITED, "the provision key was used as often as it may be in a minute"
+    ORGANIZATION_BUSY = Outcome.LIMITED, "too many requests were for the organization"
 
     # Of client certificates; `core/chain.py` finds most of them.
     CERTIFICATE_MALFORMED = Outcome.FAILURE, "a certificate cannot be read"
@@ -112,6 +133,19 @@ class Reason(Enum):
     CREDENTIALS_TYPE = Outcome.FAILURE, "the device has credentials of another type"
     CERTIFICATE_SUPERSEDED = Outcome.FAILURE, "the device has a newer certificate than the one it presents"
 
+    # Of certificates that the server is asked for (`core/signing.py`), and of the life of credentials.
+    CSR_MALFORMED = Outcome.FAILURE, "the certificate signing request cannot be read"
+    CSR_TOO_LARGE = Outcome.FAILURE, "the certificate signing request is too large"
+    CSR_KEY = Outcome.FAILURE, "the certificate signing request is not for an EC P-256 key"
+    CSR_SIGNATURE = Outcome.FAILURE, "the certificate signing request is not signed by its own key"
+    CSR_EXTENSION = Outcome.FAILURE, "the certificate signing request asks for an extension that is not granted"
+    CSR_SUBJECT = Outcome.FAILURE, "the certificate signing request names another device than the one that asks"
+    ISSUER_MISSING = Outcome.FAILURE, "the profile has no CA to issue certificates with"
+    ISSUER_EXPIRED = Outcome.FAILURE, "the profile's CA to issue certificates with has expired"
+    CREDENTIALS_EXPIRED = Outcome.FAILURE, "the device's credentials have expired"
+    CREDENTIALS_IMPORTED = Outcome.FAILURE, "an operator imported the device's credentials, and they are his to replace"
+    CREDENTIALS_STATIC = Outcome.FAILURE, "the device came of a static token, which stays its token"
+
     def __init__(self, outcome: Outcome, text: str) -> None:
         self.outcome = outcome
         self.text = text
@@ -135,6 +169,8 @@ class Intent(Struct, frozen=True, gc=False):
 
     name: None when the server is to choose one. supplied: None when it is to generate an access token.
     nonce: proves a repeat, so it is as secret as what the repeat is given.
+    csr: what the server is to issue a certificate for, instead of a token.
+    metered: the provision key, when its uses are counted.
     """
 
     profile: DeviceProfile
@@ -142,6 +178,8 @@ class Intent(Struct, frozen=True, gc=False):
     supplied: Credentials | None
     gateway: bool
     nonce: str | None
+    csr: SigningRequest | None = None
+    metered: str | None = None
 
     def __repr__(self) -> str:
         return f"<Intent {self.profile.name}>"
@@ -183,10 +221,14 @@ Decision = Create | Provision | Repeat | Refusal
 
 
 class Fresh(Struct, frozen=True, gc=False):
-    """Values generated for one request beforehand, so that deciding it again yields the same."""
+    """Values generated for one request beforehand, so that deciding it again yields the same.
+
+    issue: the certificate that was asked for, for a device of this name; each time the same.
+    """
 
     token: str
     device_name: str
+    issue: Callable[[str], Credentials | Refusal] | None = None
 
     def __repr__(self) -> str:
         return "<Fresh>"
@@ -224,6 +266,7 @@ def admit(
     if not request.key or not request.secret:
         return Refusal(Reason.KEY_MISSING)
     if key is None:
+        secret_matches(_NO_DIGEST, request.secret)  # takes as long as for a key that is known
         return Refusal(Reason.KEY_UNKNOWN)
     if not secret_matches(key.secret_digest, request.secret):
         return Refusal(Reason.SECRET_WRONG)
@@ -240,11 +283,14 @@ def admit(
         return Refusal(Reason.NAME_REQUIRED)
     if request.request_nonce is not None and not _NONCE.fullmatch(request.request_nonce):
         return Refusal(Reason.NONCE_MALFORMED)
+    if profile.approval and name is None and request.request_nonce is None:
+        return Refusal(Reason.APPROVAL_UNNAMED)
     try:
         supplied = _supplied(request)
     except building.InvalidCredentials as fault:
         return Refusal(Reason.CREDENTIALS_INVALID, str(fault))
-    return Intent(profile, name, supplied, request.gateway, request.request_nonce)
+    metered = key.key if key.budget is not None and key.budget.max_uses is not None else None
+    return Intent(profile, name, supplied, request.gateway, request.request_nonce, metered=metered)
 
 
 def _outside(budget: KeyBudget, address: str, now: float) -> Reason | None:
@@ -269,6 +315,40 @@ def _is_within(networks: Sequence[Network], address: str) -> bool:
 
 def decide(intent: Intent, situation: Situation, request_digest: bytes | None, fresh: Fresh) -> Decision:
     """Weigh an intent against what was found. request_digest: of this request; None when it has no nonce."""
+    if situation is not VACANT and _is_quarantined(situation):
+        return Refusal(Reason.QUARANTINED)
+    decision = _deserved(intent, situation, request_digest, fresh)
+    if intent.profile.approval and _is_unproven(intent, situation, request_digest, decision):
+        if situation.approval is ApprovalState.REJECTED:
+            return Refusal(Reason.APPROVAL_REJECTED)
+        if situation.approval is not ApprovalState.ACCEPTED:
+            return Refusal(Reason.APPROVAL_PENDING)
+    return decision
+
+
+def _is_quarantined(situation: Situation) -> bool:
+    named, holder = situation.named, situation.nonce_holder
+    return (named is not None and named.quarantined) or (holder is not None and holder.quarantined)
+
+
+def _is_unproven(intent: Intent, situation: Situation, request_digest: bytes | None, decision: Decision) -> bool:
+    """Whether it would give credentials to somebody of whom nothing is known but that he has the fleet's key."""
+    if isinstance(decision, Refusal):
+        return False
+    if isinstance(decision, Create):
+        return True
+    device, holder = decision.device, situation.nonce_holder
+    if device.rearmed:  # as an operator wants it
+        return False
+    if intent.profile.strategy is _CHAIN:  # the CA vouches for the next certificate of a device that is known
+        return device.provision_state is None
+    if intent.csr is not None and isinstance(decision, Repeat):
+        return False
+    return holder is None or request_digest is None or holder.request_digest != request_digest
+
+
+def _deserved(intent: Intent, situation: Situation, request_digest: bytes | None, fresh: Fresh) -> Decision:
+    """What it comes to when no operator has a say in it."""
     if intent.profile.strategy is _CHAIN:
         return _by_chain(intent, situation, fresh)
     device = situation.named
@@ -290,8 +370,7 @@ def decide(intent: Intent, situation: Situation, request_digest: bytes | None, f
             return Refusal(Reason.NOT_PRE_PROVISIONED)
         if situation.credentials_holder is not None:
             return Refusal(Reason.CREDENTIALS_TAKEN)
-        credentials, origin = _chosen(intent, fresh)
-        return Create(intent.name or fresh.device_name, credentials, origin)
+        return _create(intent, fresh)
 
     if device.profile_id != intent.profile.id:
         return Refusal(Reason.NAME_ELSEWHERE)
@@ -322,8 +401,7 @@ def _by_chain(intent: Intent, situation: Situation, fresh: Fresh) -> Decision:
             return Refusal(Reason.NOT_PRE_PROVISIONED)
         if situation.credentials_holder is not None:
             return Refusal(Reason.CREDENTIALS_TAKEN)
-        credentials, origin = _chosen(intent, fresh)
-        return Create(intent.name or fresh.device_name, credentials, origin)
+        return _create(intent, fresh)
     if device.profile_id != intent.profile.id:
         return Refusal(Reason.NAME_ELSEWHERE)
     if device.provision_state not in (None, PROVISIONED):
@@ -371,10 +449,25 @@ def _supplied(request: ProvisionRequest) -> Credentials | None:
             raise building.InvalidCredentials(f"{LWM2M_CREDENTIALS} cannot be supplied")
 
 
-def _chosen(intent: Intent, fresh: Fresh) -> tuple[Credentials, Origin]:
+def _create(intent: Intent, fresh: Fresh) -> Create | Refusal:
+    name = intent.name or fresh.device_name
+    credentials = _chosen(intent, fresh, name)
+    if isinstance(credentials, Refusal):
+        return credentials
+    return Create(name, credentials, _SUPPLIED if intent.supplied is not None else _GENERATED)
+
+
+def _chosen(intent: Intent, fresh: Fresh, name: str) -> Credentials | Refusal:
     if intent.supplied is not None:
-        return intent.supplied, _SUPPLIED
-    return building.access_token(fresh.token), _GENERATED
+        return intent.supplied
+    return building.access_token(fresh.token) if fresh.issue is None else fresh.issue(name)
+
+
+def _is_offered(intent: Intent, held: Credentials) -> bool:
+    """Whether credentials are those that the request offers, or the certificate for the key that it proves."""
+    if intent.csr is not None:
+        return held.type is _X509 and x509.public_key(str(held.value)) == intent.csr.public_key
+    return held == intent.supplied
 
 
 def _first(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
@@ -382,7 +475,8 @@ def _first(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
     held = device.newest
     if held is None:
         return _replace(intent, device, Change.REPLACE, fresh)
-    if intent.supplied is None or held.origin is Origin.IMPORTED or held.credentials == intent.supplied:
+    choosing = intent.supplied is not None or intent.csr is not None
+    if not choosing or held.origin is Origin.IMPORTED or _is_offered(intent, held.credentials):
         return Provision(device, Change.KEEP, held.credentials, held.origin)
     return _replace(intent, device, Change.REPLACE, fresh)
 
@@ -399,13 +493,17 @@ def _again(intent: Intent, device: KnownDevice, fresh: Fresh) -> Decision:
     """A provisioned device asks again with nothing but the fleet's key: the profile's policy decides."""
     policy = intent.profile.reprovision_policy
     held = device.newest
+    proven = intent.csr is not None and held is not None and _is_offered(intent, held.credentials)
+    if proven and held is not None and held.origin is _GENERATED and policy is not ReprovisionPolicy.ROTATE:
+        return Repeat(device, held.credentials)  # nobody else can use a certificate of this key: as good as a nonce
     if policy is ReprovisionPolicy.DENY or held is None:
         return Refusal(Reason.ALREADY_PROVISIONED)
     if policy is ReprovisionPolicy.UNTIL_FIRST_USE and any(each.used for each in device.credentials):
         return Refusal(Reason.ALREADY_USED)
     if policy is ReprovisionPolicy.ROTATE:
         return _rotate(intent, device, held, fresh)
-    if intent.supplied is not None and held.origin is not Origin.IMPORTED and held.credentials != intent.supplied:
+    choosing = intent.supplied is not None or intent.csr is not None
+    if choosing and held.origin is not Origin.IMPORTED and not _is_offered(intent, held.credentials):
         return Refusal(Reason.OTHER_CREDENTIALS)
     return Repeat(device, held.credentials)
 
@@ -414,6 +512,8 @@ def _rotate(intent: Intent, device: KnownDevice, held: StoredCredentials, fresh:
     if held.origin is Origin.IMPORTED:
         return Repeat(device, held.credentials)
     for each in device.credentials:
+        if intent.csr is not None and not each.used and _is_offered(intent, each.credentials):
+            return Repeat(device, each.credentials)
         if intent.supplied is not None and each.credentials.id == intent.supplied.id:
             if each.credentials == intent.supplied:
                 return Repeat(device, each.credentials)
@@ -421,6 +521,8 @@ def _rotate(intent: Intent, device: KnownDevice, held: StoredCredentials, fresh:
     return _replace(intent, device, Change.ADD_PENDING, fresh)
 
 
-def _replace(intent: Intent, device: KnownDevice, change: Change, fresh: Fresh) -> Provision:
-    credentials, origin = _chosen(intent, fresh)
-    return Provision(device, change, credentials, origin)
+def _replace(intent: Intent, device: KnownDevice, change: Change, fresh: Fresh) -> Provision | Refusal:
+    credentials = _chosen(intent, fresh, device.name)
+    if isinstance(credentials, Refusal):
+        return credentials
+    return Provision(device, change, credentials, _SUPPLIED if intent.supplied is not None else _GENERATED)

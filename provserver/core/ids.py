@@ -44,6 +44,11 @@ def uuid7_bytes(now: float, random: Randomness) -> bytes:
     return (value & _UUID7_RANDOM | _UUID7_VERSION).to_bytes(16)
 
 
+def floor(at: float) -> UUID:
+    """Below every time-ordered UUID of a time (seconds since the epoch) and after."""
+    return UUID(int=max(int(at * 1000), 0) << 80)
+
+
 def alphanumeric(length: int, random: Randomness) -> str:
     """Evenly distributed characters of [A-Za-z0-9]."""
     text = b""

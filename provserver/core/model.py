@@ -1,7 +1,7 @@
 """The nouns of provisioning: profiles, keys, devices, credentials, and what a request found of them."""
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import TypeAlias
@@ -16,6 +16,9 @@ PROVISION_STATE = "provisionState"
 """The server attribute that says a device has been provisioned."""
 
 PROVISIONED = "provisioned"
+
+CREDENTIALS_EXPIRE_AT = "credentialsExpireAt"
+"""The shared attribute that tells a device when its credentials end (milliseconds since the epoch), before they do."""
 
 
 class Transport(StrEnum):
@@ -42,6 +45,22 @@ class ReprovisionPolicy(StrEnum):
     UNTIL_FIRST_USE = "until_first_use"
     RETURN_SAME = "return_same"
     ROTATE = "rotate"
+
+
+class ClonePolicy(StrEnum):
+    """What is done where a device seems to be there twice. Only two holders of valid credentials cost it its own."""
+
+    IGNORE = "ignore"
+    REPORT = "report"
+    QUARANTINE = "quarantine"
+
+
+class ApprovalState(StrEnum):
+    """What an operator has said of a request."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
 
 
 class NameSource(StrEnum):
@@ -139,6 +158,13 @@ class Credentials(Struct, frozen=True, gc=False):
         return f"<Credentials {self.type}>"
 
 
+class SigningRequest(Struct, frozen=True, gc=False):
+    """A PKCS#10 request that was found good: its key (SubjectPublicKeyInfo, DER) and the common name that it gives."""
+
+    public_key: bytes
+    common_name: str = ""
+
+
 @dataclass(frozen=True, slots=True)
 class MetadataField:
     """A typed field that every device of a profile has; see core/metadata.py for the types.
@@ -190,6 +216,8 @@ class DeviceProfile:
     """A device profile. `revision` changes with everything that a decision could depend on, keys included.
 
     two_sided_claim: a claim by QR code waits until the device confirms it.
+    approval: who asks for credentials without a proof that they are his waits for an operator.
+    credentials_lifetime: how long credentials are good that the server makes; None: tokens for ever.
     """
 
     id: UUID
@@ -204,21 +232,32 @@ class DeviceProfile:
     datastreams: tuple[Datastream, ...] = ()
     chain: ChainRules = ChainRules()
     two_sided_claim: bool = False
+    clone_policy: ClonePolicy = ClonePolicy.REPORT
+    approval: bool = False
+    credentials_lifetime: timedelta | None = None
 
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
+MAX_USES = 1_000_000_000
+"""The most that a budget may allow."""
+
+
 @dataclass(frozen=True, slots=True)
 class KeyBudget:
-    """When and from where a provision key is good; what is not given bounds nothing.
+    """When, from where and how often a provision key is good; what is not given bounds nothing.
 
     not_before: from this moment on. not_after: until just before this moment. networks: from these addresses alone.
+    max_uses: for so many provisionings in all; a repeat that is given what was given before is none. per_minute: for
+    so many requests a minute.
     """
 
     not_before: datetime | None = None
     not_after: datetime | None = None
     networks: tuple[Network, ...] = ()
+    max_uses: int | None = None
+    per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +281,7 @@ class StoredCredentials:
     origin: Origin
     pending: bool
     used: bool
+    expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +290,7 @@ class KnownDevice:
 
     provision_state: the attribute of that name; None when it is absent.
     request_digest: of the request whose nonce this device holds; None once that nonce is spent.
+    quarantined: it gets nothing until an operator releases it.
     """
 
     id: UUID
@@ -260,6 +301,7 @@ class KnownDevice:
     rearmed: bool
     request_digest: bytes | None
     credentials: tuple[StoredCredentials, ...]
+    quarantined: bool = False
 
     @property
     def newest(self) -> StoredCredentials | None:
@@ -267,18 +309,24 @@ class KnownDevice:
         pending = [held for held in self.credentials if held.pending]
         return next(iter(pending or self.credentials), None)
 
+    def expires_at(self, credentials: Credentials) -> datetime | None:
+        """When credentials of it end; None when they do not."""
+        return next((held.expires_at for held in self.credentials if held.credentials == credentials), None)
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What a request found.
 
     named: the device of the name it gives; nonce_holder: the one provisioned with its nonce;
-    credentials_holder: the id of the one that has credentials of the id it supplies.
+    credentials_holder: the id of the one that has credentials of the id it supplies. approval: what an operator has
+    said of this request; None: nothing, as nobody was asked.
     """
 
     named: KnownDevice | None = None
     nonce_holder: KnownDevice | None = None
     credentials_holder: UUID | None = None
+    approval: ApprovalState | None = None
 
 
 VACANT = Situation()

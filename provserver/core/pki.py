@@ -28,12 +28,18 @@ class Authority:
     key: EllipticCurvePrivateKey = field(repr=False)
 
 
-def make_authority(name: str, key: EllipticCurvePrivateKey, serial_number: int, now: datetime) -> Authority:
+def make_authority(
+    name: str,
+    key: EllipticCurvePrivateKey,
+    serial_number: int,
+    now: datetime,
+    lifetime: timedelta = AUTHORITY_LIFETIME,
+) -> Authority:
     """A self-signed authority for leaves only."""
     subject = _common_name(name)
-    usage = _key_usage(signs_certificates=True)
+    usage = key_usage(signs_certificates=True)
     identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-    builder = _builder(subject, subject, serial_number, now, AUTHORITY_LIFETIME)
+    builder = _builder(subject, subject, serial_number, now, lifetime)
     certificate = (
         builder.public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -59,7 +65,7 @@ def issue_server(
     return (
         builder.public_key(key.public_key())
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_key_usage(signs_certificates=False), critical=True)
+        .add_extension(key_usage(signs_certificates=False), critical=True)
         .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
         .add_extension(x509.SubjectAlternativeName(general_names), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
@@ -99,7 +105,8 @@ def general_name(name: str) -> x509.GeneralName:
     return x509.DNSName(host_name)
 
 
-def _key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+def key_usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    """Signing certificates and revocation lists, or what else a key signs with."""
     return x509.KeyUsage(
         digital_signature=not signs_certificates,
         content_commitment=False,

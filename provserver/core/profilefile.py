@@ -8,6 +8,7 @@ import math
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, Any
 
 import msgspec
@@ -15,6 +16,7 @@ from msgspec import Meta, Struct
 
 from provserver.core.model import (
     ChainRules,
+    ClonePolicy,
     Datastream,
     DeviceProfile,
     MetadataField,
@@ -53,6 +55,9 @@ class ProfileTemplate:
     metadata_fields: tuple[MetadataField, ...] = ()
     datastreams: tuple[Datastream, ...] = ()
     chain: ChainRules = _PLAIN
+    clone_policy: ClonePolicy = ClonePolicy.REPORT
+    approval: bool = False
+    credentials_lifetime: timedelta | None = None
 
     @classmethod
     def of(cls, profile: DeviceProfile) -> "ProfileTemplate":
@@ -65,6 +70,9 @@ class ProfileTemplate:
             profile.metadata_fields,
             profile.datastreams,
             profile.chain if profile.strategy in _CHAINS else _PLAIN,
+            profile.clone_policy,
+            profile.approval,
+            profile.credentials_lifetime,
         )
 
 
@@ -95,6 +103,9 @@ class _File(Struct, frozen=True, forbid_unknown_fields=True):
     strategy: str
     reprovision_policy: ReprovisionPolicy = ReprovisionPolicy.DENY
     two_sided_claim: bool = False
+    clone_policy: ClonePolicy = ClonePolicy.REPORT
+    approval: bool = False
+    credentials_lifetime: Annotated[int, Meta(ge=60)] | None = None
     metadata_field: tuple[_Field, ...] = ()
     datastream: tuple[_Datastream, ...] = ()
     certificate_chain: _Chain = _Chain()
@@ -125,6 +136,11 @@ def read(content: bytes) -> ProfileTemplate:
         metadata_fields=tuple(MetadataField(*_values(each)) for each in file.metadata_field),
         datastreams=tuple(Datastream(*_values(each)) for each in file.datastream),
         chain=ChainRules(*_values(file.certificate_chain)),
+        clone_policy=file.clone_policy,
+        approval=file.approval,
+        credentials_lifetime=(
+            None if file.credentials_lifetime is None else timedelta(seconds=file.credentials_lifetime)
+        ),
     )
 
 
@@ -139,6 +155,12 @@ def _lines(template: ProfileTemplate) -> Iterator[str]:
     yield f'reprovision_policy = "{template.reprovision_policy}"'
     if template.two_sided_claim:
         yield "two_sided_claim = true"
+    if template.clone_policy is not ClonePolicy.REPORT:
+        yield f'clone_policy = "{template.clone_policy}"'
+    if template.approval:
+        yield "approval = true"
+    if template.credentials_lifetime is not None:
+        yield f"credentials_lifetime = {int(template.credentials_lifetime.total_seconds())}"
     for field in template.metadata_fields:
         yield from ("", "[[metadata_field]]", f"name = {_text(field.name)}", f"type = {_text(field.type)}")
         if field.unique:

@@ -85,14 +85,19 @@ def qr_digest(keys: ServerKeys, qr: str) -> bytes:
     return keys.digest("qr-token", qr)
 
 
+def qr_digests(keys: ServerKeys, qr: str) -> tuple[bytes, ...]:
+    """What a QR token may be kept as, under every version of the keys that there is."""
+    return keys.digests("qr-token", qr)
+
+
 def seal_qr(keys: ServerKeys, token_id: UUID, qr: str, random: ids.Randomness) -> bytes:
     """A sealed copy that opens for this static token only."""
-    return keys.seal(qr.encode(), _context(token_id), random(12))
+    return keys.seal(qr.encode(), qr_context(token_id), random(12))
 
 
 def open_qr(keys: ServerKeys, token_id: UUID, sealed: bytes) -> str:
     """What `seal_qr` sealed. Raises Unsealable."""
-    return keys.unseal(sealed, _context(token_id)).decode()
+    return keys.unseal(sealed, qr_context(token_id)).decode()
 
 
 def batch_id(now: float, random: ids.Randomness) -> UUID:
@@ -110,5 +115,6 @@ def batch_range(batch: UUID) -> tuple[UUID, UUID]:
     return UUID(int=batch.int & ~_COUNT | 1), UUID(int=batch.int | _COUNT)
 
 
-def _context(token_id: UUID) -> bytes:
+def qr_context(token_id: UUID) -> bytes:
+    """What a QR token is sealed for."""
     return b"qr-token:" + token_id.bytes

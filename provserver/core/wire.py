@@ -3,14 +3,15 @@
 Both formats read into `ProvisionRequest`; both are written from a `Reply`. JSON `null` means absent.
 """
 
+from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from provserver.core import lenientjson, protobuf
+from provserver.core import lenientjson, protobuf, sealed
 from provserver.core.model import Credentials, CredentialsType, MqttBasic
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
 
 LWM2M_CREDENTIALS: Final = "LWM2M_CREDENTIALS"
 """A type ThingsBoard's enumeration has, and nothing can supply here."""
@@ -34,6 +35,21 @@ class InvalidRequest(ValueError):  # noqa: N818
         self.protobuf = protobuf
 
 
+class SealedRequest(NamedTuple):
+    """A request that only the server's key of this id opens. sealed: bytes of HPKE."""
+
+    key_id: str
+    sealed: bytes
+
+
+class Sealed(Exception):  # noqa: N818
+    """A request was read, and is a sealed one."""
+
+    def __init__(self, request: SealedRequest) -> None:
+        super().__init__()
+        self.request = request
+
+
 class ProvisionRequest(NamedTuple):
     """What a device asked. A member that was absent or null is None (`gateway`: false; the type: ACCESS_TOKEN).
 
@@ -53,21 +69,28 @@ class ProvisionRequest(NamedTuple):
     gateway: bool = False
     request_nonce: str | None = None
     protobuf: bool = False
+    csr: str | None = None
+    answer_key: bytes | None = None
 
     def __repr__(self) -> str:  # members are secrets
         return "<ProvisionRequest>"
 
     def canonical(self) -> bytes:
         """Every member that a repeat must have again, unambiguously, whatever format it came in."""
-        return msgspec.json.encode(self[:-1])  # all but `protobuf`
+        members = self[:11]  # all up to `protobuf`, which is none
+        if self.answer_key is not None:
+            return msgspec.json.encode((*members, self.csr, self.answer_key))
+        return msgspec.json.encode(members if self.csr is None else (*members, self.csr))
 
 
 class Granted(msgspec.Struct, frozen=True, gc=False):
-    """What a device leaves with."""
+    """What a device leaves with. repeated: it was given that before. expires_at: when the credentials end."""
 
     device_id: UUID
     device_name: str
     credentials: Credentials
+    repeated: bool = False
+    expires_at: datetime | None = None
 
     @property
     def type(self) -> CredentialsType:
@@ -89,6 +112,10 @@ class _Members(msgspec.Struct):
     hash: str | None = None
     gateway: bool | None = None
     requestNonce: str | None = None  # noqa: N815
+    csr: str | None = None
+    sealed: str | None = None
+    keyId: str | None = None  # noqa: N815
+    answerKey: str | None = None  # noqa: N815
 
     def __repr__(self) -> str:
         return "<_Members>"
@@ -101,7 +128,7 @@ _Proved = tuple[str, str] | None
 
 
 def decode(payload: bytes, *, accept_protobuf: bool, proved: tuple[str, str] | None = None) -> ProvisionRequest:
-    """Read a request: JSON first, then, where accepted, protobuf. Raises Undecodable, InvalidRequest.
+    """Read a request: JSON first, then, where accepted, protobuf. Raises Undecodable, InvalidRequest, Sealed.
 
     proved: the provision key and secret that the channel is protected with, for a request that names neither.
     """
@@ -133,13 +160,15 @@ def encode_granted(granted: Granted, *, protobuf: bool) -> bytes:
     }
     if credentials.type == _ACCESS_TOKEN:
         reply["accessToken"] = value
+    if granted.expires_at is not None:
+        reply["credentialsExpireAt"] = int(granted.expires_at.timestamp() * 1000)
     return msgspec.json.encode(reply)
 
 
-def encode_refusal(outcome: Outcome, *, protobuf: bool, message: str | None = None) -> bytes:
+def encode_refusal(outcome: Outcome, *, protobuf: bool, message: str | None = None, retry_after: int = 0) -> bytes:
     """The reply of any other outcome; `message` replaces the outcome's own `errorMsg`.
 
-    Empty for an outcome that has no reply (UNDECODABLE, TOO_LARGE).
+    Empty for an outcome that has no reply (UNDECODABLE, TOO_LARGE). retry_after: seconds; 0 to say nothing of it.
     """
     rendering = RENDERINGS[outcome]
     if rendering.status is None:
@@ -149,14 +178,16 @@ def encode_refusal(outcome: Outcome, *, protobuf: bool, message: str | None = No
     reply: dict[str, object] = {
         "errorMsg": message or rendering.error,
         "status": rendering.status,
-        "provisionDeviceStatus": rendering.status,
+        "provisionDeviceStatus": rendering.stage or rendering.status,
     }
-    if outcome is Outcome.UNAVAILABLE:
-        reply["retryAfter"] = RETRY_AFTER_SECONDS  # MQTT has no place of its own for it
+    if retry_after:
+        reply["retryAfter"] = retry_after  # MQTT has no place of its own for it
     return msgspec.json.encode(reply)
 
 
 def _request(members: _Members, proved: _Proved, *, protobuf: bool = False) -> ProvisionRequest:
+    if members.sealed is not None:
+        raise Sealed(_sealed(members.sealed, members.keyId or ""))
     if proved is not None and not members.provisionDeviceKey and not members.provisionDeviceSecret:
         members.provisionDeviceKey, members.provisionDeviceSecret = proved
     if members.provisionDeviceKey is None:
@@ -179,7 +210,26 @@ def _request(members: _Members, proved: _Proved, *, protobuf: bool = False) -> P
         bool(members.gateway),
         members.requestNonce,
         protobuf,
+        members.csr,
+        None if members.answerKey is None else _answer_key(members.answerKey),
     )
+
+
+def _sealed(text: str, key_id: str) -> SealedRequest:
+    try:
+        data = sealed.decode(text)
+    except ValueError:
+        raise InvalidRequest("sealed must be base64url!") from None
+    if not key_id.isalnum() or not key_id.isascii():
+        raise InvalidRequest("Failed to find the field keyId!")
+    return SealedRequest(key_id, data)
+
+
+def _answer_key(text: str) -> bytes:
+    try:
+        return sealed.public_key(text)
+    except sealed.NoKey:
+        raise InvalidRequest("answerKey must be an X25519 public key in base64url!") from None
 
 
 def _decode_leniently(text: str, payload: bytes, accept_protobuf: bool, proved: _Proved) -> ProvisionRequest:
@@ -212,7 +262,7 @@ def _text(name: str, member: lenientjson.Value) -> str:
 
 
 def _decode_protobuf(payload: bytes, accept: bool, proved: _Proved) -> ProvisionRequest:
-    """ProvisionDeviceRequestMsg (spec thingsboard §4.5; our field 100 is requestNonce)."""
+    """ProvisionDeviceRequestMsg (spec thingsboard §4.5; our fields: 100 requestNonce, 101 csr)."""
     if not accept:
         raise Undecodable
     try:
@@ -233,6 +283,7 @@ def _decode_protobuf(payload: bytes, accept: bool, proved: _Proved) -> Provision
             password=_string(basic, 3),
             gateway=bool(top.get(5)),
             requestNonce=_string(top, 100),
+            csr=_string(top, 101),
         )
     except (protobuf.SyntaxFault, UnicodeDecodeError):
         raise Undecodable from None

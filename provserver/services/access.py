@@ -10,20 +10,24 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
 from asyncpg import PostgresError
 
+from provserver import metrics
 from provserver.core import authentication, ids
 from provserver.core.authentication import Claim, Denial, Held
+from provserver.core.decision import Reason
 from provserver.core.model import Authenticated, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import Unavailable
+from provserver.services.attempts import Attempts
 from provserver.services.claiming import MAX_NAMES
 from provserver.services.grouping import Grouper
+from provserver.services.limits import Limits
 from provserver.services.profiles import open_secret
 from provserver.services.sessions import Presented
 from provserver.services.settlement import open_credentials
@@ -36,6 +40,8 @@ from provserver.store.database import Database
 log = logging.getLogger("provserver.access")
 
 _MAX_ALTERNATIVES = 10_000
+
+_ACCEPTED = {each: metrics.AUTHENTICATIONS.cell(each.value, metrics.ACCEPTED) for each in Transport}
 
 
 class Certificates(Protocol):
@@ -56,7 +62,10 @@ class _Presented(NamedTuple):
 
 
 class Access:
-    """Looks credentials up, judges them, and records their first use. wait_limit: seconds to wait for Postgres."""
+    """Looks credentials up, judges them, and records their first use. wait_limit: seconds to wait for Postgres.
+
+    limits: who guesses too often; None: nobody.
+    """
 
     def __init__(
         self,
@@ -64,6 +73,7 @@ class Access:
         keys: ServerKeys,
         certificates: Certificates | None = None,
         *,
+        limits: Limits | None = None,
         wait_limit: float = 10.0,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
@@ -71,15 +81,17 @@ class Access:
         self._database = database
         self._keys = keys
         self._certificates = certificates
+        self._limits = limits or Limits()
         self._wait_limit = wait_limit
         self._random = random
         self._clock = clock
         self._claims: Grouper[_Presented, Held | Denial] = Grouper("access", self._settle)
         self._alternatives: dict[str, int] = {}
+        self._attempts = Attempts(database, random, clock)
 
     async def with_token(self, token: str, peer: Peer) -> Authenticated | Denial:
         """By an access token. Raises Unavailable, as all of these do."""
-        return await self._judge(authentication.with_token(token), peer)
+        return await _counted(peer, self._guess(authentication.with_token(token), peer))
 
     async def with_mqtt(
         self, client_id: str, username: str | None, password: bytes | None, peer: Peer
@@ -87,12 +99,19 @@ class Access:
         """By a CONNECT: its channel's certificate or key if it has one, else what it says."""
         if peer.certificates or (peer.psk is not None and peer.psk.id_digest is not None):
             return await self.with_channel(peer)
-        return await self._judge(authentication.with_mqtt(client_id, username, password), peer)
+        return await _counted(peer, self._guess(authentication.with_mqtt(client_id, username, password), peer))
 
-    def token_in(self, client_id: str, username: str | None, password: bytes | None) -> Presented | None:
-        """The token of a CONNECT in its usual form, for `Sessions.enter` to look up; None: `with_mqtt` is to judge."""
+    def token_in(
+        self, client_id: str, username: str | None, password: bytes | None, peer: Peer | None = None
+    ) -> Presented | None:
+        """The token of a CONNECT in its usual form, for `Sessions.enter` to look up; None: `with_mqtt` is to judge.
+
+        So it does whoever comes from an address that is locked for guessing.
+        """
         found = authentication.token_in(client_id, username, password)
-        if found is None:
+        if found is None or self._keys.unsettled:
+            return None
+        if peer is not None and self._limits.watchful() and self._limits.locked(peer):
             return None
         token, before = found
         digest = self._keys.digest
@@ -101,10 +120,10 @@ class Access:
     async def with_channel(self, peer: Peer) -> Authenticated | Denial:
         """By what the channel has proved: a client certificate, or a device's pre-shared key."""
         if peer.certificates:
-            return await self._with_certificate(peer)
+            return await _counted(peer, self._with_certificate(peer))
         if peer.psk is None or peer.psk.id_digest is None:
             return Denial.NOTHING
-        found = await self._judge(authentication.with_token(peer.psk.key.decode()), peer)
+        found = await _counted(peer, self._judge(authentication.with_token(peer.psk.key.decode()), peer))
         return Denial.SHARED_KEY if isinstance(found, Denial) else found
 
     async def shared_key(self, identity: str) -> PreSharedKey | None:
@@ -133,6 +152,7 @@ class Access:
     async def drain(self) -> None:
         """Wait until everybody has been told."""
         await self._claims.drain()
+        await self._attempts.drain()
 
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
         claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
@@ -142,13 +162,40 @@ class Access:
         if isinstance(held, Denial):
             # Not a first use yet: who loses power now, with the new certificate in doubt, may come back with the old.
             return await self._certificates.enroll(peer) or Denial.CERTIFICATE
+        if held.expired:
+            return self._expired(held, peer)
         if not await self._certificates.still_good(peer, held.device):
             return Denial.CERTIFICATE
         return held.device if held.used else await self._judge(claim, peer)
 
+    async def _guess(self, claim: Claim, peer: Peer) -> Authenticated | Denial:
+        """Judge what nobody has vouched for."""
+        limits = self._limits
+        if limits.watchful() and limits.hold(peer, tuple(claim.ids)) is not None:
+            return Denial.LIMITED
+        found = await self._judge(claim, peer)
+        if claim.ids and (found is Denial.CREDENTIALS or found is Denial.CLIENT_ID):
+            limits.guessed(peer)
+        return found
+
     async def _judge(self, claim: Claim, peer: Peer) -> Authenticated | Denial:
         verdict = await self._look_up(claim, peer)
-        return verdict if isinstance(verdict, Denial) else verdict.device
+        if isinstance(verdict, Denial):
+            return verdict
+        return self._expired(verdict, peer) if verdict.expired else verdict.device
+
+    def _expired(self, held: Held, peer: Peer) -> Denial:
+        """Recorded, as nobody else tells the operator why a device stays away."""
+        device, reason = held.device, Reason.CREDENTIALS_EXPIRED
+        self._attempts.note(
+            peer,
+            reason.outcome,
+            reason.name,
+            profile_id=device.profile_id,
+            device_id=device.device_id,
+            name=device.name,
+        )
+        return Denial.EXPIRED
 
     async def _look_up(self, claim: Claim, peer: Peer) -> Held | Denial:
         if not claim.ids:
@@ -159,12 +206,19 @@ class Access:
         except TimeoutError:
             raise Unavailable("Postgres did not answer in time.") from None
 
+    def _digests(self, id_: str) -> tuple[bytes, ...]:
+        """What credentials of this id may be kept under; the last one goes before: the current version's."""
+        return self._keys.digests("credentials", id_)[::-1]
+
     async def _settle(self, presented: Sequence[_Presented]) -> list[Held | Denial | Exception]:
         claims = [each.claim for each in presented]
-        digests = [{self._keys.digest("credentials", id_): id_ for id_ in claim.ids} for claim in claims]
+        keys, epoch = self._keys, 0
         rows: dict[bytes, HeldRow | Exception] = {}
         async with self._database.connection() as connection:
-            rows |= await store.held(connection, list({digest for each in digests for digest in each}))
+            while epoch != keys.epoch:  # versions of the keys may come while we look
+                epoch = keys.epoch
+                digests = [{each: id_ for id_ in claim.ids for each in self._digests(id_)} for claim in claims]
+                rows |= await store.held(connection, list({digest for each in digests for digest in each}))
         verdicts = [self._verdict(claim, each, rows) for claim, each in zip(claims, digests, strict=True)]
         strangers = {
             digest: transport
@@ -172,7 +226,10 @@ class Access:
             if isinstance(verdict, Denial) and not claim.provisional
             for digest in each.keys() - rows.keys()
         }
-        if strangers and (found := await self._appear(strangers)):
+        found = await self._appear(strangers) if strangers else {}
+        if strangers and not found and keys.unsettled:  # one may have been getting another digest just then
+            found = await self._appear(strangers)
+        if found:
             rows |= found
             verdicts = [
                 verdict if found.keys().isdisjoint(each) else self._verdict(claim, each, rows)
@@ -181,9 +238,15 @@ class Access:
         unused = {
             held.device.id_digest
             for held, claim in zip(verdicts, claims, strict=True)
-            if isinstance(held, Held) and not held.used and not claim.provisional
+            if isinstance(held, Held) and not held.used and not held.expired and not claim.provisional
         }
+        if unused and keys.unsettled:  # a rotation may give them another digest meanwhile
+            ids_ = [(known, known[digest]) for known in digests for digest in unused & known.keys()]
+            unused.update(digest for known, id_ in ids_ for digest in known if known[digest] == id_)
         failed = await self._use(sorted(unused)) if unused else {}
+        if time.monotonic() > keys.good_until and any(isinstance(verdict, Denial) for verdict in verdicts):
+            unsure = Unavailable("Whether the versions of the keys are still these is not known.")
+            verdicts = [unsure if isinstance(verdict, Denial) else verdict for verdict in verdicts]
         return [
             failed.get(verdict.device.id_digest, verdict) if isinstance(verdict, Held) else verdict
             for verdict in verdicts
@@ -225,7 +288,7 @@ class Access:
                     if not wanted:
                         break
                 rows: dict[bytes, HeldRow | Exception] = {}
-                rows |= await store.held(connection, list(found)) if found else {}
+                rows |= await store.held(connection, list(strangers)) if found else {}
         except PostgresError as fault:
             if len(strangers) == 1:
                 log.warning("a first connect could not be recorded: %s", type(fault).__name__)
@@ -244,7 +307,7 @@ class Access:
         if type_ is CredentialsType.MQTT_BASIC:
             value = open_credentials(self._keys, row.device.device_id, type_, row.sealed).value
             basic = value if isinstance(value, MqttBasic) else None
-        return Held(row.device, type_, row.used, basic)
+        return Held(row.device, type_, row.used, basic, row.expired)
 
     async def _use(self, id_digests: Sequence[bytes]) -> dict[bytes, Exception]:
         """Record first uses, all at once or, when that fails, one by one; returns those that could not be."""
@@ -260,6 +323,19 @@ class Access:
                 failed |= await self._use([digest])
             return failed
         return {}
+
+
+async def _counted(peer: Peer, judging: Awaitable[Authenticated | Denial]) -> Authenticated | Denial:
+    try:
+        found = await judging
+    except Unavailable:
+        metrics.AUTHENTICATIONS.cell(peer.transport.value, metrics.UNAVAILABLE).value += 1
+        raise
+    if isinstance(found, Denial):
+        metrics.AUTHENTICATIONS.cell(peer.transport.value, found.name.lower()).value += 1
+    else:
+        _ACCEPTED[peer.transport].value += 1
+    return found
 
 
 def _device_id(identity: str) -> UUID | None:

@@ -17,7 +17,7 @@ from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Unauthenticated
 from provserver.services.organizations import reach
 from provserver.store import api_keys as store
-from provserver.store import audit
+from provserver.store import audit, server_keys
 from provserver.store.database import Connection, Database
 
 PREFIX = "psk_"
@@ -73,13 +73,14 @@ class ApiKeys:
             where = await reach(connection, principal, organization, lock="KEY SHARE")
             await self._check_life(connection, principal, expires_at)
             made = ids.uuid7(self._clock(), self._random)
+            digest = self._keys.digest("api-key", secret)
             try:
                 key = await store.insert(
                     connection,
                     made,
                     where.id,
                     name,
-                    self._keys.digest("api-key", secret),
+                    digest,
                     secret[:HINT_LENGTH],
                     sorted(set(permissions)),
                     principal.actor,
@@ -87,6 +88,7 @@ class ApiKeys:
                 )
             except UniqueViolationError:
                 raise Conflict(f"There is an API key {name!r} already. Choose another name.") from None
+            await server_keys.mark(connection, "api_key", digest, self._keys.current)
             granted: list[str] = sorted(key.permissions)
             await self._record(connection, principal, key, "api_key.created", permissions=", ".join(granted))
         return key, secret
@@ -132,7 +134,9 @@ class ApiKeys:
         key = None
         if _SECRET.fullmatch(secret):
             async with self._database.connection() as connection:
-                key = await store.recognise(connection, self._keys.digest("api-key", secret), now)
+                digests = self._keys.digests("api-key", secret)
+                digest = await server_keys.renew(connection, "api_key", digests, self._keys.current)
+                key = await store.recognise(connection, digest, now)
                 if key is not None and (key.last_used_at is None or key.last_used_at <= now - _NOTED_EVERY):
                     await store.touch(connection, key.id, now, now - _NOTED_EVERY)
         if key is None:

@@ -6,10 +6,14 @@ from uuid import UUID
 
 from asyncpg import PostgresError
 
+from provserver import metrics
 from provserver.core import ids
+from provserver.core.events import EventType
 from provserver.core.model import Peer
+from provserver.core.telemetry import Value
 from provserver.errors import Outcome, Refused, Unavailable
 from provserver.services.grouping import Grouper
+from provserver.services.signals import Signals
 from provserver.store import attempts as store
 from provserver.store import profiles, provisions
 from provserver.store.attempts import AttemptSummary
@@ -20,13 +24,17 @@ log = logging.getLogger("provserver.provisioning")
 
 
 class Attempts:
-    """Records refusals. What is granted is recorded with what it leaves (`settlement.py`)."""
+    """Records refusals. What is granted is recorded with what it leaves (`settlement.py`).
+
+    signals: for what else is worth an event and has no transaction.
+    """
 
     def __init__(self, database: Database, random: ids.Randomness, clock: Callable[[], float]) -> None:
         self._database = database
         self._random = random
         self._clock = clock
         self._rows = Grouper("attempt", self._record)
+        self.signals = Signals(database)
 
     def note(
         self,
@@ -46,19 +54,28 @@ class Attempts:
             id_, peer.transport, peer.address, outcome.value, reason, detail or None, profile_id, device_id, shown
         )
         if not self._rows.post(row):
+            metrics.ATTEMPTS_LOST.cell().value += 1
             log.warning("an attempt was not recorded: too many wait")
+        if outcome is not Outcome.SUCCESS and outcome is not Outcome.PENDING:  # which have events of their own
+            payload: dict[str, Value] = {"reason": reason}
+            if profile_id is not None:
+                payload["profileId"] = str(profile_id)
+            self.signals.note(EventType.PROVISION_FAILED, (profile_id, reason), payload)
 
     async def drain(self) -> None:
         """Wait until everything is recorded."""
         await self._rows.drain()
+        await self.signals.drain()
 
     async def _record(self, rows: Sequence[AttemptRow]) -> list[None]:
         try:
             async with self._database.connection() as connection:
                 await provisions.record(connection, rows)
         except Unavailable as fault:
+            metrics.ATTEMPTS_LOST.cell().value += len(rows)
             log.warning("%d attempts were not recorded: %s", len(rows), fault)
         except PostgresError as fault:
+            metrics.ATTEMPTS_LOST.cell().value += len(rows)
             log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
         return [None] * len(rows)
 

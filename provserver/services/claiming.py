@@ -7,8 +7,8 @@ deleted, claimed, or another manufacturer's gets one answer.
 import hmac
 import os
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -19,13 +19,14 @@ from provserver.core import claiming as reading
 from provserver.core import ids, qr, statictoken
 from provserver.core.authorization import Permission, Principal
 from provserver.core.credentials import has_control_characters
-from provserver.core.limits import Buckets
+from provserver.core.events import EventType
+from provserver.core.limits import Buckets, network
 from provserver.core.model import Authenticated
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
 from provserver.services.organizations import check_quota, check_revision, reach
-from provserver.store import audit, devices
+from provserver.store import audit, devices, outbox
 from provserver.store import claiming as store
 from provserver.store.claiming import Appearing, Candidate, Claimable, Holding
 from provserver.store.database import Connection, Database
@@ -51,21 +52,31 @@ UNCLAIMABLE_DEVICE = (
 
 @dataclass(frozen=True, slots=True)
 class ClaimLimits:
-    """How often devices may be claimed, tried or done: at once, and for each second on top of that."""
+    """How often devices may be claimed, tried or done: at once, and for each second on top of that.
+
+    guesses: how often in vain, from one address; who has many accounts is one guesser.
+    """
 
     principal: Buckets = field(default_factory=lambda: Buckets(10, 10 / 60))
     organization: Buckets = field(default_factory=lambda: Buckets(100, 1))
+    guesses: Buckets = field(default_factory=lambda: Buckets(20, 1 / 6))
 
-    def take(self, principal: Principal, now: float) -> None:
-        """Let somebody try once. Raises TooManyRequests."""
+    def take(self, principal: Principal, address: str, now: float) -> None:
+        """Let somebody try once. address: whence; empty on the server's own machine. Raises TooManyRequests."""
         actor = (principal.organization_id, principal.actor)
-        wait = self.principal.take(actor, now)
+        wait = self.guesses.wait(network(address), now) if address else 0.0
+        wait = wait or self.principal.take(actor, now)
         if not wait:
             wait = self.organization.take(principal.organization_id, now)
             if wait:
                 self.principal.give_back(actor, now)
         if wait:
             raise TooManyRequests(f"Too many claims. Try again in {wait:.0f} s.", wait)
+
+    def guessed(self, address: str, now: float) -> None:
+        """What was to be claimed was not there, or not by this code or secret."""
+        if address:
+            self.guesses.take(network(address), now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,20 +116,25 @@ class Claiming:
         self._clock = clock
         self._monotonic = monotonic
 
-    async def claim(self, principal: Principal, code: str, user: UUID | str | None = None) -> Claimed:
+    async def claim(
+        self, principal: Principal, code: str, user: UUID | str | None = None, *, address: str = ""
+    ) -> Claimed:
         """Claim the device of a QR code, connected or not, for oneself or (with users:view) for a user of one's tree.
 
-        Where the profile wants it, the claim waits for the device's word. Raises Refused.
+        Where the profile wants it, the claim waits for the device's word. address: whence. Raises Refused.
         """
-        self._admit(principal)
+        with self._admitted(principal, address):
+            return await self._claim(principal, code, user)
+
+    async def _claim(self, principal: Principal, code: str, user: UUID | str | None) -> Claimed:
         try:
             token = qr.parse(code).token
         except qr.InvalidPayload:
             token = ""  # which is looked up as any other: the answer is the same, and takes as long
-        digest = statictoken.qr_digest(self._keys, token)
+        digests = statictoken.qr_digests(self._keys, token)
         async with self._transaction() as connection:
             recipient = await self._recipient(connection, principal, user)
-            claimable = await store.claim(connection, digest, recipient.organization_id)
+            claimable = await store.claim(connection, digests, recipient.organization_id)
             if claimable is None:
                 raise NotFound(UNCLAIMABLE)
             if not claimable.two_sided:
@@ -130,14 +146,25 @@ class Claiming:
         return begun
 
     async def claim_device(
-        self, principal: Principal, reference: str, secret: str = "", user: UUID | str | None = None
+        self,
+        principal: Principal,
+        reference: str,
+        secret: str = "",
+        user: UUID | str | None = None,
+        *,
+        address: str = "",
     ) -> Claimed:
         """Claim a device by its name or id and the secret that it, or its `claimingData`, has told. Raises Refused.
 
         With another secret the device's word is used up: it has to say again that it may be claimed. Where claims wait
         for the device's word, and without a secret where there is a static token, the code is the only way.
         """
-        self._admit(principal)
+        with self._admitted(principal, address):
+            return await self._claim_device(principal, reference, secret, user)
+
+    async def _claim_device(
+        self, principal: Principal, reference: str, secret: str, user: UUID | str | None
+    ) -> Claimed:
         async with self._transaction() as connection:
             recipient = await self._recipient(connection, principal, user)
             found = await self._candidates(connection, recipient, reference)
@@ -233,6 +260,11 @@ class Claiming:
                 raise Conflict("A device stays with its maker and the organizations below it. Name one of those.")
             await self._check_quota(connection, recipient, holding.holder_id)
             await store.give(connection, device_id, recipient.organization_id, recipient.user_id)
+            if recipient.organization_id != holding.holder_id:
+                await outbox.record_of_device(
+                    connection, EventType.DEVICE_UNCLAIMED, device_id, holding.holder_id, transferred=True
+                )
+            await self._tell_claimed(connection, device_id, recipient, transferred=True)
             arrived: dict[str, Value] = {**_owned(recipient)}
             if recipient.organization_id != holding.holder_id:
                 if not keep_data:
@@ -271,10 +303,18 @@ class Claiming:
 
     # --- claims
 
-    def _admit(self, principal: Principal) -> None:
+    @contextmanager
+    def _admitted(self, principal: Principal, address: str) -> Iterator[None]:
+        """Let somebody try once, and count what he claims in vain as a guess of his address."""
         principal.require(Permission.DEVICES_CLAIM)
         principal.require(Permission.DEVICES_VIEW)
-        self._limits.take(principal, self._monotonic())
+        now = self._monotonic()
+        self._limits.take(principal, address, now)
+        try:
+            yield
+        except NotFound:
+            self._limits.guessed(address, now)
+            raise
 
     async def _recipient(self, connection: Connection, principal: Principal, user: UUID | str | None) -> _Recipient:
         """Whoever a claim is for: the principal itself if it names nobody."""
@@ -332,6 +372,7 @@ class Claiming:
         if there is None:
             await self._make(connection, claimable)
         await store.give(connection, claimable.id, recipient.organization_id, recipient.user_id)
+        await self._tell_claimed(connection, claimable.id, recipient)
         await self._record(
             connection,
             recipient.organization_id,
@@ -387,9 +428,21 @@ class Claiming:
             raise Invalid("Your organization has this device already. Name the user who is to own it.")
         await self._check_quota(connection, recipient, holding.holder_id)
         await store.give(connection, match.id, recipient.organization_id, recipient.user_id)
+        await self._tell_claimed(connection, match.id, recipient)
         action = "device.claimed" if holding.status is None else "static_token.claimed"
         await self._record(connection, recipient.organization_id, actor, action, match.id, **_owned(recipient))
         return True
+
+    @staticmethod
+    async def _tell_claimed(
+        connection: Connection, device_id: UUID, recipient: _Recipient, *, transferred: bool = False
+    ) -> None:
+        members: dict[str, Value] = {"organizationId": str(recipient.organization_id), "transferred": transferred}
+        if recipient.user_id is not None:
+            members["userId"] = str(recipient.user_id)
+        await outbox.record_of_device(
+            connection, EventType.DEVICE_CLAIMED, device_id, recipient.organization_id, **members
+        )
 
     async def _claimed(self, connection: Connection, principal: Principal, id_: UUID) -> Claimed:
         return Claimed(id_, await self._seen(connection, principal, id_))
@@ -414,6 +467,9 @@ class Claiming:
         if not holding.claimed:
             raise Conflict("This device is not claimed. There is nobody to take it from.")
         await store.release(connection, holding)
+        await outbox.record_of_device(
+            connection, EventType.DEVICE_UNCLAIMED, holding.id, holding.holder_id, transferred=False
+        )
         await self._record(connection, holding.holder_id, principal.actor, action, holding.id)
 
     async def _seen(self, connection: Connection, principal: Principal, id_: UUID) -> DeviceSummary:

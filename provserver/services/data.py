@@ -1,4 +1,5 @@
-"""What devices send once they are in: telemetry, attributes, claims. Accepted means committed.
+"""What devices send once they are in: telemetry, attributes, claims, credentials that are to follow. Accepted means
+committed.
 
 Messages are grouped as provision requests are; one that Postgres refuses fails alone. Every accepted message is also
 queued for the sink (`services/sink.py`), by the same statement; a claim, which carries a secret, is not.
@@ -18,12 +19,16 @@ from provserver.core import attributes as facts
 from provserver.core import claiming, ids, sink, telemetry
 from provserver.core.attributes import Scope
 from provserver.core.credentials import has_control_characters
-from provserver.core.model import Authenticated
+from provserver.core.decision import Refusal
+from provserver.core.model import Authenticated, Peer, SigningRequest
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import MAX_KEYS, MAX_SAMPLES, InvalidData, Sample, Value
+from provserver.core.wire import Granted
 from provserver.errors import Refused, Unavailable
 from provserver.services.claiming import Claiming
 from provserver.services.grouping import Grouper
+from provserver.services.provisioning import Answer
+from provserver.services.rotation import Rotation
 from provserver.services.sink import Sink
 from provserver.store import data as store
 from provserver.store.data import Batch, Obstacle, Series, SinkRow
@@ -74,6 +79,7 @@ class Data:
         self._random = random
         self._clock = clock
         self._claiming = Claiming(database, keys, random=random, clock=clock)
+        self._rotation = Rotation(database, keys, random=random, clock=clock)
         self._messages: Grouper[_Message, None] = Grouper(
             "data", self._write, sharer=lambda message: message.device.profile_id
         )
@@ -147,9 +153,18 @@ class Data:
         except Refused:  # a quota, say, that was used up meanwhile
             raise InvalidData("The claim cannot be completed!") from None
 
+    async def credentials(self, device: Authenticated, payload: bytes, peer: Peer) -> Answer:
+        """Give the device the credentials that are to follow its own (`rotation.py`). Raises Unavailable."""
+        return await self._rotation.request(device, payload, peer)
+
+    async def certify(self, device: Authenticated, wanted: SigningRequest | Refusal, peer: Peer) -> Granted | Refusal:
+        """The same, for a request for a certificate that was read. Raises Unavailable."""
+        return await self._rotation.rotate(device, wanted, peer)
+
     async def drain(self) -> None:
         """Wait until everything that was accepted is written."""
         await self._messages.drain()
+        await self._rotation.drain()
 
     def _now(self) -> int:
         return int(self._clock() * 1000)

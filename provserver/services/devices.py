@@ -7,6 +7,7 @@ from bisect import insort
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from itertools import islice
 from operator import attrgetter
 from uuid import UUID
@@ -23,19 +24,28 @@ from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, DeviceProfile, Origin
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
-from provserver.errors import Conflict, Forbidden, NotFound, Refused
+from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from provserver.services.organizations import check_quota, check_revision
+from provserver.services.rotation import add_pending, fresh_token, opened
 from provserver.services.settlement import open_credentials, seal_credentials
-from provserver.store import audit, data, profiles
+from provserver.store import audit, clones, data, profiles, quarantine, rotation
 from provserver.store import devices as store
+from provserver.store.clones import SignRow
 from provserver.store.database import Connection, Database
 from provserver.store.devices import CredentialsRow, DeviceSummary, StagedDevice
+from provserver.store.quarantine import QuarantineRow
 
 BATCH = 1_000
 """Rows written together: about what a socket takes at once."""
 
 MAX_ERRORS = 1_000
 """Row errors an import keeps; it counts the rest."""
+
+OVERLAP = timedelta(days=7)
+"""For how long credentials are good that an operator has rotated."""
+
+MAX_REASON = 500
+"""Characters of the reason for a quarantine."""
 
 MAX_KEYS = 100
 """Keys of a change that the audit names; it counts the rest."""
@@ -72,13 +82,29 @@ class AttributeChange:
 
 @dataclass(frozen=True, slots=True)
 class DeviceDetails:
-    """A device with its attributes, credentials and latest telemetry; opened: in clear, for who asked for it."""
+    """A device with its attributes, credentials and latest telemetry; opened: in clear, for who asked for it.
+
+    signs: what speaks for it being there twice.
+    """
 
     device: DeviceSummary
     attributes: tuple[AttributeDetails, ...]
     credentials: tuple[CredentialsRow, ...]
     opened: tuple[Credentials, ...] = ()
     telemetry: tuple[Latest, ...] = ()
+    quarantine: QuarantineRow | None = None
+    signs: tuple[SignRow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rotated:
+    """A device whose credentials are to give way. credentials: those that follow, if there are any yet; ends: when
+    those before do; None: they have.
+    """
+
+    device: DeviceSummary
+    credentials: Credentials | None
+    ends: datetime | None
 
 
 @dataclass(slots=True)
@@ -201,9 +227,11 @@ class Devices:
                 yield device
 
     async def show(self, reference: UUID | str, *, open_: bool = False) -> DeviceDetails:
-        """A device; open_: with its credentials in clear, for its maker. Raises Refused."""
-        async with self._database.connection() as connection:
+        """A device; open_: with its credentials in clear, for its maker, which the audit keeps. Raises Refused."""
+        async with self._database.transaction() as connection:
             device = await self._find(connection, reference, made=open_)
+            if open_:
+                await self._record(connection, device, "shown")
             return await self._details(connection, device, open_=open_)
 
     async def update(
@@ -241,6 +269,85 @@ class Devices:
             await store.revoke(connection, device.id)
             await self._record(connection, device, "revoked")
             return await self._find(connection, device.id)
+
+    async def rotate(
+        self, reference: UUID | str, overlap: timedelta | None = None, revision: int | None = None
+    ) -> Rotated:
+        """Have a device's credentials end after a time, and tell it; make the token that is to follow. Raises Refused.
+
+        The new token is good from now on, and takes over at its first use, or at the end of that time. Who asks again
+        before that gets the same, be it an operator or the device itself. overlap: by default OVERLAP; zero: at once.
+        """
+        overlap = OVERLAP if overlap is None else overlap
+        now = time.time()
+        async with self._database.transaction() as connection:
+            device = await self._hold(connection, reference, revision, made=True)
+            found = await rotation.lock(connection, device.id)
+            held = [opened(self._keys, device.id, row) for row in await rotation.held(connection, device.id)]
+            current = [each for each in held if not each.pending]
+            if found is None or not current:
+                raise Conflict(f"{device.name!r} has no credentials to rotate. Let it provision itself: device rearm.")
+            if found.static:
+                raise Conflict("The device came of a static token, which stays its token.")
+            has_token = current[0].credentials.type is CredentialsType.ACCESS_TOKEN
+            if not has_token and not overlap:
+                raise Conflict("Only the device itself can replace these credentials: give it time, or revoke them.")
+            following = next((each.credentials for each in held if each.pending), None)
+            if following is None and has_token:
+                following = fresh_token(self._random)
+                origin = Origin.GENERATED
+                await add_pending(connection, self._keys, device.id, found, following, origin, now, self._random)
+            ends = None
+            if overlap:
+                ends = await rotation.end(connection, device.id, overlap)
+            else:
+                await rotation.replace(connection, device.id)
+            seconds = int(overlap.total_seconds())
+            await self._record(connection, device, "rotated", overlap=seconds)
+            return Rotated(await self._find(connection, device.id), following, ends)
+
+    async def quarantine(self, reference: UUID | str, reason: str, revision: int | None = None) -> DeviceSummary:
+        """Let nobody in with a device's credentials, and give it none, until it is released. Raises Refused."""
+        reason = reason.strip()
+        if not reason or len(reason) > MAX_REASON or has_control_characters(reason):
+            raise Invalid(f"The reason must be 1-{MAX_REASON} printable characters, for whoever is to release it.")
+        async with self._database.transaction() as connection:
+            device = await self._hold(connection, reference, revision, made=True)
+            if await quarantine.put(connection, device.id, reason, self._actor) is None:
+                raise Conflict(f"{device.name!r} is in quarantine already. To let it out: device release.")
+            await self._record(connection, device, "quarantined", reason=reason)
+            return await self._find(connection, device.id)
+
+    async def release(
+        self, reference: UUID | str, *, rotate: bool = False, revision: int | None = None
+    ) -> tuple[DeviceSummary, Credentials | None]:
+        """Let a device out of quarantine. Raises Refused.
+
+        rotate: with a new token, which is returned, instead of all that it and its clone have; the nonce is spent, too.
+        """
+        async with self._database.transaction() as connection:
+            device = await self._hold(connection, reference, revision, made=True)
+            if rotate and device.static_token is not None:
+                raise Conflict(
+                    "The device came of a static token, which stays its token. Release it without rotating, or delete "
+                    "the static token and give the unit another."
+                )
+            if not await quarantine.release(connection, device.id, rotated=rotate):
+                raise Conflict(f"{device.name!r} is not in quarantine.")
+            token = await self._replace(connection, device) if rotate else None
+            await self._record(connection, device, "released", rotated=rotate)
+            return await self._find(connection, device.id), token
+
+    async def _replace(self, connection: Connection, device: DeviceSummary) -> Credentials:
+        """A token instead of all credentials of a device that the transaction holds."""
+        found = await rotation.lock(connection, device.id)
+        assert found is not None  # noqa: S101 - it is held
+        token = fresh_token(self._random)
+        await store.revoke(connection, device.id)
+        now = time.time()
+        await add_pending(connection, self._keys, device.id, found, token, Origin.GENERATED, now, self._random)
+        await rotation.replace(connection, device.id)
+        return token
 
     async def rearm(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
         """Let a device provision itself once more, with fresh credentials. Raises Refused."""
@@ -308,6 +415,8 @@ class Devices:
             tuple(rows),
             tuple(self._open(device.id, row) for row in rows) if open_ else (),
             tuple(Latest(*sample) for sample in telemetry),
+            await quarantine.get(connection, device.id),
+            tuple(await clones.signs(connection, device.id)),
         )
 
     async def _record(self, connection: Connection, device: DeviceSummary, verb: str, **detail: Value) -> None:
@@ -376,6 +485,8 @@ class Devices:
                 devices, attributes = self._prepare(batch, report)
                 if staging is not None:
                     await staging
+                if self._keys.unsettled:
+                    devices = await self._without_taken(connection, batch, devices, report)
                 staging = asyncio.create_task(store.stage(connection, devices, attributes))
                 await asyncio.sleep(0)  # it is sent: Postgres takes it in while the next batch is prepared
                 done += len(batch)
@@ -383,6 +494,23 @@ class Devices:
         finally:
             if staging is not None:
                 await staging
+
+    async def _without_taken(
+        self,
+        connection: Connection,
+        batch: Sequence[DeviceRow | RowError],
+        devices: list[StagedDevice],
+        report: ImportReport,
+    ) -> list[StagedDevice]:
+        """Those whose credentials nobody has under an older version of the keys; the current one is looked at later."""
+        given = {row.line: row.credentials.id for row in batch if isinstance(row, DeviceRow) and row.credentials}
+        older = {each: line for line, id_ in given.items() for each in self._keys.digests("credentials", id_)[1:]}
+        taken = {older[each] for each in await store.known_digests(connection, list(older))}
+        for device in devices:
+            if device.line in taken:
+                report.refuse(RowError(device.line, None, "these credentials are in use by another device"))
+        report.imported -= len(taken)
+        return [device for device in devices if device.line not in taken]
 
     def _prepare(
         self, batch: Sequence[DeviceRow | RowError], report: ImportReport

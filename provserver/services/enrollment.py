@@ -22,7 +22,7 @@ from provserver.core.decision import Intent, Reason, Refusal
 from provserver.core.model import Authenticated, DeviceProfile, Peer, ProvisionStrategy
 from provserver.core.secrets import ServerKeys
 from provserver.core.wire import Granted
-from provserver.errors import Unavailable
+from provserver.errors import Outcome, Unavailable
 from provserver.services.attempts import Attempts
 from provserver.services.grouping import Grouper
 from provserver.services.settlement import Settlement, StaleProfile, Ticket
@@ -99,8 +99,13 @@ class Enrollment:
         self._attempts = Attempts(database, random, clock)
 
     async def enroll(self, peer: Peer) -> Authenticated | None:
-        """Let a device in by a chain that is not known yet; None when it is refused. Raises Unavailable."""
+        """Let a device in by a chain that is not known yet; None when it is refused. Raises Unavailable.
+
+        One that waits for an operator is to come back: what it has is not bad.
+        """
         verdict = await self.admit(peer)
+        if isinstance(verdict, Refusal) and verdict.outcome is Outcome.PENDING:
+            raise Unavailable(verdict.reason.text)
         return None if isinstance(verdict, Refusal) else verdict
 
     async def still_good(self, peer: Peer, device: Authenticated) -> bool:
@@ -159,7 +164,7 @@ class Enrollment:
             if isinstance(settled, Refusal):
                 self._note(peer, settled, intent.profile.id, intent.name)
                 return settled
-            if (device := await self._enrolled.submit(self._id_digest(settled.credentials.id))) is not None:
+            if (device := await self._enrolled.submit(settled.credentials.id)) is not None:
                 self._remember(intent.profile.id, path)
                 return device  # else it was deleted in this very moment
         raise Unavailable("The device or its profile changes all the time.")
@@ -233,7 +238,7 @@ class Enrollment:
             nonce_digest=None,
             request_digest=None,
             id_digest=self._id_digest(intent.supplied.id) if intent.supplied else None,
-            look=not intent.profile.chain.allow_create,
+            look=not intent.profile.chain.allow_create or intent.profile.approval,
         )
 
     async def _look_up(self, wanted: Sequence[frozenset[bytes]]) -> list[list[Trusted] | Exception]:
@@ -281,10 +286,11 @@ class Enrollment:
         self._trusted[id_] = Trusted(profile, trust, _readable(await profiles.issuers(connection, id_)))
         return self._trusted[id_]
 
-    async def _known(self, id_digests: Sequence[bytes]) -> list[Authenticated | Exception | None]:
+    async def _known(self, credentials_ids: Sequence[str]) -> list[Authenticated | Exception | None]:
+        digests = [self._keys.digests("credentials", each) for each in credentials_ids]
         async with self._database.connection() as connection:
-            rows = await access.held(connection, id_digests)
-        return [rows[digest].device if digest in rows else None for digest in id_digests]
+            rows = await access.held(connection, [digest for each in digests for digest in each])
+        return [next((rows[digest].device for digest in each if digest in rows), None) for each in digests]
 
     def _id_digest(self, credentials_id: str) -> bytes:
         return self._keys.digest("credentials", credentials_id)

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from uuid import UUID
 
+from provserver.core import ids
 from provserver.core.authorization import Permission, Principal
-from provserver.errors import NotFound, TooManyRequests, Unavailable
+from provserver.errors import NotFound, TooManyRequests, Unavailable, described
 from provserver.store import events as store
 from provserver.store import profiles
 from provserver.store.attempts import AttemptSummary
@@ -180,8 +181,8 @@ class Feed:
                 happened = await rounds.next()
             except Unavailable as fault:
                 log.debug("nothing is heard: %s", fault)
-            except Exception:
-                log.exception("looking for events has failed")
+            except Exception as fault:
+                log.error("looking for events has failed: %s", described(fault))  # noqa: TRY400 - Postgres quotes rows
             else:
                 for reader in self._readers:
                     reader.tell(happened)
@@ -198,13 +199,13 @@ class _Rounds:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._start = _floor(clock())
+        self._start = ids.floor(clock())
         self._told: dict[UUID, None] = {}
         self._count = 0
         self._seen_at: datetime | None = None
 
     async def next(self) -> list[Happening]:
-        since = max(self._start, _floor(self._clock() - _LATENESS))
+        since = max(self._start, ids.floor(self._clock() - _LATENESS))
         self._told = {id_: None for id_ in self._told if id_ > since}
         async with self._database.connection() as connection:
             found = await store.audits_since(connection, since, len(self._told) + BATCH)
@@ -220,11 +221,6 @@ class _Rounds:
         new = [each for each in found if each.id is not None and each.id not in self._told]
         self._told.update((each.id, None) for each in new if each.id is not None)
         return sorted(new + presences, key=_order)
-
-
-def _floor(at: float) -> UUID:
-    """Below every UUIDv7 of a time."""
-    return UUID(int=int(at * 1000) << 80)
 
 
 def _order(happening: Happening) -> tuple[datetime, int]:

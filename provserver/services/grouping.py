@@ -8,8 +8,12 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Generic, TypeVar, cast
+from functools import partial
+from time import perf_counter
+from typing import Any, Generic, TypeVar, cast
+from weakref import WeakSet
 
+from provserver import metrics
 from provserver.errors import Unavailable
 
 log = logging.getLogger("provserver.grouping")
@@ -47,6 +51,12 @@ class Grouper(Generic[Item, Result]):
         self._queues: dict[Hashable, deque[_Waiting[Item, Result]]] = {}  # none is empty; the first is next
         self._waiting = 0
         self._running: set[asyncio.Task[None]] = set()
+        self._working = 0
+        self._counted = name if name in metrics.GROUPS else "other"
+        self._seconds = metrics.GROUP_SECONDS.cell(self._counted)
+        self._items = metrics.GROUP_ITEMS.cell(self._counted)
+        self._refused = metrics.GROUP_REFUSED.cell(self._counted)
+        _GROUPERS.add(self)
 
     async def submit(self, item: Item) -> Result:
         """Wait for the item's result. Raises Unavailable at once when too many wait.
@@ -67,9 +77,15 @@ class Grouper(Generic[Item, Result]):
     def post(self, item: Item) -> bool:
         """Have the item worked on without waiting; False when too many wait and it was dropped."""
         if self._waiting >= self._max_waiting:
+            self._refused.value += 1
             return False
         self._add((item, None, None))
         return True
+
+    @property
+    def counted(self) -> tuple[str, int]:
+        """Under which name it is counted, and how many items have no result yet."""
+        return self._counted, self._waiting + self._working
 
     @property
     def busy(self) -> bool:
@@ -85,6 +101,7 @@ class Grouper(Generic[Item, Result]):
         sharer = self._sharer(waiting[0]) if self._sharer is not None else None
         queue = self._queues.get(sharer)
         if self._waiting >= self._max_waiting:
+            self._refused.value += 1
             longest = max(self._queues.values(), key=len)
             refused = waiting if queue is not None and len(queue) == len(longest) else longest.pop()
             _tell(refused, Unavailable("Too many requests are waiting for Postgres."))
@@ -109,10 +126,16 @@ class Grouper(Generic[Item, Result]):
 
     async def _settle(self, group: Sequence[_Waiting[Item, Result]]) -> None:
         results: Sequence[Result | Exception]
+        begun = perf_counter()
+        self._working += len(group)
         try:
             results = await self._work([waiting[0] for waiting in group])
         except Exception as fault:
             results = [fault] * len(group)
+        finally:
+            self._working -= len(group)
+        self._seconds.observe(perf_counter() - begun)
+        self._items.observe(len(group))
         for waiting, result in zip(group, results, strict=True):
             _tell(waiting, result)
 
@@ -132,6 +155,17 @@ class Grouper(Generic[Item, Result]):
                 if queue:
                     queues[sharer] = queue  # behind the others
         return group
+
+
+_GROUPERS: WeakSet[Grouper[Any, Any]] = WeakSet()
+
+
+def _waiting(name: str) -> int:
+    return sum(waiting for counted, waiting in [each.counted for each in _GROUPERS] if counted == name)
+
+
+for _name in metrics.GROUPS:
+    metrics.GROUP_WAITING.cell(_name).follow(partial(_waiting, _name))
 
 
 def _tell(waiting: _Waiting[Item, Result], result: Result | Exception) -> None:

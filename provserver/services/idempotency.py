@@ -1,8 +1,7 @@
 """Requests that create something, told again: the answer of the first is given, and nothing is made twice."""
 
 import os
-import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 
@@ -18,8 +17,6 @@ from provserver.store.database import Database
 
 LIFE = timedelta(hours=24)
 """How long a key is remembered."""
-
-_SWEEP_INTERVAL = 3600.0
 
 
 class KeyInUse(Refused):
@@ -62,13 +59,10 @@ class Idempotency:
         database: Database,
         keys: ServerKeys,
         random: ids.Randomness = os.urandom,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._keys = keys
         self._random = random
-        self._clock = clock
-        self._swept = float("-inf")
 
     @asynccontextmanager
     async def once(self, principal: Principal, key: str, request: Sequence[str | bytes]) -> AsyncIterator[Turn]:
@@ -78,16 +72,13 @@ class Idempotency:
 
         request: all that says what is asked.
         """
-        digest = self._keys.digest("idempotency", *request)
-        actor, context = principal.actor, b"idempotency:" + principal.actor.encode() + b":" + key.encode()
+        digests = self._keys.digests("idempotency", *request)
+        actor, context = principal.actor, answer_context(principal.actor, key)
         async with self._database.connection() as connection:
-            if self._clock() - self._swept > _SWEEP_INTERVAL:
-                self._swept = self._clock()
-                await store.sweep(connection, LIFE)
-            begun = await store.begin(connection, actor, key, digest, LIFE)
+            begun = await store.begin(connection, actor, key, digests[0], LIFE)
             row = None if begun else await store.find(connection, actor, key)
         if not begun:
-            yield Turn(self._again(row, digest, context))
+            yield Turn(self._again(row, digests, context))
             return
         turn = Turn()
         try:
@@ -101,8 +92,8 @@ class Idempotency:
             async with self._database.connection() as connection:
                 await store.keep(connection, actor, key, turn.made.status, sealed)
 
-    def _again(self, row: store.KeptRow | None, digest: bytes, context: bytes) -> Kept:
-        if row is not None and row.request_digest != digest:
+    def _again(self, row: store.KeptRow | None, digests: Sequence[bytes], context: bytes) -> Kept:
+        if row is not None and row.request_digest not in digests:
             raise KeyReused("This Idempotency-Key was used for another request. Choose a new one for each request.")
         if row is None or row.answer is None:
             raise KeyInUse(
@@ -110,3 +101,8 @@ class Idempotency:
                 "Wait a moment and repeat; if it stays so, look whether it was done, and if not, use a new key."
             )
         return msgspec.msgpack.decode(self._keys.unseal(row.answer, context), type=Kept)
+
+
+def answer_context(actor: str, key: str) -> bytes:
+    """What an answer is sealed for."""
+    return b"idempotency:" + actor.encode() + b":" + key.encode()

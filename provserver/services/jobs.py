@@ -8,9 +8,10 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
+from provserver import metrics
 from provserver.core import ids
 from provserver.core.authorization import Permission, Principal
-from provserver.errors import Conflict, Invalid, NotFound, ProvserverError, TooManyRequests, Unavailable
+from provserver.errors import Conflict, Invalid, NotFound, ProvserverError, TooManyRequests, Unavailable, described
 from provserver.store import audit
 from provserver.store import jobs as store
 from provserver.store.database import Database
@@ -130,9 +131,10 @@ class Jobs:
             state, error, result = "failed", str(fault), {"errors": fault.errors}
         except ProvserverError as fault:
             state, error = "failed", str(fault)
-        except Exception:
-            log.exception("a job has failed: %s", kind)
+        except Exception as fault:
+            log.error("a job has failed: %s: %s", kind, described(fault))  # noqa: TRY400 - Postgres quotes rows
             state, error = "failed", "A fault of the server; its log has more."
+        metrics.JOBS.cell(state).value += 1
         await self._finish(id_, state, progress.done, result, error)
 
     async def _advance(self, id_: UUID, progress: Progress) -> bool:

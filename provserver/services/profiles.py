@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from asyncpg import LockNotAvailableError, UniqueViolationError
@@ -15,7 +15,9 @@ from provserver.core.chain import InvalidPattern
 from provserver.core.credentials import has_control_characters
 from provserver.core.definitions import InvalidDefinition
 from provserver.core.model import (
+    MAX_USES,
     ChainRules,
+    ClonePolicy,
     Datastream,
     DeviceProfile,
     KeyBudget,
@@ -29,6 +31,7 @@ from provserver.core.profilefile import InvalidProfileFile, ProfileTemplate
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Invalid, NotFound, Stale
+from provserver.services.settlement import HINT_LENGTH
 from provserver.store import audit
 from provserver.store import profiles as store
 from provserver.store.database import Connection, Database
@@ -37,9 +40,7 @@ KEY_LENGTH = 20
 SECRET_LENGTH = 32
 MAX_LENGTH = 255
 MAX_NETWORKS = 100
-
-HINT_LENGTH = 4
-"""Characters of a provision key that the audit tells it by."""
+SHORTEST_LIFETIME, LONGEST_LIFETIME = timedelta(minutes=1), timedelta(days=36_525)
 
 UNPROVEN = (
     "Whoever holds the fleet key and knows a device's name can take its credentials: "
@@ -66,7 +67,7 @@ class KeyPair:
 class ProfileDetails:
     """A profile with its provision keys (oldest first, without secrets), its CAs and the number of its devices.
 
-    budgets: of those of its keys that have one.
+    budgets: of those of its keys that have one. uses: how often keys were used whose uses are counted.
     """
 
     profile: DeviceProfile
@@ -74,6 +75,7 @@ class ProfileDetails:
     device_count: int
     authorities: tuple[AuthorityFacts, ...] = ()
     budgets: Mapping[str, KeyBudget] = field(default_factory=dict)
+    uses: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def warnings(self) -> list[str]:
@@ -85,6 +87,8 @@ class ProfileDetails:
         for key, budget in self.budgets.items():
             if budget.not_after is not None and budget.not_after <= now:
                 found.append(f"The provision key {key} expired on {budget.not_after:%Y-%m-%d}: remove it.")
+            if budget.max_uses is not None and self.uses.get(key, 0) >= budget.max_uses:
+                found.append(f"The provision key {key} is used up: remove it, or allow it more uses.")
         return found + [warning for each in self.authorities for warning in each.warnings(now)]
 
 
@@ -94,6 +98,7 @@ class ProfileChange:
 
     authorities: contents of files, a CA's certificate in each, PEM or DER; they replace those that were trusted.
     crls: contents of files with their revocation lists. A CA that stays keeps the list it has, unless forget_crls.
+    credentials_lifetime: zero for credentials without an end.
     """
 
     name: str | None = None
@@ -109,6 +114,9 @@ class ProfileChange:
     name_pattern: str | None = None
     allow_create: bool | None = None
     two_sided_claim: bool | None = None
+    clone_policy: ClonePolicy | None = None
+    approval: bool | None = None
+    credentials_lifetime: timedelta | None = None
 
     @property
     def of_chains(self) -> bool:
@@ -200,6 +208,9 @@ class Profiles:
             name_pattern=None if plain else rules.name_pattern,
             allow_create=None if plain else rules.allow_create,
             two_sided_claim=template.two_sided_claim,
+            clone_policy=template.clone_policy,
+            approval=template.approval,
+            credentials_lifetime=template.credentials_lifetime,
         )
         return await self._create(change, None, dry_run=dry_run)
 
@@ -221,6 +232,7 @@ class Profiles:
             count,
             tuple(map(authority.facts, trusted)),
             {row.key: row.budget for row in keys if row.budget is not None},
+            {row.key: row.uses for row in keys if row.budget is not None and row.budget.max_uses is not None},
         )
 
     async def secrets(self, reference: str) -> list[KeyPair]:
@@ -257,14 +269,22 @@ class Profiles:
             await store.touch(connection, profile.id)
         return pair
 
+    async def set_budget(self, reference: str, key: str, budget: KeyBudget) -> None:
+        """Bound a provision key anew, as a whole; how often it was used stays. Raises Refused."""
+        checked = _checked_budget(budget) or KeyBudget()
+        async with self._database.transaction() as connection:
+            profile = await self._find(connection, reference, lock="NO KEY UPDATE")
+            if not await store.set_budget(connection, profile.id, key, checked):
+                raise _no_key(profile)
+            await store.touch(connection, profile.id)
+            await self._record(connection, "provision_key.bounded", profile, hint=key[:HINT_LENGTH])
+
     async def remove_key(self, reference: str, key: str) -> None:
         """Remove a provision key: from here on it provisions nothing. Raises Refused."""
         async with self._database.transaction() as connection:
             profile = await self._find(connection, reference, lock="NO KEY UPDATE")
             if not await store.delete_key(connection, profile.id, key):
-                raise NotFound(
-                    f"The profile {profile.name!r} has no such provision key. `provserver profile show` names them."
-                )
+                raise _no_key(profile)
             await store.touch(connection, profile.id)
             await self._record(connection, "provision_key.removed", profile, hint=key[:HINT_LENGTH])
 
@@ -366,7 +386,7 @@ class Profiles:
         self, connection: Connection, profile: DeviceProfile, pair: KeyPair, budget: KeyBudget | None
     ) -> None:
         digest = self._keys.digest("provision-secret", pair.secret)
-        sealed = self._keys.seal(pair.secret.encode(), _context(pair.key), self._random(12))
+        sealed = self._keys.seal(pair.secret.encode(), secret_context(pair.key), self._random(12))
         await self._unique(
             store.insert_key(connection, profile.id, pair.key, digest, sealed, budget),
             "This provision key is in use already. Choose another, or leave --key out to have one generated.",
@@ -392,10 +412,11 @@ class Profiles:
 
 def open_secret(keys: ServerKeys, key: str, sealed: bytes) -> str:
     """The secret of a provision key. Raises Unsealable."""
-    return keys.unseal(sealed, _context(key)).decode()
+    return keys.unseal(sealed, secret_context(key)).decode()
 
 
-def _context(key: str) -> bytes:
+def secret_context(key: str) -> bytes:
+    """What the secret of a provision key is sealed for."""
     return b"provision-secret:" + key.encode()
 
 
@@ -409,6 +430,10 @@ def _taken(profile: DeviceProfile) -> str:
 def _check_revision(profile: DeviceProfile, wanted: int | None) -> None:
     if wanted not in (None, profile.revision):
         raise Stale(f"The profile {profile.name!r} has changed meanwhile. Look at it again, and then change it.")
+
+
+def _no_key(profile: DeviceProfile) -> NotFound:
+    return NotFound(f"The profile {profile.name!r} has no such provision key. `provserver profile show` names them.")
 
 
 def _checked_name(given: str) -> str:
@@ -430,7 +455,10 @@ def _checked_budget(given: KeyBudget | None) -> KeyBudget | None:
     networks = tuple(dict.fromkeys(given.networks))
     if len(networks) > MAX_NETWORKS or any("%" in str(network) for network in networks):
         raise Invalid(f"A provision key can have {MAX_NETWORKS} networks at most, and no zone in one.")
-    return KeyBudget(not_before, not_after, networks)
+    for number, called in ((given.max_uses, "uses"), (given.per_minute, "uses a minute")):
+        if number is not None and not 0 < number <= MAX_USES:
+            raise Invalid(f"A provision key can be allowed 1 to {MAX_USES:,} {called}; leave it out for any number.")
+    return KeyBudget(not_before, not_after, networks, given.max_uses, given.per_minute)
 
 
 def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
@@ -460,7 +488,19 @@ def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
         datastreams=streams,
         chain=_rules(profile.chain, change),
         two_sided_claim=profile.two_sided_claim if change.two_sided_claim is None else change.two_sided_claim,
+        clone_policy=change.clone_policy or profile.clone_policy,
+        approval=profile.approval if change.approval is None else change.approval,
+        credentials_lifetime=_lifetime(profile, change),
     )
+
+
+def _lifetime(profile: DeviceProfile, change: ProfileChange) -> timedelta | None:
+    wanted = change.credentials_lifetime
+    if wanted is None:
+        return profile.credentials_lifetime
+    if wanted and not SHORTEST_LIFETIME <= wanted <= LONGEST_LIFETIME:
+        raise Invalid("Credentials must be good for a minute at least and 100 years at most; 0: they do not end.")
+    return wanted or None
 
 
 def _rules(rules: ChainRules, change: ProfileChange) -> ChainRules:

@@ -7,21 +7,25 @@ import asyncio
 import logging
 import os
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
-from provserver.core import ids, wire
+from provserver import metrics
+from provserver.core import ids, sealed, signing, wire
 from provserver.core.decision import Intent, Reason, Refusal, admit
-from provserver.core.model import Peer, ProvisionKey, ProvisionStrategy
+from provserver.core.events import EventType
+from provserver.core.model import Peer, ProvisionKey, ProvisionStrategy, Transport
 from provserver.core.secrets import ServerKeys
 from provserver.core.wire import Granted, ProvisionRequest
-from provserver.errors import Outcome, Unavailable
+from provserver.errors import RENDERINGS, Outcome, Unavailable, described
 from provserver.services.attempts import Attempts
+from provserver.services.clones import Clones
 from provserver.services.grouping import Grouper
-from provserver.services.settlement import Settlement, StaleProfile, Ticket
+from provserver.services.limits import GUESSES, TOLD, Limits, retry_after
+from provserver.services.request_keys import Opening
+from provserver.services.settlement import HINT_LENGTH, Settlement, StaleProfile, Ticket
 from provserver.store import profiles
 from provserver.store.database import Database
 
@@ -41,19 +45,30 @@ _ON_PROFILE = {
     Reason.PROFILE_DISABLED,
     Reason.CHAIN_ONLY,
     Reason.NAME_REQUIRED,
+    Reason.APPROVAL_UNNAMED,
+    Reason.KEY_BUSY,
 }
 """Refusals that rest on the profile and its keys alone, hence on a copy that may be old."""
+
+
+_HEARD, _GUESSED, _COUNTED = 1, 2, 4
+"""What was counted of a request: heard although its address is locked; taken for a guess; one of its key's."""
+
+_GRANTED = {each: metrics.PROVISIONS.cell(each.value, _SUCCESS.value) for each in Transport}
+_SECONDS = metrics.PROVISION_SECONDS.cell()
 
 
 class Answer(Struct, frozen=True, gc=False):
     """What a transport sends back.
 
     body: the reply's bytes, JSON or protobuf as the request was; empty when the outcome has no reply.
+    retry_after: seconds after which to ask again; 0 when nothing is said of it.
     """
 
     outcome: Outcome
     body: bytes
     protobuf: bool = False
+    retry_after: int = 0
 
     def __repr__(self) -> str:  # the body is full of secrets
         return f"<Answer {self.outcome}>"
@@ -63,28 +78,36 @@ Done = Callable[[Answer], None]
 
 
 class Provisioning:
-    """Decides and records provision requests. wait_limit: seconds a request may wait for Postgres."""
+    """Decides and records provision requests. wait_limit: seconds a request may wait for Postgres.
+
+    limits: who asks too often; None: nobody.
+    """
 
     def __init__(
         self,
         database: Database,
         keys: ServerKeys,
         *,
+        limits: Limits | None = None,
         wait_limit: float = 10.0,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._database = database
+        self._limits = limits or Limits()
         self._keys = keys
         self._wait_limit = wait_limit
         self._clock = clock
         self._recognised: dict[str, ProvisionKey] = {}
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
             "provision",
-            Settlement(database, keys, random, clock).settle,
+            self._settle,
             sharer=lambda ticket: ticket.intent.profile.id,
         )
+        self._clones = Clones(database, random)
+        self._settlement = Settlement(database, keys, random, clock, self._clones)
         self._lookups = Grouper("provision-key", self._recognise)
+        self._opening = Opening(database, keys)
         self._attempts = Attempts(database, random, clock)
         self._under_way: deque[_Request] = deque()  # in the order in which their time is up; some are answered
         self._timer: asyncio.TimerHandle | None = None
@@ -100,24 +123,36 @@ class Provisioning:
         self.request(payload, peer, done, accept_protobuf=accept_protobuf)
         return await answered
 
-    def request(self, payload: bytes, peer: Peer, done: Done, *, accept_protobuf: bool = True) -> None:
+    def request(
+        self, payload: bytes, peer: Peer, done: Done, *, accept_protobuf: bool = True, opened: bytes | None = None
+    ) -> None:
         """Decode, decide, commit, encode; `done` is called once with the answer, at once or later. No task is made.
 
         Never raises, and there is always an answer, whatever a device sent and whether Postgres is there or not.
+        opened: the sealed request that the payload was in.
         """
         try:
             decoded = wire.decode(payload, accept_protobuf=accept_protobuf, proved=_proved(peer))
         except wire.Undecodable:
             self._attempts.note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
+            _count_refused(peer, Outcome.UNDECODABLE, "UNDECODABLE")
             done(Answer(Outcome.UNDECODABLE, b""))
             return
         except wire.InvalidRequest as fault:
-            self._attempts.note(peer, Outcome.INVALID, "INVALID", str(fault))
-            body = wire.encode_refusal(Outcome.INVALID, protobuf=fault.protobuf, message=str(fault))
-            done(Answer(Outcome.INVALID, body, fault.protobuf))
+            self._invalid(str(fault), peer, done, protobuf=fault.protobuf)
+            return
+        except wire.Sealed as fault:
+            self._open(fault.request, peer, done, nested=opened is not None)
+            return
+        if decoded.answer_key is not None:
+            done = _sealing(decoded.answer_key, opened or b"", done)
+        elif opened is not None:
+            self._invalid("Failed to find the field answerKey!", peer, done)
             return
         loop = asyncio.get_running_loop()
         asked = _Request(self, decoded, peer, done, loop.time() + self._wait_limit)
+        if self._limits.watchful() and not self._hear(asked, provisions=True):
+            return
         asked.key = self._recognised.get(decoded.key)
         self._consider(asked)
         if asked.done is not None:
@@ -127,25 +162,109 @@ class Provisioning:
 
     async def drain(self) -> None:
         """Wait until everything that was asked is settled and recorded."""
-        while self._lookups.busy or self._tickets.busy:  # what is settled may have to be looked up again
+        while self._opening.busy or self._lookups.busy or self._tickets.busy:  # what is settled may be looked up again
+            await self._opening.drain()
             await self._lookups.drain()
             await self._tickets.drain()
         await self._attempts.drain()
+        await self._clones.drain()
+
+    def _invalid(self, message: str, peer: Peer, done: Done, *, protobuf: bool = False) -> None:
+        self._attempts.note(peer, Outcome.INVALID, "INVALID", message)
+        _count_refused(peer, Outcome.INVALID, "INVALID")
+        body = wire.encode_refusal(Outcome.INVALID, protobuf=protobuf, message=message)
+        done(Answer(Outcome.INVALID, body, protobuf))
+
+    def _open(self, request: wire.SealedRequest, peer: Peer, done: Done, *, nested: bool) -> None:
+        def opened(payload: bytes | Exception | None) -> None:
+            if payload is None:
+                self._invalid("sealed cannot be opened with the key of this keyId!", peer, done)
+            elif isinstance(payload, Exception):
+                if not isinstance(payload, Unavailable):
+                    log.error("a sealed request failed: %s", described(payload))
+                _count_refused(peer, Outcome.UNAVAILABLE)
+                done(_refused(_FORGOTTEN, Outcome.UNAVAILABLE))
+            else:
+                self.request(payload, peer, done, accept_protobuf=False, opened=request.sealed)
+
+        if nested:
+            self._invalid("sealed must hold a request in the clear!", peer, done)
+        else:
+            self._opening.submit_to(request, opened)
 
     def _consider(self, asked: "_Request", *, fresh: bool = False) -> None:
         """Admit a request, on the profile as it is in memory or, fresh, in the database; have it settled."""
         try:
             verdict = admit(asked.request, asked.key, self._secret_matches, asked.peer.address, self._clock)
+            if asked.request.csr is not None and isinstance(verdict, Intent):
+                verdict = signing.requested(verdict, asked.request)
             found = self._ticket(verdict, asked) if isinstance(verdict, Intent) else verdict
         except Exception as fault:
             asked.settled(fault)
             return
         if isinstance(found, Ticket):
-            self._tickets.submit_to(found, asked.settled)
-        elif fresh or found.reason not in _ON_PROFILE:
+            if asked.limits & _GUESSED:  # by an old copy's word
+                self._limits.pardon(asked.peer)
+                asked.limits &= ~_GUESSED
+            if (over := self._count(asked)) is None:
+                self._tickets.submit_to(found, asked.settled)
+                return
+            found = over
+        if fresh or found.reason not in _ON_PROFILE:
             self._refuse(asked, found)
         else:  # nobody is turned away on an old copy of what the database says
+            if found.reason is Reason.SECRET_WRONG and not asked.limits & _GUESSED:  # now, as many come at once
+                self._limits.guessed(asked.peer)
+                asked.limits |= _GUESSED
             self._look_again(asked)
+
+    def _hear(self, asked: "_Request", *, provisions: bool = False) -> bool:
+        """Whether a request is heard; if not, it is answered."""
+        request = asked.request
+        reason = self._limits.hold(
+            asked.peer, (request.key, request.secret, request.device_name), provisions=provisions
+        )
+        if reason is None:
+            if self._limits.locked(asked.peer):
+                asked.limits |= _HEARD
+            return True
+        self._refuse(asked, Refusal(reason))
+        return False
+
+    def _count(self, asked: "_Request") -> Refusal | None:
+        """Why a request that is right is one too many."""
+        key = asked.key
+        if key is None or asked.limits & _COUNTED or not self._limits.counts(key):
+            return None
+        reason = self._limits.count(asked.peer, key, _called(asked.request))
+        if reason is None:
+            asked.limits |= _COUNTED
+            return None
+        return Refusal(reason)
+
+    def _charge(self, asked: "_Request", refusal: Refusal) -> bool:
+        """Count a refusal for what it is; returns whether it is to be recorded."""
+        limits, peer, key, reason = self._limits, asked.peer, asked.key, refusal.reason
+        if reason in GUESSES:
+            if not asked.limits & _GUESSED:
+                limits.guessed(peer)
+        elif asked.limits & _GUESSED:
+            limits.pardon(peer)
+        if key is not None and reason in TOLD:
+            limits.refused(peer, key, _called(asked.request))
+        if reason is Reason.KEY_BUSY and key is not None and key.budget is not None:
+            self._attempts.signals.note(
+                EventType.PROVISION_KEY_BURNING,
+                (key.profile.id, key.key),
+                {
+                    "profileId": str(key.profile.id),
+                    "hint": key.key[:HINT_LENGTH],
+                    "cause": "rate",
+                    "perMinute": key.budget.per_minute or 0,
+                },
+                organization_id=key.profile.organization_id,
+            )
+        return refusal.outcome is not Outcome.LIMITED or limits.noteworthy(peer, reason.name)
 
     def _look_again(self, asked: "_Request") -> None:
         if "\0" in asked.request.key:  # no text of Postgres has one
@@ -158,12 +277,13 @@ class Provisioning:
         profile_id = asked.key.profile.id if asked.key is not None else None
         # Before the secret is known to be right, what stands as a name may be a secret in the wrong member.
         name = request.device_name if refusal.reason not in _UNPROVEN else None
-        self._attempts.note(
-            asked.peer, refusal.outcome, refusal.reason.name, refusal.detail, profile_id=profile_id, name=name
-        )
+        if self._charge(asked, refusal):
+            self._attempts.note(
+                asked.peer, refusal.outcome, refusal.reason.name, refusal.detail, profile_id=profile_id, name=name
+            )
+        _count_refused(asked.peer, refusal.outcome, refusal.reason.name)
         message = f"{refusal.reason.text}!" if refusal.outcome is Outcome.INVALID else None
-        body = wire.encode_refusal(refusal.outcome, protobuf=request.protobuf, message=message)
-        self._answer(asked, Answer(refusal.outcome, body, request.protobuf))
+        self._answer(asked, _refused(request, refusal.outcome, message))
 
     def _answer(self, asked: "_Request", answer: Answer) -> None:
         done, asked.done = asked.done, None
@@ -176,7 +296,7 @@ class Provisioning:
         try:
             done(answer)
         except Exception as fault:
-            _log_failure("an answer", fault)
+            log.error("an answer failed: %s", described(fault))  # noqa: TRY400 - it may quote the request
 
     def _expire(self) -> None:
         """Answer those whose time is up."""
@@ -185,7 +305,8 @@ class Provisioning:
         while under_way and (under_way[0].done is None or under_way[0].deadline <= now):
             asked = under_way.popleft()
             if asked.done is not None:
-                self._answer(asked, _unavailable(asked.request))
+                _count_refused(asked.peer, Outcome.UNAVAILABLE)
+                self._answer(asked, _refused(asked.request, Outcome.UNAVAILABLE))
         self._timer = loop.call_at(under_way[0].deadline, self._expire) if under_way else None
 
     def _ticket(self, intent: Intent, asked: "_Request") -> Ticket:
@@ -197,8 +318,15 @@ class Provisioning:
             keys.digest("request-nonce", intent.profile.id.bytes, nonce) if nonce else None,
             keys.digest("request", asked.request.canonical()) if nonce else None,
             keys.digest("credentials", supplied.id) if supplied else None,
-            look=intent.profile.strategy is not _ALLOW_CREATE,
+            # A key that is used up is still good for a repeat, which only a look tells from the first request.
+            look=intent.profile.strategy is not _ALLOW_CREATE or intent.profile.approval or intent.metered is not None,
+            canonical=asked.request.canonical if nonce else None,
         )
+
+    async def _settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
+        results = await self._settlement.settle(tickets)
+        _SECONDS.observe(asyncio.get_running_loop().time() - tickets[0].deadline + self._wait_limit)
+        return results
 
     def _secret_matches(self, digest: bytes, secret: str) -> bool:
         return self._keys.verify(digest, "provision-secret", secret)
@@ -213,9 +341,12 @@ class Provisioning:
 
 
 class _Request:
-    """A request on its way. done: None once it is answered. key: what its provision key is known as."""
+    """A request on its way. done: None once it is answered. key: what its provision key is known as.
 
-    __slots__ = ("_provisioning", "deadline", "done", "key", "peer", "request")
+    limits: of _HEARD, _GUESSED, _COUNTED.
+    """
+
+    __slots__ = ("_provisioning", "deadline", "done", "key", "limits", "peer", "request")
 
     def __init__(
         self, provisioning: Provisioning, request: ProvisionRequest, peer: Peer, done: Done, deadline: float
@@ -226,6 +357,7 @@ class _Request:
         self.done: Done | None = done
         self.deadline = deadline
         self.key: ProvisionKey | None = None
+        self.limits = 0
 
     def settled(self, result: Granted | Refusal | Exception) -> None:
         """What became of its ticket."""
@@ -233,7 +365,10 @@ class _Request:
             return
         provisioning, request = self._provisioning, self.request
         if isinstance(result, Granted):
+            if result.repeated and self.key is not None:
+                provisioning._limits.repeated(self.peer, self.key, _called(request))  # noqa: SLF001
             body = wire.encode_granted(result, protobuf=request.protobuf)
+            _GRANTED[self.peer.transport].value += 1
             provisioning._answer(self, Answer(_SUCCESS, body, request.protobuf))  # noqa: SLF001 - one thing
         elif isinstance(result, Refusal):
             provisioning._refuse(self, result)  # noqa: SLF001
@@ -241,30 +376,51 @@ class _Request:
             provisioning._look_again(self)  # noqa: SLF001
         else:
             if not isinstance(result, Unavailable):
-                _log_failure("a provision request", result)
-            provisioning._answer(self, _unavailable(request))  # noqa: SLF001
+                log.error("a provision request failed: %s", described(result))
+            _count_refused(self.peer, Outcome.UNAVAILABLE)
+            provisioning._answer(self, _refused(request, Outcome.UNAVAILABLE))  # noqa: SLF001
 
     def looked_up(self, result: ProvisionKey | Exception | None) -> None:
         """What its provision key is, in the database."""
         if isinstance(result, Exception):
             self.settled(result)
         elif self.done is not None:
+            provisioning, unknown = self._provisioning, self.key is None
             self.key = result
-            self._provisioning._consider(self, fresh=True)  # noqa: SLF001
+            # Of many that came at once, the guesses among the first may have had the address locked.
+            late = unknown and not self.limits & _HEARD and provisioning._limits.watchful()  # noqa: SLF001
+            if not late or provisioning._hear(self):  # noqa: SLF001
+                provisioning._consider(self, fresh=True)  # noqa: SLF001
 
 
 _FORGOTTEN = ProvisionRequest("", "")
 
 
-def _unavailable(request: ProvisionRequest) -> Answer:
-    body = wire.encode_refusal(Outcome.UNAVAILABLE, protobuf=request.protobuf)
-    return Answer(Outcome.UNAVAILABLE, body, request.protobuf)
+def _refused(request: ProvisionRequest, outcome: Outcome, message: str | None = None) -> Answer:
+    wait = retry_after() if RENDERINGS[outcome].retried else 0
+    body = wire.encode_refusal(outcome, protobuf=request.protobuf, message=message, retry_after=wait)
+    return Answer(outcome, body, request.protobuf, wait)
 
 
-def _log_failure(what: str, fault: Exception) -> None:
-    """Where and what it was; not its message, which may quote the request."""
-    at = traceback.extract_tb(fault.__traceback__)[-1]
-    log.error("%s failed: %s at %s:%s", what, type(fault).__qualname__, at.filename, at.lineno)
+def _sealing(key: bytes, request: bytes, done: Done) -> Done:
+    """Answers, sealed to a device's key, of what came sealed or, request being empty, in the clear."""
+
+    def answer(plain: Answer) -> None:
+        body = sealed.seal_answer(plain.body, key, request)
+        done(Answer(plain.outcome, body, plain.protobuf, plain.retry_after))
+
+    return answer
+
+
+def _called(request: ProvisionRequest) -> str | None:
+    """By what a device is told from others that have its key."""
+    return request.device_name or request.request_nonce
+
+
+def _count_refused(peer: Peer, outcome: Outcome, reason: str | None = None) -> None:
+    metrics.PROVISIONS.cell(peer.transport.value, outcome.value).value += 1
+    if reason is not None:
+        metrics.REFUSALS.cell(reason).value += 1
 
 
 def _proved(peer: Peer) -> tuple[str, str] | None:

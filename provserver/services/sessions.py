@@ -10,10 +10,11 @@ import logging
 import os
 from binascii import a2b_base64
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from functools import partial
 from itertools import islice
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -24,6 +25,7 @@ from asyncpg.pgproto import pgproto
 from provserver.core import ids
 from provserver.core.model import Authenticated
 from provserver.errors import Unavailable
+from provserver.services.clones import Clones
 from provserver.services.grouping import Grouper
 from provserver.store import access as store
 from provserver.store.access import MAX_OPENED, Opening, Standing
@@ -43,6 +45,8 @@ _CLOSE_DELAY = 0.05
 _SWEEP = 1.0
 
 _REVIEWED_AT_ONCE = 50
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 Wake = Callable[[tuple[str, ...] | None], None]
 """Called with the keys that have changed, () when any may have; None: none have, but authenticate again."""
@@ -65,6 +69,10 @@ class Cause(Enum):
 
 class LiveConnection(Protocol):
     """What a transport keeps open for a device."""
+
+    @property
+    def address(self) -> str:
+        """The peer's, without the port."""
 
     def end(self, cause: Cause) -> None:
         """Close it. May come before `Sessions.open` has returned."""
@@ -103,7 +111,7 @@ class _Group:
     def __init__(self, told: bool = False) -> None:
         self.told = told
         self.unheard = False
-        self.revoked: set[bytes] = set()
+        self.revoked: set[tuple[bytes, datetime]] = set()
         self.taken: set[bytes] = set()
 
 
@@ -165,9 +173,19 @@ class LiveSession:
 
 
 class Sessions:
-    """The live sessions of this process. wait_limit: seconds that a device may wait for its session to be open."""
+    """The live sessions of this process. wait_limit: seconds that a device may wait for its session to be open.
 
-    def __init__(self, database: Database, *, wait_limit: float = 10.0, random: ids.Randomness = os.urandom) -> None:
+    told: who else hears what other processes tell, by channel.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        wait_limit: float = 10.0,
+        random: ids.Randomness = os.urandom,
+        told: Mapping[str, Callable[[str], None]] = MappingProxyType({}),
+    ) -> None:
         self._database = database
         self._wait_limit = wait_limit
         self._process = random(10)
@@ -175,7 +193,6 @@ class Sessions:
         self._opened = 0
         self._groups = 0
         self._live: dict[bytes, LiveSession] = {}  # by device id
-        self._by_credentials: dict[bytes, LiveSession] = {}
         self._watchers: dict[UUID, list[Wake]] = {}
         self._keepers: list[Keeper] = []
         self._telling: Grouper[tuple[str, str], None] = Grouper("tell", self._tell)
@@ -190,6 +207,7 @@ class Sessions:
         self._gathering: asyncio.TimerHandle | None = None
         self._closing: Grouper[list[tuple[UUID, UUID]], None] = Grouper("session-close", self._close)
         self._refreshing: asyncio.Task[None] | None = None
+        self._clones = Clones(database, random)
         self._notifications = Notifications(
             database,
             {
@@ -198,6 +216,7 @@ class Sessions:
                 "profile": self._authorities_changed,
                 "attributes": self._attributes_changed,
                 "polled": self._polled,
+                **told,
             },
             self._catch_up,
         )
@@ -223,6 +242,7 @@ class Sessions:
         self._record_ends()
         await self._closing.drain()
         await self._telling.drain()
+        await self._clones.drain()
 
     def enter(self, presented: Presented, connection: LiveConnection, entered: Entered) -> LiveSession:
         """Open the session of the device that has these credentials, and end its older one.
@@ -246,6 +266,22 @@ class Sessions:
         The session comes back closed, and its connection ended, when the credentials were revoked meanwhile or a
         newer session came.
         """
+        session, good = await self._enter(device, device.id_digest, connection)
+        if not good and (digest := await self._digest_now(device)) not in (None, device.id_digest):
+            session, good = await self._enter(device, digest, connection)
+        if not good:
+            connection.end(Cause.REVOKED)
+        return session
+
+    async def _digest_now(self, device: Authenticated) -> bytes | None:
+        """Under what its credentials are now: a rotation of the server's keys may have come in between."""
+        async with self._database.connection() as connection:
+            return await store.digest_of(connection, device.device_id, device.issued_at)
+
+    async def _enter(
+        self, device: Authenticated, digest: bytes, connection: LiveConnection
+    ) -> tuple[LiveSession, bool]:
+        """`enter`, and wait for whether the credentials are good."""
         verdict: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
 
         def entered(outcome: bool | Exception) -> None:
@@ -256,14 +292,12 @@ class Sessions:
             else:
                 verdict.set_result(outcome)
 
-        session = self.enter(Presented(device.id_digest, issued_at=device.issued_at), connection, entered)
+        session = self.enter(Presented(digest, issued_at=device.issued_at), connection, entered)
         try:
-            if not await verdict:
-                connection.end(Cause.REVOKED)
+            return session, await verdict
         except BaseException:
             session.close()
             raise
-        return session
 
     def watch(self, device_id: UUID, wake: Wake) -> Callable[[], None]:
         """Have `wake` called when a device's shared attributes change, or credentials that it may have used went.
@@ -324,6 +358,8 @@ class Sessions:
             verdicts.append(newest in opened)
             if newest is not session and newest in opened:
                 session.end(Cause.TAKEN_OVER)
+                if newest.group is not None:  # it is there still, so whose both are is known
+                    self._clones.taken_over(newest.device.device_id, session.connection.address)
         return verdicts
 
     async def _write(self, sessions: list[LiveSession]) -> set[LiveSession]:
@@ -347,7 +383,7 @@ class Sessions:
             if not rows:
                 self._untold.pop(number, None)
             certain = not group.unheard and (
-                not group.revoked or group.revoked.isdisjoint(opening.id_digest for opening in openings)
+                not group.revoked or group.revoked.isdisjoint(map(_credentials, (device for _, device in rows)))
             )
             for index, device in rows:
                 session = sessions[index]
@@ -376,19 +412,22 @@ class Sessions:
         session.device, session.group = device, group
         device_id = device.device_id.bytes
         older = self._live.get(device_id)
-        self._live[device_id] = self._by_credentials[device.id_digest] = session
+        self._live[device_id] = session
         if older is not None:
-            older.end(Cause.TAKEN_OVER)
+            self._give_way(older)
         if device_id in group.taken:
             session.end(Cause.TAKEN_OVER)
+
+    def _give_way(self, session: LiveSession) -> None:
+        """A session ends by a newer one of its device, which may be another's."""
+        session.end(Cause.TAKEN_OVER)
+        self._clones.taken_over(session.device.device_id, session.connection.address)
 
     def _closed(self, session: LiveSession) -> None:
         device = session.device
         device_id = device.device_id.bytes
         if self._live.get(device_id) is session:
             del self._live[device_id]
-        if self._by_credentials.get(device.id_digest) is session:
-            del self._by_credentials[device.id_digest]
         self._note_end(device.device_id, session.id)
 
     def _note_end(self, device_id: UUID, session_id: UUID) -> None:
@@ -462,19 +501,20 @@ class Sessions:
             device_id = device_ids[start : start + 16]
             session = self._live.get(device_id)
             if session is not None and session.group is not None and session.group.told:
-                session.end(Cause.TAKEN_OVER)
+                self._give_way(session)
             if under_way is not None and under_way.told:
                 under_way.taken.add(device_id)
 
     def _revoked(self, payload: str) -> None:
-        digest, device = payload.split(" ")
-        id_digest = bytes.fromhex(digest)
+        device, microseconds = payload.split(" ")
+        device_id = UUID(device)
+        gone = (device_id.bytes, _EPOCH + timedelta(microseconds=int(microseconds)))
         if self._under_way is not None:
-            self._under_way.revoked.add(id_digest)
-        session = self._by_credentials.get(id_digest)
-        if session is not None:
+            self._under_way.revoked.add(gone)
+        session = self._live.get(device_id.bytes)
+        if session is not None and _credentials(session.device) == gone:
             session.end(Cause.REVOKED)
-        for wake in tuple(self._watchers.get(UUID(device), ())):
+        for wake in tuple(self._watchers.get(device_id, ())):
             wake(None)
 
     def _authorities_changed(self, payload: str) -> None:
@@ -531,6 +571,11 @@ class Sessions:
             wake(keys)
 
 
+def _credentials(device: Authenticated) -> tuple[bytes, datetime]:
+    """What tells a device's credentials from its others; their digest changes with the server's keys."""
+    return device.device_id.bytes, device.issued_at
+
+
 def _standing(session: LiveSession) -> Standing:
     device = session.device
-    return Standing(device.device_id, session.id, device.id_digest, device.issued_at)
+    return Standing(device.device_id, session.id, device.issued_at)

@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from uuid import UUID
 from provserver.core import ids, passwords
 from provserver.core.accounts import User, checked_email, checked_name
 from provserver.core.authorization import PERMISSIONS, Principal, Role
-from provserver.core.limits import Buckets
+from provserver.core.limits import Buckets, network
 from provserver.core.secrets import ServerKeys
 from provserver.errors import (
     Conflict,
@@ -33,8 +33,9 @@ from provserver.errors import (
     Unavailable,
 )
 from provserver.services.passwords import Passwords
-from provserver.services.users import LINK_GONE, link_digest, network
-from provserver.store import audit, linkfile, organizations, users
+from provserver.services.sign_in_failures import SignInFailures
+from provserver.services.users import LINK_GONE, insert_link, known_link
+from provserver.store import audit, linkfile, organizations, server_keys, users
 from provserver.store import sign_in as store
 from provserver.store.database import Connection, Database
 from provserver.store.sign_in import Purpose
@@ -63,6 +64,7 @@ class SignIn:
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        limits: "SignInLimits | None" = None,
     ) -> None:
         self._database = database
         self._keys = keys
@@ -70,7 +72,9 @@ class SignIn:
         self._set_up_file = set_up_file
         self._random = random
         self._clock = clock
-        self._limits = _Limits(monotonic)
+        self._limits = limits or SignInLimits()
+        self._monotonic = monotonic
+        self._failures = SignInFailures(database, random, clock, monotonic)
 
     async def password(self, email: str, password: str, address: str) -> tuple[str, str, User]:
         """Sign in: the session's token, its CSRF token, and who it is. address: whence.
@@ -78,17 +82,22 @@ class SignIn:
         Raises Unauthenticated, after the same time for an unknown e-mail and a wrong password; TooManyRequests.
         """
         email = checked_email(email)
-        with self._limits.attempt(email, address):
+        with self._limits.attempt(email, address, self._monotonic()):
             for _ in range(2):  # again, when the hash was renewed meanwhile
                 token, user = await self._sign_in(email, password, address)
                 if user is not None:
                     return token, self.csrf_token(token), user
             raise Unauthenticated(WRONG)
 
+    async def drain(self) -> None:
+        """Wait until what failed is recorded."""
+        await self._failures.drain()
+
     async def authenticate(self, token: str) -> Principal:
         """Who a session is of, as he is now; it lives on for SESSION_PERIOD. Raises Unauthenticated."""
-        digest, now = self._digest(token), self._now()
+        now = self._now()
         async with self._database.connection() as connection:
+            digest = await self._known(connection, token)
             session = await store.session(connection, digest, now)
             if session is None:
                 raise Unauthenticated(SIGNED_OUT)
@@ -98,8 +107,11 @@ class SignIn:
 
     async def sign_out(self, token: str) -> None:
         """End a session; again is harmless."""
-        async with self._database.connection() as connection:
-            await store.delete_session(connection, self._digest(token))
+        async with self._database.transaction() as connection:
+            user_id = await store.delete_session(connection, await self._known(connection, token))
+            user = None if user_id is None else await users.get(connection, user_id)
+            if user is not None:
+                await self._record(connection, user, "user.signed_out")
 
     def csrf_token(self, token: str) -> str:
         """What goes with every change that a session asks for, and no other site can know."""
@@ -107,7 +119,8 @@ class SignIn:
 
     def check_csrf(self, token: str, csrf_token: str) -> None:
         """Whether a change comes from our own pages. Raises Forbidden."""
-        if not hmac.compare_digest(self.csrf_token(token).encode(), csrf_token.encode("utf-8", "replace")):
+        given = csrf_token.encode("utf-8", "replace")
+        if not any([hmac.compare_digest(each.hex().encode(), given) for each in self._keys.digests("csrf", token)]):  # noqa: C419
             raise Forbidden("The CSRF token is missing or not this session's. Reload the page.")
 
     async def change_password(
@@ -120,21 +133,23 @@ class SignIn:
         if user is None or hash_ is None:
             raise Conflict("An API key has no password. Sign in as a user.")
         passwords.check(password, user.email)
-        with self._limits.attempt(user.email, address):
+        with self._limits.attempt(user.email, address, self._monotonic()):
             if not await self._passwords.verify(hash_, current):
+                self._failures.note(user, address)
                 raise Invalid("The current password is wrong.")
         new = await self._passwords.hash(password)
         async with self._database.transaction() as connection:
             if not await users.replace_hash(connection, user.id, hash_, new):
                 raise Conflict("The password was changed meanwhile. Sign in again.")
-            await store.delete_sessions(connection, user.id, None if token is None else self._digest(token))
+            but = None if token is None else await self._known(connection, token)
+            await store.delete_sessions(connection, user.id, but)
             await store.delete_links(connection, user.id)
             await self._record(connection, user, "user.password_changed")
 
     async def choose_password(self, link: str, password: str, address: str) -> User:
         """Choose a new password by a reset link's token; all sessions end. Raises Refused; NotFound for a dead link."""
-        digest = link_digest(self._keys, link)
         async with self._database.connection() as connection:
+            digest = await known_link(connection, self._keys, link)
             found = await store.link(connection, digest, Purpose.PASSWORD, self._now())
             user = None if found is None or found.user_id is None else await users.get(connection, found.user_id)
         if user is None:
@@ -169,25 +184,19 @@ class SignIn:
                 return False
             written = linkfile.read(self._set_up_file)
             if written is not None and written.startswith(prefix):
-                digest = link_digest(self._keys, written.removeprefix(prefix))
+                digest = await known_link(connection, self._keys, written.removeprefix(prefix))
                 if await store.link(connection, digest, Purpose.SETUP, self._now()) is not None:
                     return True
             link = ids.token(self._random)
-            await store.insert_link(
-                connection,
-                link_digest(self._keys, link),
-                Purpose.SETUP,
-                None,
-                self._now() + SET_UP_PERIOD,
-            )
+            await insert_link(connection, self._keys, link, Purpose.SETUP, None, self._now() + SET_UP_PERIOD)
             linkfile.write(self._set_up_file, prefix + link)
         return True
 
     async def set_up(self, link: str, email: str, password: str, name: str = "") -> User:
         """Make the first user, an admin of the root, by the set-up link's token. Raises Refused."""
         email, name = checked_email(email), checked_name(name, "A user") if name.strip() else ""
-        digest = link_digest(self._keys, link)
         async with self._database.connection() as connection:
+            digest = await known_link(connection, self._keys, link)
             if await store.link(connection, digest, Purpose.SETUP, self._now()) is None:
                 raise NotFound(f"{LINK_GONE} A new one is written when the server starts.")
         passwords.check(password, email)
@@ -217,6 +226,7 @@ class SignIn:
         right = await self._passwords.verify(hash_, password)
         if not right or user is None or hash_ is None:
             log.info("a sign-in from %s was refused: unknown e-mail address or wrong password", address)
+            self._failures.note(user, address)
             raise Unauthenticated(WRONG)
         token = ids.token(self._random)
         now = self._now()
@@ -224,6 +234,7 @@ class SignIn:
             digest = self._digest(token)
             if not await store.insert_session(connection, digest, user.id, hash_, now, now + SESSION_PERIOD):
                 return token, None
+            await server_keys.mark(connection, "user_session", digest, self._keys.current)
             active = user if user.activated_at else await users.activate(connection, user.id, now)
             await self._record(connection, user, "user.signed_in", address=address)
         await self._renew(user.id, hash_, password)
@@ -244,6 +255,11 @@ class SignIn:
         id_ = ids.uuid7(self._clock(), self._random)
         await audit.record(connection, id_, user.organization_id, f"user:{user.id}", action, user.id, **detail)
 
+    async def _known(self, connection: Connection, token: str) -> bytes:
+        """What a session's token is kept as, whatever version of the keys it was until now."""
+        digests = self._keys.digests("session", token.encode("utf-8", "replace"))
+        return await server_keys.renew(connection, "user_session", digests, self._keys.current)
+
     def _digest(self, token: str) -> bytes:
         return self._keys.digest("session", token.encode("utf-8", "replace"))
 
@@ -251,28 +267,26 @@ class SignIn:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
-class _Limits:
+class SignInLimits:
     """How often passwords may be guessed."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        self._monotonic = monotonic
+    def __init__(self) -> None:
         self._addresses = Buckets(20, 1 / 6)
         self._pairs = Buckets(5, 1 / 60)  # so that one stranger cannot use up what an e-mail has
         self._emails = Buckets(100, 1 / 10)
         self._familiar: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     @contextmanager
-    def attempt(self, email: str, address: str) -> Iterator[None]:
+    def attempt(self, email: str, address: str, now: float) -> Iterator[None]:
         """An attempt; what it takes is given back when it succeeds, or when nothing was learnt of the password.
 
         Raises TooManyRequests, and then takes nothing.
         """
         where = network(address)
-        now = self._monotonic()
-        wanted: list[tuple[Buckets, object]] = [(self._addresses, where), (self._pairs, (email, where))]
+        wanted: list[tuple[Buckets, Hashable]] = [(self._addresses, where), (self._pairs, (email, where))]
         if (email, where) not in self._familiar:
             wanted.append((self._emails, email))
-        taken: list[tuple[Buckets, object]] = []
+        taken: list[tuple[Buckets, Hashable]] = []
         for buckets, key in wanted:
             if wait := buckets.take(key, now):
                 _give_back(taken, now)
@@ -296,6 +310,6 @@ class _Limits:
             self._familiar.popitem(last=False)
 
 
-def _give_back(taken: list[tuple[Buckets, object]], now: float) -> None:
+def _give_back(taken: list[tuple[Buckets, Hashable]], now: float) -> None:
     for buckets, key in taken:
         buckets.give_back(key, now)

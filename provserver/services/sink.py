@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
+from provserver import metrics
 from provserver.core import ids
 from provserver.core.sink import Delivery, QueuedMessage, Receiver
+from provserver.services.lead import Lead, backoff
 from provserver.store import sink as store
 from provserver.store.database import Database
-from provserver.store.sink import Connection
+from provserver.store.lead import Connection
 
 log = logging.getLogger("provserver.sink")
 
@@ -32,35 +34,25 @@ _FIRST_DELAY, _LAST_DELAY = 0.5, 60.0
 """Seconds between tries while the receiver is away."""
 
 
-class Sink:
+class Sink(Lead):
     """Sends what is queued. sent, dropped, refused: messages since this process began; waiting: as last seen."""
 
     def __init__(
         self, database: Database, receiver: Receiver, *, limit: int = 1_000_000, random: ids.Randomness = os.urandom
     ) -> None:
-        self._database = database
+        super().__init__(database, store.LOCK, "sink", IDLE)
         self._receiver = receiver
         self._random = random
         self._wake = asyncio.Event()
-        self._stopping = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self._failing = False
         self._full = False
         self.limit = limit
         self.sent = self.dropped = self.refused = self.waiting = 0
 
-    async def start(self) -> None:
-        """Send from now on, whenever this process is the one that does."""
-        self._task = asyncio.create_task(self._run(), name="sink")
-
     async def stop(self, grace: float) -> None:
         """Let what is being sent be acknowledged within `grace` seconds; the rest waits for the next start."""
-        self._stopping.set()
         self._wake.set()
-        if self._task is not None:
-            await asyncio.wait([self._task], timeout=grace)
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().stop(grace)
         await self._receiver.close()
         if self.dropped or self.refused:
             log.warning(
@@ -71,6 +63,8 @@ class Sink:
 
     def queued(self, number: int, dropped: int) -> None:
         """So many messages were queued, and so many found no room."""
+        metrics.SINK_QUEUED.cell().value += number
+        metrics.SINK_DROPPED.cell().value += dropped
         if number:
             self._wake.set()
             if self._full and not dropped:
@@ -82,29 +76,10 @@ class Sink:
                 self._full = True
                 log.warning("%d messages wait for the sink: new ones are dropped until there is room", self.limit)
 
-    async def _run(self) -> None:
-        away = False
-        while not self._stopping.is_set():
-            try:
-                connection = await self._database.dedicated()
-                try:
-                    away = False
-                    await self._serve(connection)
-                finally:
-                    connection.terminate()
-            except Exception as fault:  # whatever it is, who is waited for must not end
-                if not self._database.is_away(fault):
-                    log.exception("the sink has failed, and begins anew")
-                elif not away:
-                    log.warning("the sink waits for the database: %s", type(fault).__name__)
-                away = True
-                await self._pause(IDLE)
+    async def _watch(self, connection: Connection) -> None:
+        self.waiting = await store.waiting(connection)
 
     async def _serve(self, connection: Connection) -> None:
-        while not await store.take_lead(connection):
-            self.waiting = await store.waiting(connection)
-            if await self._pause(IDLE):
-                return
         failures = 0
         while not self._stopping.is_set():
             self._wake.clear()
@@ -134,21 +109,15 @@ class Sink:
             else:
                 gone.append(message.id)
                 self.refused += 1
+                metrics.SINK_REFUSED.cell().value += 1
                 log.warning("the sink refuses a message of device %s for good: %s", message.device_id, why)
         if gone:
             await store.delete(connection, gone)
         self.sent += len(delivery.delivered)
+        metrics.SINK_SENT.cell().value += len(delivery.delivered)
 
     def _backoff(self, failures: int) -> float:
-        """Doubling, and at random between half of it and all, so that servers that failed together part."""
-        longest: float = min(_LAST_DELAY, _FIRST_DELAY * 2 ** min(failures - 1, 16))
-        return longest * (0.5 + self._random(1)[0] / 512)
-
-    async def _pause(self, seconds: float) -> bool:
-        """Wait; True when it is time to stop."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        return self._stopping.is_set()
+        return backoff(failures, _FIRST_DELAY, _LAST_DELAY, self._random)
 
     def _say_failing(self, why: str) -> None:
         if not self._failing:

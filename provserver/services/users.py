@@ -8,7 +8,6 @@ import os
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from ipaddress import IPv6Address, ip_address
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -17,12 +16,12 @@ from msgspec import UNSET, Struct, UnsetType, structs
 from provserver.core import ids, passwords
 from provserver.core.accounts import Organization, User, checked_email, checked_name
 from provserver.core.authorization import PERMISSIONS, Permission, Principal, Role
-from provserver.core.limits import Buckets
+from provserver.core.limits import Buckets, network
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests
 from provserver.services.organizations import check_depth, check_revision, reach
 from provserver.services.passwords import Passwords
-from provserver.store import audit, organizations, sign_in
+from provserver.store import audit, organizations, server_keys, sign_in
 from provserver.store import users as store
 from provserver.store.database import Connection, Database
 from provserver.store.sign_in import Purpose
@@ -56,6 +55,7 @@ class Users:
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        sign_ups: Buckets | None = None,
     ) -> None:
         self._database = database
         self._keys = keys
@@ -63,7 +63,7 @@ class Users:
         self._random = random
         self._clock = clock
         self._monotonic = monotonic
-        self._sign_ups = Buckets(_SIGN_UPS, _SIGN_UPS_PER_SECOND)
+        self._sign_ups = sign_ups or sign_up_limit()
 
     async def invite(
         self,
@@ -102,8 +102,8 @@ class Users:
     async def accept_invitation(self, link: str, password: str, name: str = "") -> User:
         """Choose the first password by a link's token, and a name. Raises Refused; NotFound for a link that is gone."""
         name = _named(name)
-        digest = link_digest(self._keys, link)
         async with self._database.connection() as connection:
+            digest = await known_link(connection, self._keys, link)
             found = await sign_in.link(connection, digest, Purpose.INVITATION, self._now())
             if found is None or found.user_id is None:
                 raise NotFound(LINK_GONE)
@@ -285,8 +285,7 @@ class Users:
 
     async def _link(self, connection: Connection, purpose: Purpose, user_id: UUID, period: timedelta) -> str:
         link = ids.token(self._random)
-        digest = link_digest(self._keys, link)
-        await sign_in.insert_link(connection, digest, purpose, user_id, self._now() + period)
+        await insert_link(connection, self._keys, link, purpose, user_id, self._now() + period)
         return link
 
     async def _record(self, connection: Connection, actor: str, user: User, action: str, **detail: str) -> None:
@@ -297,21 +296,28 @@ class Users:
         return datetime.fromtimestamp(self._clock(), UTC)
 
 
-def network(address: str) -> str:
-    """What one requester has: an IPv4 address, or 2^64 of IPv6. Anything else is taken as it is."""
-    try:
-        parsed = ip_address(address)
-    except ValueError:
-        return address
-    if isinstance(parsed, IPv6Address):
-        mapped = parsed.ipv4_mapped
-        return str(mapped) if mapped else str(IPv6Address(int(parsed) >> 64 << 64))
-    return str(parsed)
+def sign_up_limit() -> Buckets:
+    """How many may sign up from an address."""
+    return Buckets(_SIGN_UPS, _SIGN_UPS_PER_SECOND)
 
 
-def link_digest(keys: ServerKeys, link: str) -> bytes:
-    """What a one-time link's token is kept as. Whatever was sent as one has a digest."""
-    return keys.digest("one-time-link", link.encode("utf-8", "replace"))
+def link_digests(keys: ServerKeys, link: str) -> tuple[bytes, ...]:
+    """What a one-time link's token may be kept as, the current one first. Whatever was sent as one has a digest."""
+    return keys.digests("one-time-link", link.encode("utf-8", "replace"))
+
+
+async def known_link(connection: Connection, keys: ServerKeys, link: str) -> bytes:
+    """What a link's token is kept as, whatever version of the keys it was until now."""
+    return await server_keys.renew(connection, "one_time_link", link_digests(keys, link), keys.current)
+
+
+async def insert_link(
+    connection: Connection, keys: ServerKeys, link: str, purpose: Purpose, user_id: UUID | None, expires_at: datetime
+) -> None:
+    """Keep a link, by its token."""
+    digest = link_digests(keys, link)[0]
+    await sign_in.insert_link(connection, digest, purpose, user_id, expires_at)
+    await server_keys.mark(connection, "one_time_link", digest, keys.current)
 
 
 async def _open_to_sign_up(connection: Connection, number: int) -> Organization:

@@ -6,7 +6,9 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 from uuid import UUID
 
-from provserver.core.model import Authenticated
+from provserver.core.events import EventType
+from provserver.core.model import CREDENTIALS_EXPIRE_AT, Authenticated
+from provserver.store import outbox
 from provserver.store.database import Connection
 
 
@@ -18,6 +20,7 @@ class HeldRow:
     type: str
     used: bool
     sealed: bytes
+    expired: bool
 
 
 class Opening(NamedTuple):
@@ -38,35 +41,63 @@ class Standing(NamedTuple):
 
     device_id: UUID
     session_id: UUID
-    id_digest: bytes
     issued_at: datetime
 
 
 _HELD = """
 SELECT d.id, d.name, d.organization_id, d.profile_id, p.revision, d.gateway, c.id_digest, c.created_at,
-    c.type, c.first_used_at IS NOT NULL, c.sealed
+    c.type, c.first_used_at IS NOT NULL, c.sealed, coalesce(c.expires_at <= now(), false)
 FROM credentials c JOIN device d ON d.id = c.device_id JOIN device_profile p ON p.id = d.profile_id
 """
 
 
 async def held(connection: Connection, id_digests: Sequence[bytes]) -> dict[bytes, HeldRow]:
     """What there is under these digests."""
-    rows = await connection.fetch(f"{_HELD} WHERE c.id_digest = ANY($1::bytea[])", id_digests)
+    rows = await connection.fetch(f"{_HELD} WHERE c.id_digest = ANY($1::bytea[]) AND NOT c.quarantined", id_digests)
     return {row["id_digest"]: HeldRow(Authenticated(*row[:8]), *row[8:]) for row in rows}
 
 
 async def tokens(connection: Connection, device_id: UUID) -> list[HeldRow]:
-    """A device's access tokens, the one that it was told last first."""
+    """A device's access tokens that are good still, the one that it was told last first."""
     rows = await connection.fetch(
-        f"{_HELD} WHERE d.id = $1 AND c.type = 'ACCESS_TOKEN' ORDER BY c.pending DESC, c.created_at DESC", device_id
+        f"{_HELD} WHERE d.id = $1 AND c.type = 'ACCESS_TOKEN' AND NOT c.quarantined"
+        " AND (c.expires_at > now()) IS NOT FALSE ORDER BY c.pending DESC, c.created_at DESC",
+        device_id,
     )
     return [HeldRow(Authenticated(*row[:8]), *row[8:]) for row in rows]
+
+
+async def digest_of(connection: Connection, device_id: UUID, issued_at: datetime) -> bytes | None:
+    """Under what a device's credentials of this time are now."""
+    digest: bytes | None = await connection.fetchval(
+        "SELECT id_digest FROM credentials WHERE device_id = $1 AND created_at = $2", device_id, issued_at
+    )
+    return digest
 
 
 async def sealed_secret(connection: Connection, key: str) -> bytes | None:
     """The sealed secret of a provision key."""
     sealed: bytes | None = await connection.fetchval("SELECT secret_sealed FROM provision_key WHERE key = $1", key)
     return sealed
+
+
+# Who had used what dies now goes on with other credentials; any other device has come for the first time.
+_TAKE_OVER = f"""
+WITH gone AS (
+    DELETE FROM credentials c USING credentials u WHERE u.id_digest = ANY($1::bytea[])
+        AND c.device_id = u.device_id AND c.id_digest <> u.id_digest AND c.created_at < u.created_at
+    RETURNING c.device_id, c.first_used_at
+), warned AS (
+    DELETE FROM attribute a USING gone g
+    WHERE a.device_id = g.device_id AND a.scope = 'SHARED' AND a.key = '{CREDENTIALS_EXPIRE_AT}'
+)
+INSERT INTO outbox (type, device_id, organization_id, payload, created_at)
+SELECT CASE WHEN d.id IN (SELECT g.device_id FROM gone g WHERE g.first_used_at IS NOT NULL)
+        THEN '{EventType.CREDENTIALS_ROTATED}' ELSE '{EventType.DEVICE_FIRST_CONNECTED}' END,
+    d.id, coalesce(d.holder_id, d.organization_id),
+    {outbox.MEMBERS} || jsonb_build_object('credentialsType', u.type), clock_timestamp()
+FROM credentials u JOIN device d ON d.id = u.device_id WHERE u.id_digest = ANY($1::bytea[])
+"""
 
 
 async def use(connection: Connection, id_digests: Sequence[bytes]) -> set[bytes]:
@@ -90,11 +121,7 @@ async def use(connection: Connection, id_digests: Sequence[bytes]) -> set[bytes]
         "UPDATE device SET revision = revision + 1 WHERE id = ANY($1::uuid[])", [row["device_id"] for row in first]
     )
     used = [row["id_digest"] for row in first]
-    await connection.execute(
-        "DELETE FROM credentials c USING credentials u WHERE u.id_digest = ANY($1::bytea[])"
-        " AND c.device_id = u.device_id AND c.id_digest <> u.id_digest AND c.created_at < u.created_at",
-        used,
-    )
+    await connection.execute(_TAKE_OVER, used)
     return set(used)
 
 
@@ -109,7 +136,8 @@ WITH found AS MATERIALIZED (
     JOIN credentials c ON c.id_digest = w.id_digest
     JOIN device d ON d.id = c.device_id
     JOIN device_profile p ON p.id = d.profile_id
-    WHERE CASE WHEN w.issued_at IS NOT NULL THEN c.created_at = w.issued_at
+    WHERE NOT c.quarantined AND (c.expires_at > now()) IS NOT FALSE
+        AND CASE WHEN w.issued_at IS NOT NULL THEN c.created_at = w.issued_at
         ELSE c.type = 'ACCESS_TOKEN' AND c.first_used_at IS NOT NULL
             AND NOT EXISTS (SELECT FROM credentials b WHERE b.id_digest = w.before AND b.type = 'MQTT_BASIC') END
     ORDER BY d.id
@@ -171,10 +199,10 @@ async def standing(connection: Connection, sessions: Sequence[Standing]) -> tupl
     """Of these sessions, those that are still their device's, and those whose credentials are still good."""
     rows = await connection.fetch(
         "SELECT w.session_id, p.session_id IS NOT DISTINCT FROM w.session_id, c.id_digest IS NOT NULL"
-        " FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::timestamptz[])"
-        "     AS w(device_id, session_id, id_digest, issued_at)"
+        " FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS w(device_id, session_id, issued_at)"
         " LEFT JOIN presence p ON p.device_id = w.device_id"
-        " LEFT JOIN credentials c ON c.id_digest = w.id_digest AND c.created_at = w.issued_at",
+        " LEFT JOIN credentials c ON c.device_id = w.device_id AND c.created_at = w.issued_at AND NOT c.quarantined"
+        " AND (c.expires_at > now()) IS NOT FALSE",
         *zip(*sessions, strict=True),
     )
     return {row[0] for row in rows if row[1]}, {row[0] for row in rows if row[2]}

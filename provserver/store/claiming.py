@@ -12,6 +12,7 @@ from uuid import UUID
 
 from provserver.core.attributes import METADATA, Scope
 from provserver.core.claiming import CLAIMING_DATA
+from provserver.core.events import EventType
 from provserver.core.model import PROVISION_STATE, PROVISIONED, CredentialsType, Origin
 from provserver.store import data, devices
 from provserver.store.database import Connection
@@ -163,6 +164,11 @@ WITH wanted AS MATERIALIZED (
     SELECT event_id, id, 'device.provisioned', jsonb_build_object('deviceId', id, 'deviceName', given,
         'profileId', profile_id, 'credentialsType', '{CredentialsType.ACCESS_TOKEN}', 'transport', transport)
     FROM accepted
+), connected AS (
+    INSERT INTO outbox (type, device_id, organization_id, payload, created_at)
+    SELECT '{EventType.DEVICE_FIRST_CONNECTED}', id, organization_id, jsonb_build_object('deviceId', id,
+        'deviceName', given, 'profileId', profile_id, 'credentialsType', '{CredentialsType.ACCESS_TOKEN}'),
+        clock_timestamp() FROM accepted WHERE $4::boolean
 ), spent AS (
     UPDATE static_token t SET used_at = now() FROM accepted a WHERE t.id = a.id AND t.used_at IS NULL
 )
@@ -180,8 +186,8 @@ async def appear(connection: Connection, appearing: Sequence[Appearing], *, used
     return [Appeared(*row) for row in rows]
 
 
-async def claim(connection: Connection, qr_digest: bytes, organization_id: UUID) -> Claimable | None:
-    """Have the token of this QR token claimed, for an organization of its maker's tree, inside a transaction.
+async def claim(connection: Connection, qr_digests: Sequence[bytes], organization_id: UUID) -> Claimable | None:
+    """Have the token of one of these QR tokens claimed, for an organization of its maker's tree, inside a transaction.
 
     None when there is none, or it is claimed, or not for that organization. One whose device must say yes first is
     held, but stays unclaimed.
@@ -191,10 +197,10 @@ async def claim(connection: Connection, qr_digest: bytes, organization_id: UUID)
         " claimed_at = CASE WHEN p.two_sided_claim THEN NULL ELSE now() END,"
         " used_at = coalesce(t.used_at, now()), revision = t.revision + 1"
         " FROM device_profile p, organization o"
-        " WHERE t.qr_digest = $1 AND t.status = 'UNCLAIMED' AND p.id = t.profile_id"
+        " WHERE t.qr_digest = ANY($1::bytea[]) AND t.status = 'UNCLAIMED' AND p.id = t.profile_id"
         " AND o.id = $2 AND t.organization_id = ANY(o.path)"
         " RETURNING t.id, t.organization_id, t.id_digest, p.two_sided_claim",
-        qr_digest,
+        qr_digests,
         organization_id,
     )
     return None if row is None else Claimable(*row)

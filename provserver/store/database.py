@@ -10,6 +10,7 @@ import msgspec
 from asyncpg import exceptions as pg
 from asyncpg.pool import PoolConnectionProxy
 
+from provserver import metrics
 from provserver.errors import Misconfigured, Unavailable
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record] | PoolConnectionProxy[asyncpg.Record]"
@@ -25,6 +26,8 @@ _AWAY = (
     pg.InternalClientError,
 )
 """What says that Postgres is away, full, read-only or going down: asking again later is right."""
+
+_AWAY_COUNTED = metrics.DATABASE_AWAY.cell()
 
 _SERVING = {
     # A plan is kept for the life of a connection: one made while tables were small must serve when they are large.
@@ -50,6 +53,11 @@ class Database:
         self._size = size
         self._settings = {"application_name": "provserver", "jit": "off"} | (_SERVING if serving else {})
         self._pool: asyncpg.Pool[asyncpg.Record] | None = None
+
+    @property
+    def dsn(self) -> str:
+        """Where it is; may hold a password."""
+        return self._dsn
 
     async def open(self) -> None:
         """Connect once, to know that the URL is right. Raises Misconfigured, Unavailable."""
@@ -103,6 +111,9 @@ class Database:
         except (*_AWAY, pg.PostgresError) as fault:
             if acquired and not self.is_away(fault):
                 raise
+            _AWAY_COUNTED.value += 1
+            if type(fault) is pg.OperatorInterventionError:  # as triggers of a rotation raise it: migration 0013
+                raise Unavailable("The server's keys were rotated meanwhile. Do it again.") from fault
             raise Unavailable(f"Postgres is not available: {type(fault).__name__}.") from fault
 
     @asynccontextmanager
@@ -131,6 +142,12 @@ class Database:
     def is_race(fault: Exception) -> bool:
         """Whether the fault says that another transaction was faster: looking again is right."""
         return isinstance(fault, pg.IntegrityConstraintViolationError | pg.TransactionRollbackError)
+
+    async def writable(self) -> bool:
+        """Whether Postgres takes writes: a standby does not. Raises Unavailable."""
+        async with self.connection() as connection:
+            found: str = await connection.fetchval("SELECT current_setting('transaction_read_only')", timeout=2)
+        return found == "off"
 
     async def ping(self) -> None:
         """Ask Postgres for nothing. Raises Unavailable."""

@@ -9,8 +9,9 @@ from uuid import UUID
 import asyncpg
 
 from provserver.core.attributes import METADATA, Scope
+from provserver.core.events import EventType
 from provserver.core.telemetry import Value
-from provserver.store import data
+from provserver.store import clones, data, outbox
 from provserver.store.database import Connection
 
 
@@ -249,6 +250,16 @@ async def stage(
         )
 
 
+async def known_digests(connection: Connection, id_digests: Sequence[bytes]) -> set[bytes]:
+    """Those of these that are of some device's credentials, or of a static token."""
+    rows = await connection.fetch(
+        "SELECT id_digest FROM credentials WHERE id_digest = ANY($1::bytea[])"
+        " UNION SELECT id_digest FROM static_token WHERE id_digest = ANY($1::bytea[])",
+        id_digests,
+    )
+    return {row["id_digest"] for row in rows}
+
+
 async def conflicts(connection: Connection, organization_id: UUID, size: int) -> AsyncIterator[list[Conflict]]:
     """What cannot be added, or not all of it, in order of lines, up to `size` at a time."""
     cursor = await connection.cursor(_CONFLICTS, organization_id, timeout=_LONG)
@@ -299,7 +310,8 @@ async def revoke(connection: Connection, device_id: UUID) -> None:
     await connection.execute(  # the device first, as provisioning does
         "UPDATE device SET request_digest = NULL, revision = revision + 1 WHERE id = $1", device_id
     )
-    await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
+    if await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id) != "DELETE 0":
+        await outbox.record_of_device(connection, EventType.CREDENTIALS_REVOKED, device_id, reason="revoked")
 
 
 async def change_attributes(
@@ -330,10 +342,26 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
         device_id,
     )
     # The device first, as provisioning does: who comes second finds what the other one left.
-    status = await connection.execute("DELETE FROM device WHERE id = $1", device_id)
-    await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id)
+    gone = await connection.fetchrow(
+        "DELETE FROM device WHERE id = $1 RETURNING coalesce(holder_id, organization_id), name, profile_id", device_id
+    )
+    revoked = await connection.execute("DELETE FROM credentials WHERE device_id = $1", device_id) != "DELETE 0"
+    if gone is not None and revoked:
+        organization_id, name, profile_id = gone
+        await outbox.record(
+            connection,
+            EventType.CREDENTIALS_REVOKED,
+            device_id,
+            organization_id,
+            deviceId=str(device_id),
+            deviceName=name,
+            profileId=str(profile_id),
+            reason="deleted",
+        )
     await connection.execute("DELETE FROM attribute WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM pending_claim WHERE device_id = $1", device_id)
+    await connection.execute("DELETE FROM device_quarantine WHERE device_id = $1", device_id)
+    await clones.forget(connection, device_id)
     await data.delete(connection, device_id)
-    return status != "DELETE 0"
+    return gone is not None

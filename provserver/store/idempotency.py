@@ -46,8 +46,3 @@ async def keep(connection: Connection, actor: str, key: str, status: int, answer
 async def release(connection: Connection, actor: str, key: str) -> None:
     """Give a key up whose request came to nothing."""
     await connection.execute("DELETE FROM idempotency_key WHERE actor = $1 AND key = $2 AND status IS NULL", actor, key)
-
-
-async def sweep(connection: Connection, life: timedelta) -> None:
-    """Remove what is older."""
-    await connection.execute("DELETE FROM idempotency_key WHERE created_at < now() - $1::interval", life)

@@ -144,9 +144,7 @@ async def delete(connection: Connection, id_: UUID) -> None:
     What was done in it is to be read above it from now on.
     """
     await connection.execute(
-        "UPDATE audit SET organization_id = o.parent_id FROM organization o"
-        " WHERE o.id = $1 AND audit.organization_id = o.id",
-        id_,
+        "INSERT INTO former_organization (id, path) SELECT id, path FROM organization WHERE id = $1", id_
     )
     await connection.execute("DELETE FROM pending_claim WHERE organization_id = $1", id_)
     await connection.execute("DELETE FROM organization WHERE id = $1", id_)

@@ -11,6 +11,7 @@ import msgspec
 from provserver.core.model import (
     CertificateAuthority,
     ChainRules,
+    ClonePolicy,
     Datastream,
     DeviceProfile,
     KeyBudget,
@@ -23,19 +24,22 @@ from provserver.core.model import (
 from provserver.store.database import Connection
 
 _PROFILE = """p.id, p.organization_id, p.name, p.template_id, p.strategy, p.reprovision_policy, p.revision,
-    p.created_at, p.metadata_fields, p.datastreams, p.name_from, p.name_pattern, p.allow_create, p.two_sided_claim"""
+    p.created_at, p.metadata_fields, p.datastreams, p.name_from, p.name_pattern, p.allow_create, p.two_sided_claim,
+    p.clone_policy, p.approval, p.credentials_lifetime"""
 
+_BUDGET = "k.not_before, k.not_after, k.networks, k.max_uses, k.per_minute"
 
 RowLock = Literal["KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"]
 """To keep a profile from being deleted, from being changed, to change it, to delete it."""
 
 
 class KeyRow(NamedTuple):
-    """A provision key as a profile has it."""
+    """A provision key as a profile has it. uses: counted while its budget bounds them."""
 
     key: str
     secret_sealed: bytes
     budget: KeyBudget | None
+    uses: int = 0
 
 
 async def root_organization(connection: Connection, id_: UUID, name: str) -> UUID:
@@ -56,8 +60,8 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
     """Add a profile. Raises asyncpg.UniqueViolationError when its name is taken."""
     await connection.execute(
         "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy,"
-        " metadata_fields, datastreams, name_from, name_pattern, allow_create, two_sided_claim)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        " metadata_fields, datastreams, name_from, name_pattern, allow_create, two_sided_claim, clone_policy, approval,"
+        " credentials_lifetime) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)",
         profile.id,
         profile.organization_id,
         profile.name,
@@ -70,6 +74,9 @@ async def insert(connection: Connection, profile: DeviceProfile) -> None:
         profile.chain.name_pattern,
         profile.chain.allow_create,
         profile.two_sided_claim,
+        profile.clone_policy,
+        profile.approval,
+        profile.credentials_lifetime,
     )
 
 
@@ -78,7 +85,7 @@ async def update(connection: Connection, profile: DeviceProfile) -> None:
     await connection.execute(
         "UPDATE device_profile SET name = $2, strategy = $3, reprovision_policy = $4, metadata_fields = $5,"
         " datastreams = $6, name_from = $7, name_pattern = $8, allow_create = $9, two_sided_claim = $10,"
-        " revision = revision + 1 WHERE id = $1",
+        " clone_policy = $11, approval = $12, credentials_lifetime = $13, revision = revision + 1 WHERE id = $1",
         profile.id,
         profile.name,
         profile.strategy,
@@ -89,6 +96,9 @@ async def update(connection: Connection, profile: DeviceProfile) -> None:
         profile.chain.name_pattern,
         profile.chain.allow_create,
         profile.two_sided_claim,
+        profile.clone_policy,
+        profile.approval,
+        profile.credentials_lifetime,
     )
 
 
@@ -179,8 +189,8 @@ async def insert_key(
     """Add a provision key. Raises asyncpg.UniqueViolationError when it is in use."""
     bounds = budget or KeyBudget()
     await connection.execute(
-        "INSERT INTO provision_key (key, profile_id, secret_digest, secret_sealed, not_before, not_after, networks)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO provision_key (key, profile_id, secret_digest, secret_sealed, not_before, not_after, networks,"
+        " max_uses, per_minute) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         key,
         profile_id,
         secret_digest,
@@ -188,7 +198,25 @@ async def insert_key(
         bounds.not_before,
         bounds.not_after,
         bounds.networks or None,
+        bounds.max_uses,
+        bounds.per_minute,
     )
+
+
+async def set_budget(connection: Connection, profile_id: UUID, key: str, budget: KeyBudget) -> bool:
+    """Bound a key anew; False when the profile has none of that name."""
+    status = await connection.execute(
+        "UPDATE provision_key SET not_before = $3, not_after = $4, networks = $5, max_uses = $6, per_minute = $7"
+        " WHERE profile_id = $1 AND key = $2",
+        profile_id,
+        key,
+        budget.not_before,
+        budget.not_after,
+        budget.networks or None,
+        budget.max_uses,
+        budget.per_minute,
+    )
+    return status != "UPDATE 0"
 
 
 async def delete_key(connection: Connection, profile_id: UUID, key: str) -> bool:
@@ -205,17 +233,17 @@ async def touch(connection: Connection, profile_id: UUID) -> None:
 async def keys(connection: Connection, profile_id: UUID) -> list[KeyRow]:
     """A profile's keys, oldest first."""
     rows = await connection.fetch(
-        "SELECT key, secret_sealed, not_before, not_after, networks FROM provision_key WHERE profile_id = $1"
-        " ORDER BY created_at, key",
+        f"SELECT k.key, k.secret_sealed, k.uses, {_BUDGET} FROM provision_key k WHERE k.profile_id = $1"
+        " ORDER BY k.created_at, k.key",
         profile_id,
     )
-    return [KeyRow(row["key"], row["secret_sealed"], _budget(row)) for row in rows]
+    return [KeyRow(row["key"], row["secret_sealed"], _budget(row), row["uses"]) for row in rows]
 
 
 async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, ProvisionKey]:
     """Those of these provision keys that exist, with their profiles."""
     rows = await connection.fetch(
-        f"SELECT k.key, k.secret_digest, k.not_before, k.not_after, k.networks, {_PROFILE} FROM provision_key k"
+        f"SELECT k.key, k.secret_digest, {_BUDGET}, {_PROFILE} FROM provision_key k"
         " JOIN device_profile p ON p.id = k.profile_id WHERE k.key = ANY($1::text[])",
         wanted,
     )
@@ -302,7 +330,8 @@ async def trusting(connection: Connection, subject_digests: Iterable[bytes]) -> 
 
 
 def _budget(row: asyncpg.Record) -> KeyBudget | None:
-    budget = KeyBudget(row["not_before"], row["not_after"], tuple(row["networks"] or ()))
+    networks = tuple(row["networks"] or ())
+    budget = KeyBudget(row["not_before"], row["not_after"], networks, row["max_uses"], row["per_minute"])
     return None if budget == KeyBudget() else budget
 
 
@@ -320,4 +349,7 @@ def _profile(row: asyncpg.Record) -> DeviceProfile:
         datastreams=msgspec.convert(row["datastreams"], tuple[Datastream, ...]),
         chain=ChainRules(NameSource(row["name_from"]), row["name_pattern"], row["allow_create"]),
         two_sided_claim=row["two_sided_claim"],
+        clone_policy=ClonePolicy(row["clone_policy"]),
+        approval=row["approval"],
+        credentials_lifetime=row["credentials_lifetime"],
     )

@@ -4,8 +4,9 @@ Each write is guarded by the revisions it was decided on and by unique constrain
 back was decided on something that is no longer so, and nothing of it was written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -38,7 +39,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True)
 class DeviceRow:
-    """A device as a decision needs it; `credentials` are (type, origin, pending, used, sealed)."""
+    """A device as a decision needs it; `credentials` are (type, origin, pending, used, sealed, expires_at)."""
 
     id: UUID
     profile_id: UUID
@@ -47,7 +48,8 @@ class DeviceRow:
     rearmed: bool
     request_digest: bytes | None
     provision_state: object
-    credentials: tuple[tuple[str, str, bool, bool, bytes], ...]
+    credentials: tuple[tuple[str, str, bool, bool, bytes, datetime | None], ...]
+    quarantined: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ class AttemptRow:
 
 
 class Kind(NamedTuple):
-    """What most writes of a group have in common."""
+    """What most writes of a group have in common. expires_at: when the credentials end, in whole seconds."""
 
     profile_id: UUID
     profile_revision: int
@@ -74,6 +76,7 @@ class Kind(NamedTuple):
     type: str
     origin: str
     transport: str
+    expires_at: datetime | None = None
 
 
 class Write(NamedTuple):
@@ -104,7 +107,7 @@ def _wanted(*more: str) -> str:
     """
     names = ("device_id", "name", "address", "secret", "proof", "kind", *(each.split("::")[0] for each in more))
     arrays = ["uuid", "text", "text", "bytea", "bytea", "smallint", *(each.split("::")[1] for each in more)]
-    kinds = ["uuid", "bigint", "boolean", "text", "text", "text"]
+    kinds = ["uuid", "bigint", "boolean", "text", "text", "text", "timestamptz"]
     parameters = [f"${n}::{type_}[]" for n, type_ in enumerate(kinds + arrays, 1)]
     return f"""
 kinds AS MATERIALIZED (
@@ -152,8 +155,8 @@ WITH {_wanted()}, done AS (
     ON CONFLICT DO NOTHING
     RETURNING id
 ), {_ACCEPTED}, given AS (
-    INSERT INTO credentials (id_digest, device_id, type, origin, sealed)
-    SELECT id_digest, device_id, type, origin, sealed FROM accepted
+    INSERT INTO credentials (id_digest, device_id, type, origin, sealed, expires_at)
+    SELECT id_digest, device_id, type, origin, sealed, expires_at FROM accepted
 ), states AS (
     INSERT INTO attribute (device_id, scope, key, value)
     SELECT device_id, 'SERVER', 'provisionState', '"provisioned"' FROM accepted
@@ -177,10 +180,12 @@ WITH {_wanted("attempt_id::uuid", "device_revision::bigint", "change::text")}, d
     UPDATE credentials c SET first_used_at = NULL FROM accepted a
     WHERE c.device_id = a.device_id AND a.change = 'keep' AND c.first_used_at IS NOT NULL
 ), given AS (
-    INSERT INTO credentials AS c (id_digest, device_id, type, origin, pending, sealed)
-    SELECT id_digest, device_id, type, origin, change = 'add_pending', sealed FROM accepted WHERE change <> 'keep'
+    INSERT INTO credentials AS c (id_digest, device_id, type, origin, pending, sealed, expires_at)
+    SELECT id_digest, device_id, type, origin, change = 'add_pending', sealed, expires_at
+    FROM accepted WHERE change <> 'keep'
     ON CONFLICT (id_digest) DO UPDATE SET type = excluded.type, origin = excluded.origin,
         pending = excluded.pending, sealed = excluded.sealed, first_used_at = NULL, created_at = now(),
+        expires_at = excluded.expires_at,
         device_id = CASE WHEN c.device_id = excluded.device_id THEN c.device_id END
 ), states AS (
     INSERT INTO attribute (device_id, scope, key, value)
@@ -202,9 +207,11 @@ ORDER BY l.n
 
 _DEVICES = """
 SELECT d.id, d.profile_id, d.name, d.revision, d.rearmed, d.request_digest,
+    EXISTS (SELECT FROM device_quarantine q WHERE q.device_id = d.id) AS quarantined,
     (SELECT a.value FROM attribute a
      WHERE a.device_id = d.id AND a.scope = 'SERVER' AND a.key = 'provisionState') AS provision_state,
-    ARRAY(SELECT ROW(c.type, c.origin, c.pending, c.first_used_at IS NOT NULL, c.sealed) FROM credentials c
+    ARRAY(SELECT ROW(c.type, c.origin, c.pending, c.first_used_at IS NOT NULL, c.sealed, c.expires_at)
+          FROM credentials c
           WHERE c.device_id = d.id ORDER BY c.pending DESC, c.created_at DESC) AS credentials
 FROM device d WHERE d.id = ANY($1::uuid[])
 """
@@ -215,6 +222,32 @@ SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
     $8::uuid[], $9::text[])
 ON CONFLICT (id) DO NOTHING
 """
+
+
+class Uses(NamedTuple):
+    """How often a provision key was used, and may be."""
+
+    uses: int
+    max_uses: int | None
+
+
+async def hold_uses(connection: Connection, keys: Collection[str]) -> dict[str, Uses]:
+    """How often these provision keys, as far as they are there, were used: nobody else changes it in a transaction."""
+    rows = await connection.fetch(
+        "SELECT key, uses, max_uses FROM provision_key WHERE key = ANY($1::text[]) ORDER BY key FOR NO KEY UPDATE",
+        list(keys),
+    )
+    return {row["key"]: Uses(row["uses"], row["max_uses"]) for row in rows}
+
+
+async def add_uses(connection: Connection, uses: Mapping[str, int]) -> None:
+    """Count uses of provision keys."""
+    await connection.execute(
+        "UPDATE provision_key k SET uses = k.uses + w.uses"
+        " FROM unnest($1::text[], $2::bigint[]) AS w(key, uses) WHERE k.key = w.key",
+        list(uses),
+        list(uses.values()),
+    )
 
 
 async def look(connection: Connection, looks: Sequence[Look]) -> list[Sighting]:
@@ -236,6 +269,7 @@ async def devices(connection: Connection, ids: set[UUID]) -> dict[UUID, DeviceRo
             row["request_digest"],
             row["provision_state"],
             tuple(tuple(each) for each in row["credentials"]),
+            row["quarantined"],
         )
         for row in rows
     }

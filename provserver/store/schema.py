@@ -67,6 +67,12 @@ async def upgrade(database: Database) -> list[Migration]:
         return missing
 
 
+async def applied(connection: Connection) -> list[tuple[int, str, str]]:
+    """The history of a database: number, name and checksum of each migration, in order."""
+    rows = await connection.fetch("SELECT number, name, checksum FROM schema_migration ORDER BY number")
+    return [tuple(row) for row in rows]
+
+
 async def _pending(connection: Connection) -> list[Migration]:
     applied: dict[int, tuple[str, str]] = {}
     if await connection.fetchval("SELECT to_regclass('schema_migration')") is not None:

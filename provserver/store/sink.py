@@ -2,16 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeAlias
-
-import asyncpg
 
 from provserver.core.sink import QueuedMessage
+from provserver.store.lead import Connection
 
-_LOCK = 0x73696E6B  # "sink": one process at a time sends
-
-# A dead machine must not hold the lock for the two hours that TCP waits by default. No meaning on a unix socket.
-_KEEPALIVE = "SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 4"
+LOCK = 0x73696E6B  # "sink": one process at a time sends
 
 _DUE = """
 SELECT m.id, m.device_id, m.device_name, m.kind, m.body, m.refusals FROM sink_message m
@@ -21,15 +16,6 @@ ORDER BY m.id LIMIT $1
 """
 
 _COUNTED = 10_000
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
-
-
-async def take_lead(connection: Connection) -> bool:
-    """Become the one who sends, for as long as the connection lasts; False while another is."""
-    await connection.execute(_KEEPALIVE)
-    lead: bool = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LOCK)
-    return lead
 
 
 async def due(connection: Connection, limit: int) -> list[QueuedMessage]:

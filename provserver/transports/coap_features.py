@@ -18,9 +18,10 @@ from provserver.core.attributes import split_keys
 from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated, Peer
 from provserver.core.telemetry import InvalidData
-from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
+from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
+from provserver.services.limits import retry_after
 from provserver.services.sessions import Sessions
 from provserver.transports.attributes import Changes, watching
 from provserver.transports.coap_message import Code
@@ -34,7 +35,15 @@ class _NotAuthenticated(Exception):  # noqa: N818
     pass
 
 
-_FAULTS = (_NotAuthenticated, InvalidData, Unavailable, TimeoutError)
+class _Expired(_NotAuthenticated):
+    pass
+
+
+class _NotHeard(Exception):  # noqa: N818
+    pass
+
+
+_FAULTS = (_NotAuthenticated, _NotHeard, InvalidData, Unavailable, TimeoutError)
 
 
 class Features:
@@ -69,7 +78,7 @@ class Features:
         try:
             async with asyncio.timeout(self._request_timeout):
                 device = await self._authenticate(target, peer, let_in)
-                return await self._call(target, device, request, payload)
+                return await self._call(target, device, request, payload, peer)
         except _FAULTS as fault:
             return _refusal(fault)
 
@@ -114,7 +123,7 @@ class Features:
                     if keys is None:
                         continue
                     values = await self._data.changed_attributes(device.device_id, keys)
-            except (Unavailable, TimeoutError):
+            except (_NotHeard, Unavailable, TimeoutError):
                 changes.add(keys)
                 await asyncio.sleep(RETRY_AFTER_SECONDS)
                 continue
@@ -131,13 +140,15 @@ class Features:
             found = await self._access.with_token(target.token, peer)
         else:
             found = await self._access.with_channel(peer)
+        if found is Denial.EXPIRED:
+            raise _Expired
         if isinstance(found, Denial):
-            raise _NotAuthenticated
+            raise _NotHeard if found is Denial.LIMITED else _NotAuthenticated
         if let_in is not None:
             let_in()
         return found
 
-    async def _call(self, target: Target, device: Authenticated, request: Request, payload: bytes) -> Reply:
+    async def _call(self, target: Target, device: Authenticated, request: Request, payload: bytes, peer: Peer) -> Reply:
         match target.feature:
             case "attributes" if request.code == Code.GET:
                 client, shared = (
@@ -151,6 +162,9 @@ class Features:
                 await self._data.publish_attributes(device, payload)
             case "claim":
                 await self._data.claim(device, payload)
+            case "credentials":
+                answer = await self._data.credentials(device, payload, peer)
+                return Reply(RENDERINGS[answer.outcome].coap, answer.body, request.json_format)
             case _ if request.code == Code.GET or target.request_id is None:
                 return Reply(Code.NOT_IMPLEMENTED)  # there are no remote procedure calls
         return Reply(Code.CREATED)
@@ -186,12 +200,16 @@ class _Observers:
 
 def _refusal(fault: Exception) -> Reply:
     match fault:
+        case _Expired():
+            return Reply(Code.UNAUTHORIZED, b"The credentials have expired!")
         case _NotAuthenticated():
             return Reply(Code.UNAUTHORIZED)
+        case _NotHeard():
+            return Reply(Code.TOO_MANY_REQUESTS, max_age=retry_after())
         case InvalidData():
             return Reply(Code.BAD_REQUEST, str(fault).encode())  # a diagnostic payload (RFC 7252 §5.5.2)
         case _:
-            return Reply(Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS)
+            return Reply(Code.SERVICE_UNAVAILABLE, max_age=retry_after())
 
 
 def _json(value: object, request: Request, observe: int | None = None) -> Reply:

@@ -17,7 +17,7 @@ from provserver.core.model import Peer, Transport
 from provserver.transports.coap_exchanges import Answers, Confirmations, exchange
 from provserver.transports.coap_message import Code, Malformed, Message, Type, assemble, decode, empty
 from provserver.transports.coap_options import Reply, requested
-from provserver.transports.coap_resources import BUSY, Call, Resources
+from provserver.transports.coap_resources import Call, Resources, busy
 from provserver.transports.udp import Address
 
 ACK_DELAY = 0.5
@@ -129,7 +129,7 @@ class Front:
         one = _Exchange(key, address, id_, message.token, confirmable, request.unwanted[confirmable])
         if isinstance(begun, Reply) or len(self._under_way) >= _MAX_UNDER_WAY:
             # Not remembered: nothing came of it, nor will when it comes again.
-            self._answer(one, begun if isinstance(begun, Reply) else BUSY)
+            self._answer(one, begun if isinstance(begun, Reply) else busy())
             return
         self._under_way[key] = one
         if confirmable:

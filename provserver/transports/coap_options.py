@@ -39,7 +39,7 @@ class Format(IntEnum):
     JSON = 50
 
 
-_FEATURES = frozenset({"provision", "telemetry", "attributes", "claim", "rpc"})
+_FEATURES = frozenset({"provision", "telemetry", "attributes", "claim", "credentials", "rpc"})
 _READABLE = frozenset({"attributes", "rpc"})
 
 _URI_PATH, _URI_QUERY = int(Option.URI_PATH), int(Option.URI_QUERY)

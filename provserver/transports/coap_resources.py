@@ -9,7 +9,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from provserver.core.model import Peer
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
+from provserver.services.limits import retry_after
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports.blockwise import Progress, RequestBodies, ResponseBodies, cut
 from provserver.transports.coap_features import Features
@@ -27,10 +28,12 @@ _PROGRESS = {
     Progress.TOO_LARGE: Code.REQUEST_ENTITY_TOO_LARGE,
 }
 
-BUSY = Reply(Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS)
-
-
 _BLOCKS = frozenset({Option.BLOCK1, Option.BLOCK2})
+
+
+def busy() -> Reply:
+    """To whom there is no room for."""
+    return Reply(Code.SERVICE_UNAVAILABLE, max_age=retry_after())
 
 
 class Call(Struct, frozen=True):
@@ -132,8 +135,7 @@ class Resources:
         outcome, body, format_ = answer.outcome, answer.body, None
         if body:
             format_ = Format.OCTETSTREAM if answer.protobuf else call.request.json_format
-        max_age = RETRY_AFTER_SECONDS if outcome is Outcome.UNAVAILABLE else None
-        reply = Reply(RENDERINGS[outcome].coap, body, format_, max_age)
+        reply = Reply(RENDERINGS[outcome].coap, body, format_, answer.retry_after or None)
         return reply if call.request.plain and len(body) <= _BLOCK else self._fitting(reply, call)
 
     def _payload(self, request: Request, payload: bytes, key: Hashable) -> bytes | Reply:

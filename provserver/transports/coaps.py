@@ -9,6 +9,7 @@ from aiocoap.numbers.constants import COAPS_PORT
 from aiocoap.util import hostportjoin
 
 from provserver.core.model import Peer
+from provserver.services.limits import Strangers
 from provserver.transports.dtls import Association, DtlsEndpoint, Limits, SharedKey
 from provserver.transports.tls import ServerContext
 
@@ -22,16 +23,19 @@ async def listen(
     context: ServerContext,
     shared_key: SharedKey,
     limits: Limits | None = None,
+    strangers: Strangers | None = None,
     sock: socket.socket | None = None,
     **_: Any,
 ) -> "DtlsInterface":
     """Listen, for `CoapTransport.add`. Raises OSError.
 
     messages: aiocoap's message manager. shared_key: what a PSK identity stands for; may raise Unavailable.
-    sock: see UdpSocket.
+    strangers: who may try such keys. sock: see UdpSocket.
     """
     interface = DtlsInterface(messages)
-    interface.endpoint = DtlsEndpoint(context, shared_key, interface.received, interface.ended, limits or Limits())
+    interface.endpoint = DtlsEndpoint(
+        context, shared_key, interface.received, interface.ended, limits or Limits(), strangers
+    )
     interface.address = interface.endpoint.open(host, port, sock)
     return interface
 

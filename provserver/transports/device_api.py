@@ -22,7 +22,7 @@ from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.sessions import Sessions
 from provserver.transports.attributes import Changes, Polls, watching
-from provserver.transports.http_server import CORS, RETRY, Connection, body, peer
+from provserver.transports.http_server import CORS, Connection, body, peer, retry
 
 POLL_SECONDS = 60.0
 MAX_POLL_SECONDS = 300.0
@@ -33,6 +33,14 @@ _Call = Callable[[web.Request, Authenticated, bytes], Awaitable[web.Response]]
 
 
 class _NotAuthenticated(Exception):  # noqa: N818
+    pass
+
+
+class _Expired(_NotAuthenticated):
+    pass
+
+
+class _NotHeard(Exception):  # noqa: N818
     pass
 
 
@@ -66,6 +74,7 @@ class DeviceApi:
             "attributes": {"POST": self._publish_attributes, "GET": self._attributes},
             "attributes/updates": {"GET": self._updates},
             "claim": {"POST": self._claim},
+            "credentials": {"POST": self._credentials},
             "rpc": {"POST": self._call, "GET": self._calls},
             r"rpc/{id:\d{1,10}}": {"POST": self._result},
             "firmware": {"GET": self._firmware},
@@ -98,14 +107,18 @@ class DeviceApi:
             try:
                 async with asyncio.timeout(None if polls else self._request_timeout):
                     return await call(request, await self._authenticate(request), payload)
+            except _Expired:
+                return _refusal(401, "The credentials have expired!")
             except _NotAuthenticated:
                 return web.Response(status=401, headers=CORS)
+            except _NotHeard:
+                return _refusal(429, RENDERINGS[Outcome.LIMITED].error or "", retry())
             except _NothingCame:
                 return web.Response(status=408, headers=CORS)
             except InvalidData as fault:
                 return _refusal(400, str(fault))
             except (Unavailable, TimeoutError):
-                return _refusal(503, RENDERINGS[Outcome.UNAVAILABLE].error or "", RETRY)
+                return _refusal(503, RENDERINGS[Outcome.UNAVAILABLE].error or "", retry())
 
         return handler
 
@@ -116,8 +129,10 @@ class DeviceApi:
             found = await self._access.with_token(token, peer(request))
         else:
             found = await self._access.with_channel(peer(request))
+        if found is Denial.EXPIRED:
+            raise _Expired
         if isinstance(found, Denial):
-            raise _NotAuthenticated
+            raise _NotHeard if found is Denial.LIMITED else _NotAuthenticated
         return found
 
     async def _telemetry(self, _request: web.Request, device: Authenticated, payload: bytes) -> web.Response:
@@ -131,6 +146,11 @@ class DeviceApi:
     async def _claim(self, _request: web.Request, device: Authenticated, payload: bytes) -> web.Response:
         await self._data.claim(device, payload)
         return _done()
+
+    async def _credentials(self, request: web.Request, device: Authenticated, payload: bytes) -> web.Response:
+        answer = await self._data.credentials(device, payload, peer(request))
+        status = RENDERINGS[answer.outcome].http
+        return web.Response(body=answer.body, status=status, content_type="application/json", headers=CORS)
 
     async def _attributes(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
         client, shared = (split_keys(",".join(request.query.getall(name, ()))) for name in ("clientKeys", "sharedKeys"))

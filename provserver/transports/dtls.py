@@ -15,14 +15,20 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from provserver import metrics
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
+from provserver.services.limits import Strangers
 from provserver.transports.dtls_cookie import CookieExchange, Hello
 from provserver.transports.handshake import MessageType, fragments
 from provserver.transports.tls import Channel, ServerContext
 from provserver.transports.udp import Address, UdpSocket
 
 log = logging.getLogger("provserver.dtls")
+
+_COMPLETED = metrics.HANDSHAKES.cell("dtls", "completed")
+_FAILED = metrics.HANDSHAKES.cell("dtls", "failed")
+_OPEN = metrics.CONNECTIONS.cell(Transport.COAP.value)
 
 SharedKey = Callable[[str], Awaitable[PreSharedKey | None]]
 
@@ -50,7 +56,7 @@ class Limits:
 class Association:
     """What is shared with one peer, from its verified hello on.
 
-    peer: who it has proved to be, once it is established.
+    peer: who it has proved to be, once it is established. unproven: it has named an identity, whose key it is to prove.
     """
 
     def __init__(self, endpoint: "DtlsEndpoint", address: Address, channel: Channel, hello: bytes) -> None:
@@ -58,6 +64,7 @@ class Association:
         self.hello = hello
         self.peer = Peer(Transport.COAP, address.peer[0].removeprefix("::ffff:"))
         self.psk: PreSharedKey | None = None
+        self.unproven = False
         self.established = False
         self.look_up: asyncio.Task[None] | None = None
         self.due = 0.0
@@ -106,13 +113,18 @@ class DtlsEndpoint:
         received: Callable[[Association, bytes], None],
         ended: Callable[[Association], None],
         limits: Limits,
+        strangers: Strangers | None = None,
     ) -> None:
-        """received: takes the datagrams of established associations. ended: hears of each that was established."""
+        """received: takes the datagrams of established associations. ended: hears of each that was established.
+
+        strangers: who may try pre-shared keys.
+        """
         self._context = context
         self._shared_key = shared_key
         self._received = received
         self._ended = ended
         self._limits = limits
+        self._strangers = strangers
         self._cookies = CookieExchange(secrets.token_bytes(32))
         self._handshakes: OrderedDict[Address, Association] = OrderedDict()
         self._unproven: OrderedDict[Address, Association] = OrderedDict()
@@ -207,6 +219,8 @@ class DtlsEndpoint:
         psk = association.psk if channel.psk_identity else None
         association.peer = Peer(association.peer.transport, association.peer.address, channel.certificates, psk)
         association.established = True
+        _COMPLETED.value += 1
+        _OPEN.value += 1
         if self._handshakes.get(address) is association:
             del self._handshakes[address]
         if (before := self._associations.get(address) or self._unproven.get(address)) is not None:
@@ -256,9 +270,18 @@ class DtlsEndpoint:
             if table.get(association.address) is association:
                 del table[association.address]
         if association.established:
+            _OPEN.value -= 1
             self._ended(association)
+        else:
+            _FAILED.value += 1
+            if association.unproven and self._strangers is not None:
+                self._strangers.failed(association.peer.address)
 
     async def _look_up(self, association: Association, channel: Channel, identity: str) -> None:
+        if self._strangers is not None and not self._strangers.heard(association.peer.address, identity):
+            association.look_up = None
+            self._end(association)
+            return
         found = True
         try:
             async with self._looking_up:
@@ -272,6 +295,7 @@ class DtlsEndpoint:
         if not found:
             self._end(association)  # without a word: nobody is told that a key is wrong because Postgres is away
             return
+        association.unproven = True
         channel.resume_with(association.psk.key if association.psk is not None else None)
         self._advance(association)
 

@@ -18,7 +18,7 @@ from provserver.core.telemetry import InvalidData
 from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.datastreams import Datastreams
-from provserver.transports.http_server import CORS, LARGE_BODIES, RETRY, body, peer
+from provserver.transports.http_server import CORS, LARGE_BODIES, body, peer, retry
 
 log = logging.getLogger("provserver.http")
 
@@ -66,13 +66,15 @@ async def _answer(access: Access, datastreams: Datastreams, call: _Call, request
     """Find out which device asks, and answer it. While Postgres is away no token is called invalid."""
     try:
         device = await access.with_token(request.query.get("token", ""), peer(request))
+        if device is Denial.LIMITED:
+            return _refusal(429, RENDERINGS[Outcome.LIMITED].error or "", retry())
         if isinstance(device, Denial):
             return _refusal(400, INVALID_TOKEN)
         return await call(datastreams, device, request)
     except InvalidData as fault:
         return _refusal(400, str(fault))
     except Unavailable:
-        return _refusal(503, RENDERINGS[Outcome.UNAVAILABLE].error or "", RETRY)
+        return _refusal(503, RENDERINGS[Outcome.UNAVAILABLE].error or "", retry())
 
 
 async def _update(datastreams: Datastreams, device: Authenticated, request: web.Request) -> web.Response:

@@ -13,15 +13,16 @@ from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
+from provserver.services.est import Est
 from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
 from provserver.transports import external_api
 from provserver.transports.device_api import DeviceApi
+from provserver.transports.est import routes as est_routes
 from provserver.transports.http_front import PATH, Front, rendered
 from provserver.transports.http_server import (
     CORS,
     KEEPALIVE_TIMEOUT,
-    RETRY,
     Connection,
     Runner,
     Server,
@@ -31,6 +32,7 @@ from provserver.transports.http_server import (
     peer,
     protocol_log,
     refusal,
+    retry,
 )
 
 log = logging.getLogger("provserver.http")
@@ -45,7 +47,7 @@ class HttpTransport:
 
     ready: raises Unavailable when the server cannot serve now, for `/readyz`.
     access, data, sessions: for devices that have been provisioned; without them there is provisioning alone.
-    access, datastreams: for Blynk's API.
+    access, datastreams: for Blynk's API. est: for EST's clients, over TLS.
     front: whether plain provision requests are answered without aiohttp.
     connect_timeout: seconds from accepting a connection to its first request's headers, and for each body.
     request_timeout: seconds after which a device is told to come back.
@@ -60,6 +62,7 @@ class HttpTransport:
         data: Data | None = None,
         sessions: Sessions | None = None,
         datastreams: Datastreams | None = None,
+        est: Est | None = None,
         front: bool = True,
         max_payload_size: int = 65_536,
         max_connections: int = 10_000,
@@ -82,6 +85,8 @@ class HttpTransport:
             application.add_routes(self._device_api.routes())
         if access is not None and datastreams is not None:
             application.add_routes(external_api.routes(access, datastreams))
+        if est is not None:
+            application.add_routes(est_routes(est, connect_timeout))
         self._runner = Runner(
             application,
             max_connections,
@@ -92,6 +97,12 @@ class HttpTransport:
             handle_signals=False,
         )
         self._sweeper: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        server = self._runner.server
+        return server.held if isinstance(server, Server) else 0
 
     @property
     def refused(self) -> int:
@@ -139,14 +150,14 @@ class HttpTransport:
             return refusal(400, "The body is empty!")
         answer = await self._provisioning.answer(payload, peer(request), accept_protobuf=False)
         status, text = rendered(answer)
-        headers = RETRY if status == 503 else CORS
+        headers = CORS | {"Retry-After": str(answer.retry_after)} if answer.retry_after else CORS
         return web.Response(body=text, status=status, content_type="application/json", headers=headers)
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         try:
             await self._ready()
         except Unavailable as fault:
-            return web.json_response({"status": "unavailable", "reason": str(fault)}, status=503, headers=RETRY)
+            return web.json_response({"status": "unavailable", "reason": str(fault)}, status=503, headers=retry())
         return web.json_response({"status": "ready"})
 
     async def _sweep(self) -> None:

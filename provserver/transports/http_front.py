@@ -18,7 +18,7 @@ from typing import Final, Protocol, cast
 import msgspec
 
 from provserver.core.model import Peer, Transport
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
 from provserver.services.provisioning import Answer, Provisioning
 
 log = logging.getLogger("provserver.http")
@@ -214,14 +214,15 @@ class Front(asyncio.Protocol):
         if answer.outcome is _SUCCESS:  # the usual one, without the look-up
             self._say(200, answer.body)
         else:
-            self._say(*rendered(answer))
+            self._say(*rendered(answer), answer.retry_after)
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _say(self, status: int, body: bytes, retry_after: int = 0) -> None:
         transport = self.transport
         self._state = _HELD
         if transport is None or transport.is_closing():
             return  # nobody is there any more
-        transport.write(b"%b%d\r\n\r\n%b" % (_head(status, int(time()), self._last), len(body), body))
+        head = _head(status, int(time()), self._last, retry_after)
+        transport.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         self._since = self._loop.time()
         if self._last:
             transport.close()
@@ -290,7 +291,7 @@ def body_length(head: bytes) -> int | None:
 
 
 @lru_cache(maxsize=16)
-def _head(status: int, second: int, last: bool) -> bytes:
+def _head(status: int, second: int, last: bool, retry_after: int) -> bytes:
     """An answer's head up to the length of its body."""
     fields = [
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}",
@@ -299,8 +300,8 @@ def _head(status: int, second: int, last: bool) -> bytes:
         f"Server: {SERVER}",
         f"Date: {formatdate(second, usegmt=True)}",
     ]
-    if status == 503:
-        fields.append(f"Retry-After: {RETRY_AFTER_SECONDS}")
+    if retry_after:
+        fields.append(f"Retry-After: {retry_after}")
     if last:
         fields.append("Connection: close")
     return "\r\n".join([*fields, "Content-Length: "]).encode()

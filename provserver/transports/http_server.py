@@ -11,13 +11,13 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from provserver.core.model import Peer, Transport
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
+from provserver.services.limits import retry_after
 from provserver.transports.http_front import SERVER, Behind, Front, channel_peer, refusal_body
 
 log = logging.getLogger("provserver.http")
 
 CORS = {"Access-Control-Allow-Origin": "*"}
-RETRY = CORS | {"Retry-After": str(RETRY_AFTER_SECONDS)}
 
 ProtocolFactory = Callable[[], asyncio.BaseProtocol]
 Wrap = Callable[[ProtocolFactory], ProtocolFactory]
@@ -99,9 +99,14 @@ class Server(web.Server):
         self.fronts: set[Front] = set()
         self.refused = 0
 
+    @property
+    def held(self) -> int:
+        """How many connections there are."""
+        return len(self._connections) + len(self.fronts)
+
     def full(self) -> bool:
         """Whether a connection must be refused; it is then counted."""
-        if len(self._connections) + len(self.fronts) < self._max_connections:
+        if self.held < self._max_connections:
             return False
         self.refused += 1
         return True
@@ -201,6 +206,11 @@ def peer(request: web.BaseRequest) -> Peer:
     """Who asks."""
     channel = request.transport
     return channel_peer(channel) if channel is not None else Peer(Transport.HTTP, request.remote or "")
+
+
+def retry() -> dict[str, str]:
+    """The headers of a refusal after which to come again."""
+    return CORS | {"Retry-After": str(retry_after())}
 
 
 async def body(request: web.BaseRequest, limit: float) -> bytes:

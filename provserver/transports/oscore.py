@@ -22,7 +22,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from aiocoap import Message, error, oscore
@@ -34,10 +34,12 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from provserver.core.model import Peer, PreSharedKey, Transport
-from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
+from provserver.errors import Unavailable
+from provserver.services.limits import Limits, retry_after
 
 log = logging.getLogger("provserver.oscore")
 
+TOO_MANY_REQUESTS = 157  # RFC 8516; aiocoap has it without a name
 CLIENT_ID = b"\x01"
 SERVER_ID = b"\x02"
 FRESH = 16
@@ -74,16 +76,8 @@ class OscoreRemote(OSCOREAddress):  # type: ignore[misc] # aiocoap has no types
     @property
     def peer(self) -> Peer:
         """What its channel has proved, OSCORE's and the one below."""
-        below: Peer | None = getattr(self.underlying_address, "peer", None)
-        psk: PreSharedKey = self.security_context.psk
-        if below is not None:
-            return Peer(below.transport, below.address, below.certificates, psk)
-        host: str = self.hostinfo
-        if host.startswith("["):
-            host = host[1:].partition("]")[0]
-        elif host.count(":") == 1:
-            host = host.partition(":")[0]
-        return Peer(Transport.COAP, host.removeprefix("::ffff:"), psk=psk)
+        below = _peer(self.underlying_address)
+        return Peer(below.transport, below.address, below.certificates, self.security_context.psk)
 
     def prove(self) -> None:
         """A request of it was let in: the channel below hears of it."""
@@ -96,13 +90,20 @@ class OscoreSite(Resource):  # type: ignore[misc]
     """Opens protected requests for another site, and protects its answers; others pass as they are."""
 
     def __init__(
-        self, site: Resource, shared_key: SharedKey, numbers: SequenceNumbers, *, max_contexts: int = _MAX_CONTEXTS
+        self,
+        site: Resource,
+        shared_key: SharedKey,
+        numbers: SequenceNumbers,
+        *,
+        limits: Limits | None = None,
+        max_contexts: int = _MAX_CONTEXTS,
     ) -> None:
-        """shared_key: what an identity stands for; may raise Unavailable."""
+        """shared_key: what an identity stands for; may raise Unavailable. limits: who guesses too often."""
         super().__init__()
         self._site = site
         self._shared_key = shared_key
         self._numbers = numbers
+        self._limits = limits or Limits()
         self._contexts: OrderedDict[bytes, _Context] = OrderedDict()
         self._max_contexts = max_contexts
         self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
@@ -117,9 +118,11 @@ class OscoreSite(Resource):  # type: ignore[misc]
             context, request, request_id = await self._open(pipe.request)
             await self._answer(pipe, context, request, request_id)
         except _Refusal as refusal:
+            if refusal.unproven:
+                self._limits.guessed(_peer(pipe.request.remote))
             pipe.add_response(refusal.message, is_last=True)
         except Unavailable:
-            pipe.add_response(Message(code=Code.SERVICE_UNAVAILABLE, max_age=RETRY_AFTER_SECONDS), is_last=True)
+            pipe.add_response(Message(code=Code.SERVICE_UNAVAILABLE, max_age=retry_after()), is_last=True)
 
     async def _open(self, request: Message) -> "_Opened":
         id_context = _id_context(request)
@@ -131,10 +134,15 @@ class OscoreSite(Resource):  # type: ignore[misc]
             except _Refusal as refusal:
                 if not refusal.unproven or not context.may_be_outdated():
                     raise
+        limits = self._limits
+        if limits.watchful() and limits.hold(_peer(request.remote), id_context) is not None:
+            raise _Refusal(Message(code=Code(TOO_MANY_REQUESTS), max_age=retry_after()))
         # Of an identity that is not known a key is tried all the same: no answer tells which there are.
         try:
             async with asyncio.timeout(_LOOK_UP_TIMEOUT), self._looking_up:
                 psk = await self._shared_key(_identity(id_context)) or self._nobody
+                if context is not None and context.psk.key == psk.key:  # of two that are good, the other's turn
+                    psk = await self._shared_key(_identity(id_context)) or self._nobody
         except TimeoutError:
             raise Unavailable("The key was not found in time.") from None
         context = self._contexts.get(id_context)
@@ -285,6 +293,19 @@ class _Context(oscore.CanProtect, oscore.CanUnprotect, oscore.SecurityContextUti
 
 
 _Opened = tuple[_Context, Message, oscore.RequestIdentifiers]
+
+
+def _peer(remote: Any) -> Peer:
+    """Who a datagram came from, by what is below OSCORE."""
+    found: Peer | None = getattr(remote, "peer", None)
+    if found is not None:
+        return found
+    host: str = remote.hostinfo
+    if host.startswith("["):
+        host = host[1:].partition("]")[0]
+    elif host.count(":") == 1:
+        host = host.partition(":")[0]
+    return Peer(Transport.COAP, host.removeprefix("::ffff:"))
 
 
 class _Refusal(Exception):  # noqa: N818 - an answer, not a fault

@@ -10,8 +10,11 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
 
+from provserver import metrics
 from provserver.core.model import PreSharedKey
 from provserver.errors import Unavailable
+from provserver.services.limits import Strangers
+from provserver.transports.admission import Admission
 from provserver.transports.tls import CHUNK_SIZE, MAX_HANDSHAKE_SIZE, Channel, ServerContext
 
 logger = logging.getLogger("provserver.tls")
@@ -21,6 +24,8 @@ SharedKeyLookUp = Callable[[str], Awaitable[PreSharedKey | None]]
 Oversized = Callable[[str, str], None]
 """Is told the IP address of a client whose certificates were too large, and the failure in words."""
 
+_COMPLETED: Final = metrics.HANDSHAKES.cell("tls", "completed")
+_FAILED: Final = metrics.HANDSHAKES.cell("tls", "failed")
 _READ_SIZE: Final = 16_384  # also how much one client can have handled before the others have their turn
 _SLOW: Final = 1.0  # seconds after which a handshake takes nobody's turn any more
 _PAUSE: Final = 0.005  # seconds between turns while connections come: the loop accepts one a round, backlogs overflow
@@ -44,6 +49,8 @@ class TlsAcceptor:
         max_handshakes: int,
         at_once: int,
         oversized: Oversized | None = None,
+        admission: Admission | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
         self.context = context
         self.make_protocol = make_protocol
@@ -56,7 +63,9 @@ class TlsAcceptor:
         self.refused = 0
         self.read_buffer = memoryview(bytearray(_READ_SIZE))
         self._max_handshakes = max_handshakes
-        self._handshakes: set[_Connection] = set()
+        self._admission = admission
+        self.strangers = strangers
+        self._handshakes: dict[_Connection, str] = {}  # whence
         self._waiting: OrderedDict[_Connection, None] = OrderedDict()
         self._begun: OrderedDict[_Connection, float] = OrderedDict()  # lately; when
         self._next_turn: asyncio.Handle | None = None
@@ -89,8 +98,12 @@ class TlsAcceptor:
         if len(self._handshakes) >= self._max_handshakes:
             self.refused += 1
             return False
+        address = transport.address
+        if self._admission is not None and not self._admission.enter(address):
+            self.refused += 1
+            return False
         self.context.refresh(self.loop.time())
-        self._handshakes.add(transport)
+        self._handshakes[transport] = address
         self._arrived = True
         return True
 
@@ -105,7 +118,9 @@ class TlsAcceptor:
 
     def done(self, transport: "_Connection") -> None:
         """Count it no more."""
-        self._handshakes.discard(transport)
+        address = self._handshakes.pop(transport, None)
+        if address is not None and self._admission is not None:
+            self._admission.leave(address)
         self._waiting.pop(transport, None)
         self._begun.pop(transport, None)
 
@@ -139,6 +154,8 @@ def over_tls(
     max_handshakes: int = 10_000,
     at_once: int = 256,
     oversized: Oversized | None = None,
+    admission: Admission | None = None,
+    strangers: Strangers | None = None,
 ) -> TlsAcceptor:
     """A protocol factory for TCP that gives each inner protocol a transport once its handshake is done.
 
@@ -150,6 +167,7 @@ def over_tls(
     max_handshakes: at one time; one more is closed at once. at_once: so many of them are worked on, not counting who
         is slow; the others wait for their turn.
     oversized: told of each handshake that was ended because the client's certificates were too large.
+    admission: where handshakes count, too; one more is closed at once. strangers: who may try pre-shared keys.
     """
     return TlsAcceptor(
         context,
@@ -161,6 +179,8 @@ def over_tls(
         max_handshakes=max_handshakes,
         at_once=at_once,
         oversized=oversized,
+        admission=admission,
+        strangers=strangers,
     )
 
 
@@ -189,7 +209,9 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         "_tcp",
         "_tcp_reading",
         "_timer",
+        "_unproven",
         "_writable",
+        "address",
     )
 
     _tcp: asyncio.Transport
@@ -200,6 +222,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         self._channel = Channel(acceptor.context)
         self._inner: asyncio.BaseProtocol | None = None  # from the end of the handshake to that of the connection
         self._psk: PreSharedKey | None = None
+        self._unproven = False  # has named an identity, whose key it is to prove
         self._key_search: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._early: bytearray | None = bytearray()  # what has come before its turn; None from then on
@@ -212,6 +235,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._tcp = cast("asyncio.Transport", transport)
+        self.address = self._address() or ""
         if self._acceptor.begin(self):
             self._timer = self._acceptor.loop.call_later(self._acceptor.handshake_timeout, self._expire)
         else:
@@ -221,11 +245,15 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = self._ended = True
         self._acceptor.done(self)
+        if self._unproven and self._acceptor.strangers is not None:
+            self._acceptor.strangers.failed(self.address)
         if self._timer is not None:
             self._timer.cancel()
         if self._key_search is not None:
             self._key_search.cancel()
         inner, self._inner = self._inner, None
+        if inner is None and (self._early is None or self._early):
+            _FAILED.value += 1
         if inner is not None:
             inner.connection_lost(exc or self._error)
 
@@ -377,6 +405,8 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
     def _shake_hands(self) -> None:
         channel = self._channel
         if channel.established:
+            _COMPLETED.value += 1
+            self._unproven = False
             self._acceptor.done(self)
             if self._timer is not None:
                 self._timer.cancel()
@@ -387,6 +417,11 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             self._key_search = self._acceptor.loop.create_task(self._find_key(channel.wanted_identity))
 
     async def _find_key(self, identity: str) -> None:
+        strangers = self._acceptor.strangers
+        if strangers is not None and not strangers.heard(self.address, identity):
+            self._log("too many wrong keys came from its address")
+            self.abort()
+            return
         try:
             self._psk = await self._acceptor.shared_key(identity)
         except Unavailable:
@@ -398,6 +433,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             self.abort()
             return
         self._key_search = None
+        self._unproven = True
         self._channel.resume_with(None if self._psk is None else self._psk.key)
         self._advance()
 

@@ -9,7 +9,6 @@ from typing import Any, Self
 from uuid import UUID
 
 import aiohttp
-import asyncpg
 import pytest
 
 from provserver.admin import set_up
@@ -25,31 +24,6 @@ from tests.conftest import Space
 PASSWORD = "correct horse battery staple"
 
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-async def reused_url(postgres: str) -> str:
-    """The DSN of a database that each test finds empty: far quicker than one of its own."""
-    connection = await asyncpg.connect(postgres)
-    await connection.execute("CREATE DATABASE admin TEMPLATE template")
-    await connection.close()
-    return postgres.replace("/provserver?", "/admin?")
-
-
-@pytest.fixture
-async def database_url(reused_url: str) -> AsyncIterator[str]:
-    """The DSN of an empty database with the current schema, for one test."""
-    yield reused_url
-    connection = await asyncpg.connect(reused_url)
-    await connection.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-        " WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'"
-    )
-    tables = await connection.fetch(
-        "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migration'"
-    )
-    await connection.execute("TRUNCATE " + ", ".join(f'"{name}"' for (name,) in tables) + " RESTART IDENTITY")
-    await connection.close()
 
 
 @dataclass

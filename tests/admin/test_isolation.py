@@ -19,6 +19,7 @@ from provserver.core.limits import Buckets
 from provserver.services.claiming import ClaimLimits
 from tests.admin.conftest import PASSWORD, Answer, Caller, Site
 from tests.conftest import Space
+from tests.pki import Authority
 from tests.services.conftest import contents
 
 
@@ -42,6 +43,10 @@ class Victim:
         self.id, self.user, self.key, self.profile, self.device, self.token, self.claimed, self.reserved, self.job = (
             str(uuid4()) for _ in range(9)
         )
+        self.attempt = str(uuid4())
+        self.approval = str(uuid4())
+        self.webhook = str(uuid4())
+        self.request_key = str(uuid4())
         self.unit = f"SN-{self.user}"
         self.email = f"{self.user}@example.com"
         self.provision_key = self.key
@@ -53,7 +58,12 @@ class Victim:
         return set(vars(self).values())
 
 
+HOOK = "http://0x7f000001/"
+"""Resolved without a look-up, and not allowed."""
+
 Asks = Callable[[Victim], Ask]
+
+AUTHORITY = Authority.root("Isolated")
 
 TABLE: dict[str, Asks] = {
     "POST /session": lambda v: Ask(body={"email": v.email, "password": "a wrong password"}),
@@ -85,6 +95,9 @@ TABLE: dict[str, Asks] = {
     "POST /keys": lambda v: Ask(body={"name": "more", "permissions": ["devices:view"], "organization": v.id}),
     "GET /keys/{key}": lambda v: Ask({"key": v.key}),
     "DELETE /keys/{key}": lambda v: Ask({"key": v.key}),
+    "GET /request-keys": lambda v: Ask(query={"organization": v.id}),
+    "POST /request-keys": lambda v: Ask(body={"organization": v.id}),
+    "DELETE /request-keys/{key}": lambda v: Ask({"key": v.request_key}),
     "GET /profiles": lambda v: Ask(query={"organization": v.id}),
     "POST /profiles": lambda v: Ask(body={"name": "more"}, query={"organization": v.id}),
     "POST /profiles/import": lambda v: Ask(
@@ -95,7 +108,17 @@ TABLE: dict[str, Asks] = {
     "DELETE /profiles/{profile}": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
     "POST /profiles/{profile}/clone": lambda v: Ask({"profile": v.profile}, {"name": "twin"}, {"organization": v.id}),
     "GET /profiles/{profile}/export.toml": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
+    "GET /profiles/{profile}/ca": lambda v: Ask({"profile": v.profile}, query={"organization": v.id}),
+    "POST /profiles/{profile}/ca": lambda v: Ask({"profile": v.profile}, {"replace": True}, {"organization": v.id}),
+    "POST /profiles/{profile}/ca/import": lambda v: Ask(
+        {"profile": v.profile},
+        {"certificates": AUTHORITY.pem, "key": AUTHORITY.key_pem, "replace": True},
+        {"organization": v.id},
+    ),
     "POST /profiles/{profile}/keys": lambda v: Ask({"profile": v.profile}, {}, {"organization": v.id}),
+    "PUT /profiles/{profile}/keys/{key}/budget": lambda v: Ask(
+        {"profile": v.profile, "key": v.provision_key}, {"maxUses": 1}, {"organization": v.id}
+    ),
     "DELETE /profiles/{profile}/keys/{key}": lambda v: Ask(
         {"profile": v.profile, "key": v.provision_key}, query={"organization": v.id}
     ),
@@ -108,7 +131,15 @@ TABLE: dict[str, Asks] = {
     "DELETE /devices/{device}": lambda v: Ask({"device": v.device}),
     "POST /devices/{device}/revoke": lambda v: Ask({"device": v.device}),
     "POST /devices/{device}/rearm": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/rotate": lambda v: Ask({"device": v.device}, {"overlap": 60}),
     "POST /devices/{device}/transfer": lambda v: Ask({"device": v.device}, {"organization": v.id}),
+    "POST /devices/{device}/quarantine": lambda v: Ask({"device": v.device}, {"reason": "seen twice"}),
+    "POST /devices/{device}/release": lambda v: Ask({"device": v.device}, {"rotate": True}),
+    "GET /approvals": lambda v: Ask(query={"profile": v.profile}),
+    "POST /approvals/accept": lambda v: Ask(body={"profile": v.profile}),
+    "POST /approvals/reject": lambda v: Ask(body={"profile": v.profile}),
+    "POST /approvals/{approval}/accept": lambda v: Ask({"approval": v.approval}),
+    "POST /approvals/{approval}/reject": lambda v: Ask({"approval": v.approval}),
     "GET /static-tokens": lambda v: Ask(query={"profile": v.profile}),
     "POST /static-tokens": lambda v: Ask(body={"profile": v.profile, "count": 1}),
     "POST /static-tokens/import": lambda v: Ask(body=b"Device Name\r\nmore-2\r\n", query={"profile": v.profile}),
@@ -127,11 +158,24 @@ TABLE: dict[str, Asks] = {
     "POST /static-tokens/units/reserve": lambda v: Ask(body={"profile": v.profile, "unit": v.unit}),
     "POST /static-tokens/units/written": lambda v: Ask(body={"tokenId": v.reserved, "unit": v.unit}),
     "POST /static-tokens/units/fail": lambda v: Ask(body={"profile": v.profile, "unit": v.unit}),
+    "GET /webhooks": lambda v: Ask(query={"organization": v.id}),
+    "POST /webhooks": lambda v: Ask(body={"url": HOOK, "organization": v.id}),
+    "GET /webhooks/{id}": lambda v: Ask({"id": v.webhook}),
+    "PATCH /webhooks/{id}": lambda v: Ask({"id": v.webhook}, {"enabled": False}),
+    "DELETE /webhooks/{id}": lambda v: Ask({"id": v.webhook}),
+    "POST /webhooks/{id}/test": lambda v: Ask({"id": v.webhook}),
+    "GET /webhooks/{id}/deliveries": lambda v: Ask({"id": v.webhook}),
+    "POST /webhooks/{id}/replay": lambda v: Ask({"id": v.webhook}, {"dead": True}),
     "GET /jobs": lambda _: Ask(),
     "GET /jobs/{id}": lambda v: Ask({"id": v.job}),
     "POST /jobs/{id}/cancel": lambda v: Ask({"id": v.job}),
     "GET /attempts": lambda v: Ask(query={"profile": v.profile}),
+    "GET /attempts/{id}/explanation": lambda v: Ask({"id": v.attempt}),
+    "POST /explain": lambda v: Ask(body={"profile": v.profile, "request": "{}"}),
     "GET /audit": lambda v: Ask(query={"organization": v.id}),
+    "GET /audit/export": lambda v: Ask(query={"organization": v.id}),
+    "GET /audit/head": lambda _: Ask(own=True),
+    "POST /audit/verify": lambda _: Ask(body={}, own=True),
     "GET /events": lambda _: Ask(own=True),
     "GET /openapi.json": lambda _: Ask(),
     "GET /docs": lambda _: Ask(),
@@ -147,6 +191,7 @@ REFUSED_ALL_THE_SAME = {
     "POST /users/{user}/reset-password": 409,  # the invitation was not accepted
     "POST /devices/claim": 404,  # the secret is wrong
     "POST /devices/{device}/transfer": 409,  # to the same owner
+    "POST /devices/{device}/release": 409,  # it is not in quarantine
     "POST /jobs/{id}/cancel": 409,  # it has ended
 }
 """What does not come about for another reason than who asks."""
@@ -156,10 +201,14 @@ OF_ONES_OWN = {
     "POST /devices": 404,
     "POST /devices/import": 404,
     "GET /attempts": 404,
+    "POST /explain": 404,
     "POST /static-tokens/claim": 404,
 }
 """What is for the caller's own organization: profiles that are named, and codes of its makers."""
 
+
+AT_THE_TOP = {"GET /audit/head", "POST /audit/verify"}
+"""What is of the whole server."""
 
 OF_OTHERS: dict[Role, dict[str, int]] = {
     Role.STAFF: {"PATCH /users/{user}": 403},
@@ -196,7 +245,7 @@ class World:
 
     async def grow(self) -> None:
         site = self.site
-        unlimited = ClaimLimits(Buckets(1e9, 1e9), Buckets(1e9, 1e9))
+        unlimited = ClaimLimits(Buckets(1e9, 1e9), Buckets(1e9, 1e9), Buckets(1e9, 1e9))
         site.api.services.claiming._limits = unlimited
         root = str(site.space.organization_id)
         self.organizations["manufacturer"] = root
@@ -235,11 +284,13 @@ class World:
         admin, victim, n = self.callers[f"{owner} admin"], Victim(), next(self.numbers)
         victim.id = self.organizations[owner]
         victim.profile = (await admin.ok("POST", "/profiles", {"name": f"profile {n}"}))["id"]
+        await admin.ok("POST", f"/profiles/{victim.profile}/ca", {})
         victim.provision_key = (await admin.ok("POST", f"/profiles/{victim.profile}/keys", {}))["provisionDeviceKey"]
         victim.email = f"victim-{n}@example.com"
         victim.user = (await admin.ok("POST", "/users", {"email": victim.email, "role": "user"}))["id"]
         made = await admin.ok("POST", "/keys", {"name": f"key of victim {n}", "permissions": ["devices:view"]})
         victim.key = made["id"]
+        victim.request_key = (await admin.ok("POST", "/request-keys", {}))["id"]
         device = {"name": f"device {n}", "profile": victim.profile}
         victim.device = (await admin.ok("POST", "/devices", device))["id"]
         tokens = (await admin.ok("POST", "/static-tokens", {"profile": victim.profile, "count": 4}))["items"]
@@ -249,8 +300,21 @@ class World:
         opened = await admin.ok("GET", f"/static-tokens/{victim.claimed}", open=True)
         await admin.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
         victim.qr = (await admin.ok("GET", f"/static-tokens/{tokens[2]['id']}", open=True))["qrPayload"]
+        victim.webhook = (await admin.ok("POST", "/webhooks", {"url": HOOK}))["id"]
         begun = await admin.ok("POST", "/devices/import", b"name\r\n", profile=victim.profile, asJob=True)
         victim.job = begun["job"]["id"]
+        await self.site.space.rows(
+            "INSERT INTO attempt (id, transport, address, outcome, reason, profile_id)"
+            " VALUES ($1, 'HTTP', '192.0.2.7', 'not_found', 'SECRET_WRONG', $2)",
+            UUID(victim.attempt),
+            UUID(victim.profile),
+        )
+        await self.site.space.rows(
+            "INSERT INTO provision_approval (id, profile_id, digest, transport, address, expires_at)"
+            " VALUES ($1, $2, '', 'HTTP', '192.0.2.7', now() + interval '1 hour')",
+            UUID(victim.approval),
+            UUID(victim.profile),
+        )
         while (await admin.ok("GET", f"/jobs/{victim.job}"))["state"] == "running":
             pass
         return victim
@@ -264,7 +328,8 @@ class World:
 
 
 @pytest.fixture
-async def world(space: Space, tmp_path: Path) -> AsyncIterator[World]:
+async def world(space: Space, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[World]:
+    monkeypatch.setattr("provserver.services.webhooks.MAX_WEBHOOKS", 1000)  # of which each victim has one
     async with Site.open(space, tmp_path) as site:
         world = World(site)
         await world.grow()
@@ -338,6 +403,8 @@ async def test_roles_may_what_they_may_and_no_more(world: World, caller: str) ->
         expected = REFUSED_ALL_THE_SAME.get(key(route))
         if above:
             expected = OF_ONES_OWN.get(key(route), expected)
+        elif key(route) in AT_THE_TOP:
+            expected = 403
         if role is not Role.ADMIN:
             expected = OF_OTHERS[role].get(key(route), expected)
         assert answer.status == expected if expected else answer.status < 300, told

@@ -12,6 +12,9 @@ from provserver.core.authorization import Principal
 from provserver.services.api_keys import ApiKeys
 from tests.admin.conftest import Caller, Site
 
+EXAMPLES = os.environ.get("PROVSERVER_TEST_EXAMPLES", "1")
+"""For each operation and phase; 20 take a quarter of an hour."""
+
 SETTINGS = """
 [checks.positive_data_acceptance]
 # Beyond what a schema can say: 412, it has changed; 422, a value of the right form that cannot be taken.
@@ -37,7 +40,7 @@ async def test_the_server_does_what_its_description_says(
         *("--config-file", "schemathesis.toml"),
         *("run", f"{site.url}/api/admin/openapi.json"),
         *("--header", f"Authorization: Bearer {admin.key}"),
-        *("--checks", "all", "--max-examples", "1", "--seed", "1", "--generation-deterministic"),
+        *("--checks", "all", "--max-examples", EXAMPLES, "--seed", "1", "--generation-deterministic"),
         *("--exclude-path", "/api/admin/events"),  # which does not end
         *("--exclude-path", "/api/admin/static-tokens/units/hold"),  # nor this
         cwd=tmp_path,

@@ -26,7 +26,7 @@ def test_every_refusal_has_its_problem() -> None:
     [
         (Refused("No."), 422, "refused", None),
         (Misconfigured("Mend it."), 500, "misconfigured", None),
-        (Unavailable("Away."), 503, "unavailable", ("Retry-After", "5")),
+        (Unavailable("Away."), 503, "unavailable", None),
         (TooManyRequests("Slow down.", 1.2), 429, "too_many_requests", ("Retry-After", "2")),
         (problem.MethodNotAllowed("No.", ["GET"]), 405, "method_not_allowed", ("Allow", "GET")),
     ],

@@ -42,6 +42,8 @@ def test_the_commands_are_the_documented_ones() -> None:
         *(f"organization {name}" for name in ("create", "list", "show", "update", "delete")),
         *(f"user {name}" for name in ("invite", "list", "show", "update", "delete", "link")),
         *(f"key {name}" for name in ("create", "list", "delete")),
+        *(f"keys {name}" for name in ("rotate", "list", "retire")),
+        *("backup", "restore"),
         *(f"job {name}" for name in ("list", "show", "cancel")),
         "audit list",
         "ca init",

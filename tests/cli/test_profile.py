@@ -223,6 +223,20 @@ def test_a_key_has_a_budget(cli: Cli, name: str) -> None:
     assert f"The provision key old {name} expired on 2020-01-01" in cli.run("profile", "show", name).err
 
 
+def test_a_key_is_bounded_anew(cli: Cli, name: str) -> None:
+    cli.json("profile", "create", name, "--key", f"key {name}", "--secret", "s")
+    update = ("profile", "key", "update", name, f"key {name}")
+
+    shown = cli.json(*update, "--max-uses", "10", "--per-minute", "3")
+    assert shown["keyBudgets"] == [{"provisionDeviceKey": f"key {name}", "maxUses": 10, "perMinute": 3}]
+    assert cli.json("profile", "show", name)["keyBudgets"] == shown["keyBudgets"]
+    assert "keyBudgets" not in cli.json(*update)
+    added = cli.json("profile", "key", "add", name, "--max-uses", "5")
+    assert added["maxUses"] == 5
+    assert "no such provision key" in cli.refused("profile", "key", "update", name, "another")
+    assert "--max-uses" in cli.refused(*update, "--max-uses", "0", code=2)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "fix"),
     [

@@ -157,7 +157,7 @@ async def staged(bench: Bench, case: Case) -> AsyncIterator[Stage]:
     """Make the profiles and devices of a case; take them away afterwards, as ids and keys exist once."""
     values = Values()
     names = [values.tag, f"{values.tag}-other"]
-    profile, pair = await _profile(bench, names[0], case.strategy, case.policy, case.key)
+    profile, pair = await _profile(bench, names[0], case.strategy, case.policy, case.key, approval=case.approval)
     values.add(key=pair.key, secret=pair.secret)
     other = None
     if case.extra:
@@ -188,12 +188,15 @@ async def _clear(bench: Bench, profiles: list[object]) -> None:
         await connection.execute("DELETE FROM device_profile WHERE id = ANY($1)", profiles)
 
 
-async def _profile(bench: Bench, name: str, strategy: str | None, policy: str, key: str) -> tuple[object, KeyPair]:
+async def _profile(
+    bench: Bench, name: str, strategy: str | None, policy: str, key: str, *, approval: bool = False
+) -> tuple[object, KeyPair]:
     change = ProfileChange(
         name,
         ProvisionStrategy(strategy) if strategy else None,
         ReprovisionPolicy(policy),
         accept_unproven_repeats=True,
+        approval=approval,
     )
     profile, pair = await bench.operator.profiles.create(change, key or None)
     return profile.id, pair

@@ -55,11 +55,15 @@ class Granted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """A reply with another status. error: the whole `errorMsg`, or what it names. retry_after: in seconds."""
+    """A reply with another status. error: the whole `errorMsg`, or what it names.
+
+    retry_after: in seconds; up to twice that, as it is drawn. stage: its `provisionDeviceStatus`, if not its status.
+    """
 
     status: str
     error: str
     retry_after: int | None = None
+    stage: str | None = None
     invalid: bool = False
     protobuf: bool = False
 
@@ -191,6 +195,22 @@ class DropKey:
     key: str
 
 
+@dataclass(frozen=True, slots=True)
+class Approve:
+    """The operator decides on a request that waits."""
+
+    name: str = "«tag»"
+    accept: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """The operator puts a device into quarantine; over: releases it."""
+
+    name: str = "«tag»"
+    over: bool = False
+
+
 # On MQTT, packet by packet.
 
 
@@ -271,7 +291,7 @@ class Coap:
 
 Step = (
     Ask | Rush | Stored | Devices | Attempted | Recorded | Rearm | Delete | Use | State | Strategy | DropKey
-    | Send | Get | Silence | Http | Coap
+    | Approve | Quarantine | Send | Get | Silence | Http | Coap
 )  # fmt: skip
 
 
@@ -293,7 +313,7 @@ class Case:
     """One case. steps: the same on every transport, or those of each that it concerns.
 
     cites: the rows it shows, separated by blanks. key: the profile's provision key, where it matters. other: the
-    strategy of another profile. extra: a second pair of key and secret.
+    strategy of another profile. extra: a second pair of key and secret. approval: an operator is to approve devices.
     """
 
     id: str
@@ -306,6 +326,7 @@ class Case:
     other: str = ""
     extra: bool = False
     key: str = ""
+    approval: bool = False
 
     @property
     def rows(self) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from provserver.core.authorization import OPERATOR, Principal
 from provserver.core.model import Authenticated, MqttBasic, Peer, ProvisionStrategy
 from provserver.core.model import Transport as Way
+from provserver.services.approvals import Approvals
 from provserver.services.profiles import ProfileChange
 from tests.conformance import model, rendering
 from tests.conformance.bench import Answer, Bench, Stage, staged, statuses, until, version
@@ -76,7 +78,14 @@ class _Play:
 
     async def _operate(
         self,
-        step: model.Rearm | model.Delete | model.Use | model.State | model.Strategy | model.DropKey,
+        step: model.Rearm
+        | model.Delete
+        | model.Use
+        | model.State
+        | model.Strategy
+        | model.DropKey
+        | model.Approve
+        | model.Quarantine,
     ) -> None:
         operator = self._bench.operator
         match step:
@@ -95,6 +104,13 @@ class _Play:
                 await operator.profiles.update(self._stage.profile, change)
             case model.DropKey(key):
                 await operator.profiles.remove_key(self._stage.profile, self._values.text(key))
+            case model.Approve(name, accept):
+                principal = Principal(OPERATOR, operator.organization_id)
+                await Approvals(operator.database).decide(principal, self._values.text(name), accept=accept)
+            case model.Quarantine(name, over=True):
+                await operator.devices.release(self._values.text(name))
+            case model.Quarantine(name):
+                await operator.devices.quarantine(self._values.text(name), "as the case has it")
             case model.State(value, name):
                 await self._set_state(self._values.text(name), value)
 
@@ -159,7 +175,8 @@ class _Play:
                 str(self._stage.profile_id),
             )
             found[:] = [row[0] for row in (*attempts, *events)]
-            return (len(attempts), len(events)) == (step.attempts, step.events)
+            made = [row for row in events if '"device.provisioned"' in row[0]]
+            return (len(attempts), len(made)) == (step.attempts, step.events)
 
         await until(recorded, f"{step.attempts} attempts and {step.events} events are recorded")
         for text in map(self._values.text, step.without):

@@ -32,7 +32,7 @@ def short(expected: Expected, transport: Transport) -> str:
         case Granted():
             status = "SUCCESS"
         case Refused():
-            status = expected.status
+            status = expected.stage or expected.status
         case _:
             status = ""
     shown = code(expected, transport).replace(REPLY, "")

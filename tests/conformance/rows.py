@@ -359,6 +359,13 @@ _OURS = (
     _amended(
         "ours/rotate", "Policy rotate: a repeat gets new credentials; the old ones die when those are first used."
     ),
+    _amended(
+        "ours/approval",
+        "With `approval` who asks anew hears FAILURE, PENDING and when to ask again, until an operator accepts.",
+    ),
+    _amended("ours/approval-rejected", "Who was rejected hears FAILURE."),
+    _amended("ours/approval-unnamed", "With `approval` a request without name and nonce is answered, naming them."),
+    _amended("ours/quarantine", "A device in quarantine gets nothing until it is released."),
     _amended("ours/private", "A reply goes to the connection that asked and to no other."),
     _amended("ours/policy-other", "Under a policy that repeats, other credentials than the stored ones are FAILURE."),
 )

@@ -28,6 +28,7 @@ from provserver.core.decision import (
 from provserver.core.model import (
     PROVISIONED,
     VACANT,
+    ApprovalState,
     ChainRules,
     Credentials,
     CredentialsType,
@@ -834,6 +835,99 @@ def test_a_certificate_of_another_device_is_not_given_away(named: KnownDevice | 
 # Every reason
 
 
+def approving(
+    situation: Situation,
+    *,
+    strategy: ProvisionStrategy = ALLOW,
+    policy: ReprovisionPolicy = DENY,
+    supplied: Credentials | None = None,
+    nonce: bool = False,
+) -> Decision:
+    """As `decided`, of a profile whose operator approves each device."""
+    intent = Intent(replace(profile(strategy, policy), approval=True), "d", supplied, False, NONCE if nonce else None)
+    return decide(intent, situation, DIGEST if nonce else None, FRESH)
+
+
+PROVEN = device(held(), digest=DIGEST)
+
+APPROVALS: list[tuple[str, Callable[[Situation], Decision], Situation, str]] = [
+    ("new", approving, VACANT, "create d: generated fresh"),
+    (
+        "pre-provisioned",
+        lambda s: approving(s, strategy=CHECK),
+        Situation(device(held(), state=None)),
+        "keep generated old",
+    ),
+    ("return_same", lambda s: approving(s, policy=RETURN_SAME), Situation(device(held())), "repeat old"),
+    ("rotate", lambda s: approving(s, policy=ROTATE), Situation(device(held())), "add_pending generated fresh"),
+    ("chain", lambda s: approving(s, strategy=CHAIN, supplied=OWN), VACANT, "create d: supplied own"),
+    (
+        "chain, pre-provisioned",
+        lambda s: approving(s, strategy=CHAIN, supplied=OWN),
+        Situation(device(held(), state=None)),
+        "replace supplied own",
+    ),
+]
+
+
+@pytest.mark.parametrize(("ask_", "found", "granted"), [each[1:] for each in APPROVALS], ids=[e[0] for e in APPROVALS])
+def test_what_nobody_has_proved_waits_for_an_operator(
+    ask_: Callable[[Situation], Decision], found: Situation, granted: str
+) -> None:
+    said = {state: described(ask_(replace(found, approval=state))) for state in (None, *ApprovalState)}
+
+    assert said == {
+        None: "APPROVAL_PENDING",
+        ApprovalState.PENDING: "APPROVAL_PENDING",
+        ApprovalState.ACCEPTED: granted,
+        ApprovalState.REJECTED: "APPROVAL_REJECTED",
+    }
+
+
+@pytest.mark.parametrize("state", [None, *ApprovalState])
+@pytest.mark.parametrize(
+    ("ask_", "found", "outcome"),
+    [
+        (lambda s: approving(s, nonce=True), Situation(PROVEN, PROVEN), "repeat old"),
+        (approving, Situation(device(held(), rearmed=True)), "replace generated fresh"),
+        (approving, Situation(device(held())), "ALREADY_PROVISIONED"),
+        (lambda s: approving(s, strategy=CHECK), VACANT, "NOT_PRE_PROVISIONED"),
+    ],
+    ids=["proved", "re-armed", "refused", "unknown"],
+)
+def test_what_is_proved_or_refused_anyway_needs_no_operator(
+    ask_: Callable[[Situation], Decision], found: Situation, outcome: str, state: ApprovalState | None
+) -> None:
+    assert described(ask_(replace(found, approval=state))) == outcome
+
+
+def test_the_next_certificate_of_a_device_that_is_known_needs_no_operator() -> None:
+    intent = Intent(replace(profile(CHAIN), approval=True), "d", CERTIFICATE, False, None)
+
+    assert changed(decide(intent, Situation(device(USED_OLDER)), None, FRESH)) == "add_pending supplied certificate"
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Situation(device(held(), state=None)),
+        Situation(device(held(), rearmed=True)),
+        Situation(PROVEN, PROVEN),
+        Situation(None, PROVEN),
+    ],
+    ids=["new", "re-armed", "proved", "by nonce alone"],
+)
+@pytest.mark.parametrize("strategy", [ALLOW, CHECK, CHAIN])
+def test_a_device_in_quarantine_gets_nothing(found: Situation, strategy: ProvisionStrategy) -> None:
+    there = replace(
+        found,
+        named=found.named and replace(found.named, quarantined=True),
+        nonce_holder=found.nonce_holder and replace(found.nonce_holder, quarantined=True),
+    )
+
+    assert decided(there, strategy=strategy, supplied=OWN, nonce=True) == Refusal(Reason.QUARANTINED)
+
+
 def decided(
     situation: Situation,
     *,
@@ -852,8 +946,14 @@ FOUND_ELSEWHERE = {case.reason for case in (CASES | NAMES).values()} | {
     Reason.CRL_STALE,
     Reason.NAME_MISMATCH,
     Reason.CHAIN_DISABLED,
+    *(reason for reason in Reason if reason.name.startswith(("CSR_", "ISSUER_"))),
+    Reason.CREDENTIALS_EXPIRED,
+    Reason.CREDENTIALS_IMPORTED,
+    Reason.CREDENTIALS_STATIC,
 }
-"""By the verifier: see tests/core/test_chain.py and tests/services/test_enrollment.py."""
+"""By the verifier: see tests/core/test_chain.py and tests/services/test_enrollment.py; of certificates that are asked
+for, and of rotation: tests/core/test_signing.py, tests/core/test_rotation.py and tests/services/test_rotation.py.
+"""
 
 REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
     Reason.NAME_BLANK: lambda: admitted(device_name=" "),
@@ -881,11 +981,19 @@ REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
     Reason.CREDENTIALS_TYPE: lambda: by_chain(device(USED_TOKEN)),
     Reason.CERTIFICATE_SUPERSEDED: lambda: by_chain(device(USED_NEWER)),
     Reason.OTHER_CREDENTIALS: lambda: decided(Situation(device(held())), policy=RETURN_SAME, supplied=OWN),
+    Reason.QUARANTINED: lambda: decided(Situation(replace(device(held()), quarantined=True))),
+    Reason.APPROVAL_PENDING: lambda: approving(VACANT),
+    Reason.APPROVAL_REJECTED: lambda: approving(Situation(approval=ApprovalState.REJECTED)),
+    Reason.APPROVAL_UNNAMED: lambda: judged(ask(), replace(key_of(), profile=replace(profile(), approval=True))),
 }
 
 
+COUNTED = {reason_ for reason_ in Reason if reason_.outcome is Outcome.LIMITED} | {Reason.KEY_USED_UP}
+"""By `services/limits.py` and `services/settlement.py`."""
+
+
 def test_every_reason_is_reached() -> None:
-    assert set(REACHED) | FOUND_ELSEWHERE == set(Reason)
+    assert set(REACHED) | FOUND_ELSEWHERE | COUNTED == set(Reason)
 
 
 @pytest.mark.parametrize("reason_", REACHED, ids=lambda r: r.name)
@@ -917,6 +1025,7 @@ def test_not_found_says_nothing_of_devices() -> None:
         Reason.KEY_NOT_YET_VALID,
         Reason.KEY_EXPIRED,
         Reason.NETWORK_EXCLUDED,
+        Reason.KEY_USED_UP,
     }
 
 

@@ -118,3 +118,11 @@ def test_generated_values(make: Callable[[ids.Randomness], str], length: int) ->
 
 def test_a_template_id_has_blynks_prefix() -> None:
     assert ids.template_id(bytes) == "TMPLAAAAAAAAA"
+
+
+@given(st.floats(0, 2**37), st.floats(0, 1000))
+def test_ids_of_a_time_and_after_are_above_its_floor(at: float, later: float) -> None:
+    assert ids.floor(at) <= ids.uuid7(at, bytes)
+    assert ids.floor(at) <= ids.uuid7(at + later, lambda size: b"\xff" * size)
+    assert ids.floor(at + 1) > ids.uuid7(at, lambda size: b"\xff" * size)
+    assert ids.floor(-1.0).int == 0

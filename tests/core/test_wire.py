@@ -441,8 +441,11 @@ requests = st.builds(
     gateway=st.booleans(),
     request_nonce=st.none() | st.just(NONCE) | clean.filter(bool),
     protobuf=st.just(False),
+    csr=st.none() | clean.filter(bool),
+    answer_key=st.none(),
 )
-JSON_NAMES = dict(zip(ProvisionRequest._fields, wire._Members.__struct_fields__, strict=False))
+IN_BOTH = [name for name in ProvisionRequest._fields if name not in ("protobuf", "answer_key")]
+JSON_NAMES = dict(zip(IN_BOTH, wire._Members.__struct_fields__, strict=False))
 
 
 def as_json(request: ProvisionRequest) -> bytes:
@@ -457,7 +460,9 @@ def as_protobuf(request: ProvisionRequest) -> bytes:
     data += some(3, some(1, request.client_id) + some(2, request.username) + some(3, request.password))
     type_ = ("ACCESS_TOKEN", "X509_CERTIFICATE", "MQTT_BASIC", "LWM2M_CREDENTIALS").index(request.credentials_type)
     parts = some(1, request.device_name) + some(2, type_) + some(4, data) + some(5, request.gateway)
-    return message(key=request.key, secret=request.secret, more=parts + some(100, request.request_nonce))
+    return message(
+        key=request.key, secret=request.secret, more=parts + some(100, request.request_nonce) + some(101, request.csr)
+    )
 
 
 @settings(deadline=None)
@@ -578,7 +583,20 @@ def test_a_long_value_in_protobuf() -> None:
             Outcome.UNAVAILABLE,
             (
                 '{"errorMsg":"Temporarily unavailable, try again later!"'
-                ',"status":"FAILURE","provisionDeviceStatus":"FAILURE","retryAfter":5}'
+                ',"status":"FAILURE","provisionDeviceStatus":"FAILURE"}'
+            ),
+            "08 03",
+        ),
+        (
+            Outcome.LIMITED,
+            ('{"errorMsg":"Too many requests, try again later!","status":"FAILURE","provisionDeviceStatus":"FAILURE"}'),
+            "08 03",
+        ),
+        (
+            Outcome.PENDING,
+            (
+                '{"errorMsg":"Waiting for an operator\'s approval, try again later!"'
+                ',"status":"FAILURE","provisionDeviceStatus":"PENDING"}'
             ),
             "08 03",
         ),
@@ -589,6 +607,13 @@ def test_a_long_value_in_protobuf() -> None:
 def test_refusals(outcome: Outcome, reply: str, in_protobuf: str) -> None:
     assert wire.encode_refusal(outcome, protobuf=False).decode() == reply
     assert wire.encode_refusal(outcome, protobuf=True) == bytes.fromhex(in_protobuf)
+
+
+def test_a_refusal_may_say_when_to_ask_again() -> None:
+    body = wire.encode_refusal(Outcome.UNAVAILABLE, protobuf=False, retry_after=7)
+
+    assert json.loads(body)["retryAfter"] == 7
+    assert wire.encode_refusal(Outcome.UNAVAILABLE, protobuf=True, retry_after=7) == bytes.fromhex("08 03")
 
 
 def test_every_refusal_with_a_body_has_an_error_message() -> None:
@@ -659,3 +684,14 @@ def test_a_channel_speaks_for_a_request_that_names_neither_key_nor_secret(
 def test_a_channel_does_not_add_a_secret_to_another_key() -> None:
     with pytest.raises(InvalidRequest):
         decode(b'{"provisionDeviceKey":"other"}', accept_protobuf=True, proved=(KEY, SECRET))
+
+
+def test_canonical_tells_a_key_for_the_answer_from_a_certificate_request() -> None:
+    request = ProvisionRequest("k", "s", request_nonce=NONCE)
+    forms = [
+        request,
+        request._replace(csr="a"),
+        request._replace(answer_key=b"a"),
+        request._replace(csr="a", answer_key=b"a"),
+    ]
+    assert len({form.canonical() for form in forms}) == 4

@@ -14,6 +14,7 @@ from firmware_sim.credentials import Kind, draft, kind_of, strip_pem, verify
 from firmware_sim.errors import BadReply
 from firmware_sim.reply import Reply
 from firmware_sim.request import Request
+from tests.requests import signed
 
 
 def granted(request: Request) -> Reply:
@@ -30,16 +31,19 @@ def granted(request: Request) -> Reply:
                 "password": request.password,
             }
             return Reply("MQTT_BASIC", value, request.device_name, "id")
+        case Kind.CSR:
+            return Reply("X509_CERTIFICATE", signed(request.csr or ""), request.device_name, "id")
         case Kind.X509:
             return Reply("X509_CERTIFICATE", strip_pem(request.hash or ""), request.device_name, "id")
 
 
 @pytest.mark.parametrize("kind", Kind)
 def test_a_request_remembers_its_kind_and_accepts_what_it_asked_for(kind: Kind) -> None:
-    request = draft(kind, "sensor-1").request
+    made = draft(kind, "sensor-1")
+    request = made.request
     assert kind_of(request) is kind
-    verify(request, granted(request))
-    verify(request, replace(granted(request), device_name=None))
+    verify(request, granted(request), made.private_key)
+    verify(request, replace(granted(request), device_name=None), made.private_key)
 
 
 @pytest.mark.parametrize("kind", Kind)

@@ -92,6 +92,7 @@ def open_house(data_dir: Path, **addresses: str) -> Server:
 def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     with open_house(tmp_path_factory.mktemp("life") / "data") as server:
         created = server.cli("profile", "create", "life", "--strategy", "allow-create")
+        server.cli("profile", "ca", "create", "life")
         yield House(server, created["provisionDeviceKey"], created["provisionDeviceSecret"])
 
 
@@ -127,6 +128,38 @@ def test_a_device_connects_with_a_token_from_the_factory(house: House, way: str)
     assert (flashed.json["source"], flashed.json["connection"]["messages"]) == ("flash", 2)
     assert opened not in flashed.stderr
     assert house.latest(token["id"])["sequence"] == 2
+
+
+@pytest.mark.parametrize(("way", "kind"), [*((way, "generated") for way in WAYS), *((way, "csr") for way in TLS_WAYS)])
+def test_a_device_rotates_its_credentials(house: House, tmp_path: Path, way: str, kind: str) -> None:
+    flash, name = tmp_path / "flash.json", unique("rotating")
+    common = ("--flash", flash, "--interval", "0.01", "--json", "--show-credentials")
+    first = house.device(way, "--name", name, "--credentials", kind, "--connect", *common)
+    rotated = house.device(way, "--rotate", "--telemetry", "1", *common)
+    again = house.device(way, "--rotate", "--telemetry", "1", *common)
+    assert (first.code, rotated.code, again.code) == (0, 0, 0), first.stderr + rotated.stderr + again.stderr
+    assert len({each.json["credentialsValue"] for each in (first, rotated, again)}) == 3
+    assert (rotated.json["source"], rotated.json["connection"]["messages"]) == ("flash", 1)
+    shown = house.server.cli("device", "show", name)
+    assert [(each["origin"], each["pending"]) for each in shown["credentials"]] == [("generated", False)]
+
+
+@pytest.mark.parametrize("way", ["http", "mqtt5", "coap", "coaps-psk", "coap+oscore"])
+def test_a_certificate_is_had_on_every_way(house: House, way: str) -> None:
+    link = ("--connect-transport", "mqtts", "--connect-server", house.server.addresses["mqtts"])
+    result = house.device(way, "--name", unique("signed"), "--csr", *link, "--connect", "--json")
+    assert result.code == 0, result.stderr
+    assert result.json["credentialsType"] == "X509_CERTIFICATE"
+    assert result.json["connection"]["connections"] == 1
+
+
+def test_a_key_of_its_own_and_the_servers_certificate(house: House) -> None:
+    result = house.device(
+        "mqtts", "--name", unique("signed"), "--csr", "--telemetry", "2", "--interval", "0.01", "--json"
+    )
+    assert result.code == 0, result.stderr
+    assert result.json["credentialsType"] == "X509_CERTIFICATE"
+    assert house.device("mqtts", "--csr", "--credentials", "token").code == 2
 
 
 def test_on_another_way_than_it_was_provisioned_on(house: House) -> None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.errors import BadReply, NoAnswer, Refused, SimulatorError
+from firmware_sim.errors import BadReply, NoAnswer, Pending, Refused, SimulatorError
 from firmware_sim.reply import Reply
 
 BASIC = {"clientId": "c", "userName": "u", "password": "p"}
@@ -141,3 +141,11 @@ def test_any_payload_is_a_reply_or_a_named_error(payload: bytes) -> None:
         assert str(error)  # noqa: PT017 - an error is as good as a reply here
     else:
         assert reply.credentials_value
+
+
+def test_who_waits_for_an_operator_is_to_ask_again() -> None:
+    with pytest.raises(Pending) as caught:
+        parse(status="FAILURE", errorMsg="wait", provisionDeviceStatus="PENDING", retryAfter=7)
+    assert (str(caught.value), caught.value.retry_after) == ("FAILURE: wait", 7)
+    with pytest.raises(Pending):
+        parse(status="FAILURE", errorMsg="wait", provisionDeviceStatus="PENDING")

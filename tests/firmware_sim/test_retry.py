@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from firmware_sim.errors import NoAnswer, Refused
+from firmware_sim.errors import NoAnswer, Pending, Refused
 from firmware_sim.retry import Retry
 
 
@@ -86,3 +86,19 @@ async def test_a_server_that_asks_for_too_long_is_given_up(waits: Waits) -> None
 def test_delay_is_bounded_from_both_sides(failures: int, retry_after: float | None) -> None:
     asked = retry_after or 0.0
     assert asked <= Retry(cap=20).delay(failures, retry_after) <= asked + 20
+
+
+async def test_waits_for_an_operator_for_longer_than_for_an_answer(waits: Waits) -> None:
+    answers = Answers(*[Pending("pending", 5.0)] * 9, NoAnswer("silence"), "yes")
+
+    assert await Retry(attempts=2, sleep=waits.sleep).run(answers.ask, waits.waiting) == "yes"
+    assert len(waits.slept) == 10
+    assert all(seconds >= 5.0 for seconds in waits.slept[:9])
+
+
+async def test_does_not_wait_for_an_operator_for_ever(waits: Waits) -> None:
+    answers = Answers(*[Pending("pending", 5.0)] * 4)
+
+    with pytest.raises(Pending):
+        await Retry(attempts=2, pending=3, sleep=waits.sleep).run(answers.ask, waits.waiting)
+    assert answers.attempts == 4

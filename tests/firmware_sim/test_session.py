@@ -52,6 +52,9 @@ class FakeLink:
             self.left -= 1
         self.server.messages.append(json.loads(body))
 
+    async def rotate(self, body: bytes) -> bytes:
+        raise NotImplementedError
+
     async def updates(self) -> AsyncGenerator[Mapping[str, Any], None]:
         while True:
             push = await self.server.pushes.get()

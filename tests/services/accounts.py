@@ -52,7 +52,7 @@ class Accounts:
         self.users = Users(space.database, space.keys, self.passwords, os.urandom, self.clock, self.clock)
         self.sign_in = self.process()
         self.api_keys = ApiKeys(space.database, space.keys, os.urandom, self.clock)
-        self.audit = Audit(space.database)
+        self.audit = Audit(space.database, space.keys, os.urandom, self.clock)
         self.operator = Principal(OPERATOR, space.organization_id)
 
     def process(self) -> SignIn:

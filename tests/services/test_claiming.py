@@ -305,6 +305,23 @@ async def test_claims_are_limited_by_principal_and_by_organization(estate: Estat
         await claiming.claim_device(user, "nonsense")
 
 
+async def test_claims_in_vain_are_guesses_of_their_address_whoever_makes_them(estate: Estate, space: Space) -> None:
+    plenty = Buckets(10**6, 10**6)
+    claiming = Claiming(space.database, space.keys, ClaimLimits(plenty, plenty, Buckets(3, 0.1)), monotonic=lambda: 0.0)
+    right = [await estate.token() for _ in range(2)]
+    for number, who in enumerate(("anna", "ben", "anna")):
+        with pytest.raises(NotFound):
+            await claiming.claim(estate.who(who), f"nonsense {number}", address="192.0.2.7")
+
+    for who in ("anna", "ben"):
+        with pytest.raises(TooManyRequests):
+            await claiming.claim_device(estate.who(who), "x", address="192.0.2.7")
+        with pytest.raises(TooManyRequests):
+            await claiming.claim(estate.who(who), right[0].qr, address="192.0.2.7")
+    assert (await claiming.claim(estate.who("anna"), right[0].qr, address="192.0.2.8")).device
+    assert (await claiming.claim(estate.who("ben"), right[1].qr)).device  # on the server's own machine
+
+
 async def test_a_quota_that_is_used_up_refuses_the_claim(estate: Estate, claiming: Claiming, space: Space) -> None:
     tokens = [await estate.token() for _ in range(3)]
     await space.rows("UPDATE organization SET device_quota = 1 WHERE id = $1", estate["anna"])

@@ -87,6 +87,7 @@ async def test_credentials_are_opened_for_who_asks_for_them_alone(checked: Fleet
     assert details.opened == ()
     assert "pl4nted" not in repr(details)
     assert "pl4nted" not in repr(await checked.space.devices.show("sensor-1", open_=True))
+    assert await checked.space.value("SELECT count(*) FROM audit WHERE action = 'device.shown'") == 1
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ async def test_a_deleted_device_leaves_its_attempts_alone(fleet: Fleet) -> None:
     deleted = await fleet.space.devices.delete(first["deviceId"])
 
     assert deleted.name == "sensor-1"
-    assert await fleet.counts() == {"device": 1, "credentials": 1, "attribute": 1, "attempt": 2, "outbox": 2}
+    assert await fleet.counts() == {"device": 1, "credentials": 1, "attribute": 1, "attempt": 2, "outbox": 3}
     assert (await fleet.ask("sensor-3", token="token"))["status"] == "SUCCESS"
 
 

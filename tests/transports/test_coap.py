@@ -15,7 +15,7 @@ from aiocoap.numbers.types import Type
 from aiocoap.optiontypes import BlockOption
 
 from provserver.core import protobuf
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
 from provserver.services.provisioning import Provisioning
 from provserver.store.database import Database
 from provserver.transports.coap import CoapTransport
@@ -259,7 +259,10 @@ async def test_who_asks_while_postgres_is_away_is_told_to_come_back(made: Servic
         response = await site.provision("away")
     await away.drain()
 
-    assert (response.code, response.opt.max_age) == (Code.SERVICE_UNAVAILABLE, RETRY_AFTER_SECONDS)
+    assert (response.code, response.opt.max_age) == (
+        Code.SERVICE_UNAVAILABLE,
+        json.loads(response.payload)["retryAfter"],
+    )
     assert json.loads(response.payload)["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
 
 

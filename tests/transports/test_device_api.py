@@ -12,13 +12,14 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 
 from provserver.core.model import Peer, PreSharedKey, Transport
-from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
+from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.transports import device_api
 from provserver.transports.attributes import Polls
 from provserver.transports.http import HttpTransport
 from tests.conformance.test_sdk import SDK
+from tests.transports import WAITS
 from tests.transports.devices import Backend, Device, RevokedMeanwhile, backend, going_away, until
 from tests.transports.test_http import Response, Site, get, logging_as_serve_does, post
 
@@ -203,7 +204,7 @@ async def test_while_postgres_is_away_nobody_is_told_that_the_token_is_bad(
         for each in (device, Device(device.id, "unknown")):
             response = await site.ask(request(method, path(each, rest)))
             assert response.status == 503
-            assert response.headers["retry-after"] == str(RETRY_AFTER_SECONDS)
+            assert int(response.headers["retry-after"]) in WAITS
             assert response.json["errorMsg"]
         outage.end()
 
@@ -214,7 +215,8 @@ async def test_who_would_wait_too_long_is_told_to_come_back(back: Backend) -> No
         await blocked.connection.execute("LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
         response = await send(site, device, "telemetry", b'{"a":1}')
 
-    assert (response.status, response.headers["retry-after"]) == (503, str(RETRY_AFTER_SECONDS))
+    assert response.status == 503
+    assert int(response.headers["retry-after"]) in WAITS
     await back.data.drain()
 
 
@@ -409,7 +411,7 @@ async def test_a_poll_goes_on_when_other_credentials_went(back: Backend, site: S
         await connection.send(get(path(device, WAITING)))
         await back.until_watched(device)
         async with back.made.database.connection() as operator:
-            await operator.execute(f"SELECT pg_notify('revoked', '{bytes(32).hex()} {device.id}')")
+            await operator.execute(f"SELECT pg_notify('revoked', '{device.id} 0')")
         await back.share(device, b=2)
 
         assert (await connection.response()).json == {"b": 2}
@@ -435,7 +437,8 @@ async def test_what_could_not_be_told_is_told_later(back: Backend) -> None:
         second = await connection.ask(get(path(device, WAITING)))
         third = await connection.ask(get(path(device, WAITING)))
 
-    assert (first.status, second.status, first.headers["retry-after"]) == (503, 503, str(RETRY_AFTER_SECONDS))
+    assert (first.status, second.status) == (503, 503)
+    assert int(first.headers["retry-after"]) in WAITS
     assert third.json == {"a": 1}
 
 

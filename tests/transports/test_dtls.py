@@ -14,6 +14,8 @@ from OpenSSL import SSL
 
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
+from provserver.services.limits import Limits as Guesses
+from provserver.services.limits import Rates, Strangers
 from provserver.transports.dtls import Association, DtlsEndpoint, Limits
 from provserver.transports.handshake import ContentType
 from provserver.transports.tls import ServerContext
@@ -507,6 +509,25 @@ async def test_a_wrong_key_is_not_let_in(endpoint: Endpoint, psk: tuple[str, byt
 
     assert endpoint.state == (1, 1)
     assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", psk=KEY)]
+
+
+async def test_who_does_not_prove_the_key_it_names_guesses(endpoint: Endpoint) -> None:
+    limits = Guesses(Rates(guess_limit=1, guess_interval=1e6, locked_interval=1e6))
+    endpoint._strangers = Strangers(limits, Transport.COAP)
+    async with DtlsClient.open(endpoint.port, psk=("nobody", KEY.key)) as client:
+        client.step()
+        await client.take()
+        client.step()
+        await client.take()
+        while not endpoint.asked:
+            client.step()
+            await client.take()
+        (association,) = endpoint._handshakes.values()
+        await until(lambda: association.unproven)
+        endpoint._end(association)
+
+    assert limits.locked(Peer(Transport.COAP, "127.0.0.1", psk=KEY))
+    assert not limits.locked(Peer(Transport.COAP, "127.0.0.1"))  # whose source may be forged
 
 
 async def test_while_postgres_is_away_nobody_is_told_that_a_key_is_wrong(endpoint: Endpoint) -> None:

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provserver.core.model import Peer, PreSharedKey, Transport
-from provserver.errors import RENDERINGS, RETRY_AFTER_SECONDS, Outcome
+from provserver.errors import RENDERINGS, Outcome
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports.http import HttpTransport
 from provserver.transports.http_front import Front, body_length
@@ -23,6 +23,7 @@ from tests.transports.test_http import Connection
 LINE = b"POST /api/v1/provision HTTP/1.1\r\n"
 HEAD = LINE + b"Host: h\r\n"
 LIMIT = 1_000
+RETRY_AFTER = 7
 PSK = PreSharedKey("device", b"secret")
 
 
@@ -154,7 +155,8 @@ class Asked:
             self.waiting.append(done)
 
     def answer(self, body: bytes = b"{}", outcome: Outcome = Outcome.SUCCESS) -> None:
-        self.waiting.pop(0)(Answer(outcome, body))
+        wait = RETRY_AFTER if RENDERINGS[outcome].retried else 0
+        self.waiting.pop(0)(Answer(outcome, body, retry_after=wait))
 
 
 @dataclass
@@ -327,7 +329,7 @@ async def test_every_outcome_has_its_status(outcome: Outcome, body: bytes) -> No
 
     [(status, headers, said)] = talk.channel.answers()
     assert status == RENDERINGS[outcome].http
-    assert headers.get("retry-after") == (str(RETRY_AFTER_SECONDS) if outcome is Outcome.UNAVAILABLE else None)
+    assert headers.get("retry-after") == (str(RETRY_AFTER) if RENDERINGS[outcome].retried else None)
     if body or outcome is not Outcome.SUCCESS:
         assert said == body or json.loads(said)["errorMsg"] == (RENDERINGS[outcome].error or "")
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 
 from provserver import transports
 from provserver.core.model import Peer, PreSharedKey, Transport
-from provserver.errors import RETRY_AFTER_SECONDS, Unavailable
+from provserver.errors import Unavailable
+from provserver.services.limits import Limits, Rates
 from provserver.services.oscore import SequenceNumbers
 from provserver.store.database import Database
 from provserver.transports.oscore import OscoreSite
+from tests.transports import WAITS
 from tests.transports.oscore_client import DeviceContext, changed, master_secret
 
 DEVICE = UUID("0192a3b4-c5d6-7e8f-9a0b-1c2d3e4f5a6b")
@@ -97,8 +99,9 @@ class Server:
         self.resource = Echoing()
         self.port = 0
 
-    async def start(self, max_contexts: int = 100) -> None:
-        site = OscoreSite(self.resource, self.keys, SequenceNumbers(self.database), max_contexts=max_contexts)
+    async def start(self, max_contexts: int = 100, limits: Limits | None = None) -> None:
+        numbers = SequenceNumbers(self.database)
+        site = OscoreSite(self.resource, self.keys, numbers, limits=limits, max_contexts=max_contexts)
         self.context = await Context.create_server_context(site, bind=("127.0.0.1", self.port), transports=["udp6"])
         interface = self.context.request_interfaces[0].token_interface.message_interface
         self.port = interface.transport.get_extra_info("socket").getsockname()[1]
@@ -476,14 +479,25 @@ async def test_what_is_protected_must_be_a_request(
     assert server.resource.bodies == [b""]
 
 
+async def test_who_does_not_prove_the_key_it_names_guesses(server: Server, device: DeviceContext) -> None:
+    await server.stop()
+    await server.start(limits=Limits(Rates(guess_limit=3, guess_interval=1e6, locked_interval=1e6)))
+    guesses = [DeviceContext(UUID(int=n).bytes, TOKEN) for n in range(10)]
+    told = [await refused(server, each.request(next(mids))[0]) for each in guesses]
+
+    assert [(code, text) for code, text, _ in told[:4]] == [(Code.BAD_REQUEST, b"Decryption failed")] * 4
+    for code, text, max_age in told[4:]:
+        assert (code, text) == (Code(157), b"")
+        assert max_age in WAITS
+    assert (await refused(server, device.request(next(mids))[0]))[0] is Code(157)
+
+
 async def test_who_asks_while_postgres_is_away_is_told_to_come_back(server: Server, device: DeviceContext) -> None:
     server.keys.away = True
 
-    assert await refused(server, device.request(next(mids))[0]) == (
-        Code.SERVICE_UNAVAILABLE,
-        b"",
-        RETRY_AFTER_SECONDS,
-    )
+    code, payload, max_age = await refused(server, device.request(next(mids))[0])
+    assert (code, payload) == (Code.SERVICE_UNAVAILABLE, b"")
+    assert max_age in WAITS
 
 
 async def test_a_key_that_was_changed_is_looked_up_again(server: Server, device: DeviceContext) -> None:

@@ -22,10 +22,12 @@ import uvloop
 from aiohttp import web
 from OpenSSL import SSL
 
-from provserver.core.model import Peer, PreSharedKey
+from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Outcome, Unavailable
+from provserver.services.limits import Limits, Rates, Strangers
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports import tls_stream
+from provserver.transports.admission import Admission
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor, over_tls
@@ -383,6 +385,7 @@ class Echoing(Provisioning):
         done: Callable[[Answer], None],
         *,
         accept_protobuf: bool = True,  # noqa: ARG002
+        opened: bytes | None = None,  # noqa: ARG002
     ) -> None:
         done(Answer(Outcome.SUCCESS, b"answer to " + payload))
 
@@ -498,6 +501,27 @@ def test_handshakes_are_bounded_in_number(run: Run, context: ServerContext) -> N
             assert third.client.done
             for wire in (*idle, refused, third):
                 await wire.close()
+
+    run(main())
+
+
+def test_handshakes_count_among_those_that_are_not_let_in_yet(run: Run, context: ServerContext) -> None:
+    admission = Admission(10, 2)
+
+    async def main() -> None:
+        async with listening(context, admission=admission) as server:
+            idle = [await Wire.open(server.port) for _ in range(2)]
+            await server.until(lambda acceptor: acceptor.handshakes == 2)
+            refused = await Wire.open(server.port)
+            assert await end(refused.reader) == b""
+            assert server.acceptor.refused == 1
+            await idle[0].handshake()
+            await server.made.get()
+            assert admission.waiting == 1  # who is through counts no more
+            for wire in (*idle, refused):
+                await wire.close()
+            await server.until(lambda acceptor: acceptor.handshakes == 0)
+            assert admission.waiting == 0
 
     run(main())
 
@@ -707,6 +731,30 @@ def test_when_no_key_can_be_looked_up_nothing_is_said_of_it(
     run(main())
     assert "s3cret" not in caplog.text
     assert [record.levelname for record in caplog.records] == (["ERROR"] if type(fault) is LookupError else [])
+
+
+def test_who_does_not_prove_the_key_it_names_guesses(run: Run, context: ServerContext) -> None:
+    limits = Limits(Rates(guess_limit=3, guess_interval=1e6, locked_interval=1e6))
+    asked: list[str] = []
+
+    async def key(identity: str) -> PreSharedKey | None:
+        asked.append(identity)
+        return await one_key(identity)
+
+    async def main() -> None:
+        async with listening(context, shared_key=key, strangers=Strangers(limits, Transport.MQTT)) as server:
+            right = await (await Wire.open(server.port, Client(psk=(KEY.identity, KEY.key)))).handshake()
+            for identity in [KEY.identity, "nobody", *["another"] * 8]:
+                wire = await Wire.open(server.port, Client(psk=(identity, b"a guess")))
+                wire.flush()
+                await end(wire.reader)
+                await wire.close()
+                await server.until(lambda acceptor: acceptor.handshakes == 0)
+            await right.close()
+
+    run(main())
+    # Of a locked address one more is heard at once, and one that comes back.
+    assert asked == [KEY.identity, KEY.identity, "nobody", "another", "another"]
 
 
 def test_a_client_may_leave_while_its_key_is_looked_up(run: Run, context: ServerContext) -> None:

@@ -1,14 +1,14 @@
-"""What has happened, and what happens: attempts, audit, events."""
+"""What has happened, and what happens: attempts, events."""
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Page, PageQuery, Query, Reference, Text, paged
+from provserver.admin.fields import Answer, Page, PageQuery, Query, Reference, paged
 from provserver.admin.problem import Malformed
 from provserver.admin.route import Call, Content, route
 from provserver.core.authorization import Permission, Principal
@@ -45,26 +45,6 @@ class AttemptAnswer(Answer, frozen=True):
     device: str | None
 
 
-class AuditQuery(PageQuery, frozen=True):
-    """Which entries. organization: only those of this one and those below it. subject: the id of what was changed."""
-
-    organization: Reference | UnsetType = UNSET
-
-    subject: Text | UnsetType = UNSET
-
-
-class AuditAnswer(Answer, frozen=True):
-    """What was done. actor: `user:<id>`, `key:<id>`, `device:<id>` or `operator`."""
-
-    id: UUID
-    at: datetime
-    organization_id: UUID
-    actor: str
-    action: str
-    subject_id: str
-    detail: dict[str, Any]
-
-
 class EventQuery(Query, frozen=True):
     """From where on. last_event_id: as the header Last-Event-ID, which goes before it."""
 
@@ -83,19 +63,6 @@ async def list_attempts(call: Call[AttemptQuery, None]) -> Page[AttemptAnswer]:
         limit=query.limit + 1,
     )
     return paged(found, query.limit, _attempt)
-
-
-async def list_audit(call: Call[AuditQuery, None]) -> Page[AuditAnswer]:
-    """List what was done, newest first."""
-    query = call.query
-    found = await call.services.audit.list_(
-        call.principal,
-        query.after,
-        query.limit + 1,
-        organization=query.organization or None,
-        subject_id=query.subject or None,
-    )
-    return paged(found, query.limit, AuditAnswer.of)
 
 
 async def follow_events(call: Call[EventQuery, None]) -> Content:
@@ -141,7 +108,6 @@ def _attempt(attempt: AttemptSummary) -> AttemptAnswer:
 
 ROUTES = [
     route("GET", "/attempts", Permission.PROFILES_VIEW, list_attempts, problems=("not_found",)),
-    route("GET", "/audit", Permission.AUDIT_READ, list_audit, problems=("not_found", "conflict")),
     route(
         "GET",
         "/events",

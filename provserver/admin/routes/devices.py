@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, cast
 from uuid import UUID
 
@@ -15,10 +15,11 @@ from provserver.admin.routes.jobs import Begun, JobAnswer
 from provserver.core import csvfile
 from provserver.core.attributes import Scope
 from provserver.core.authorization import Permission
+from provserver.core.clones import Sign
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
 from provserver.errors import Invalid
 from provserver.services.claiming import Claimed
-from provserver.services.devices import AttributeChange, DeviceDetails, Devices, ImportReport
+from provserver.services.devices import MAX_REASON, AttributeChange, DeviceDetails, Devices, ImportReport
 from provserver.services.jobs import Progress
 
 Attributes = Annotated[Mapping[Name, Any], Meta(max_length=1000)]
@@ -83,12 +84,31 @@ class LatestMember(Answer, frozen=True):
     value: Any
 
 
+class QuarantineMember(Answer, frozen=True):
+    """Why a device is in quarantine: nobody is let in with its credentials. actor: who put it there."""
+
+    reason: str
+    actor: str
+    since: datetime
+
+
+class SignMember(Answer, frozen=True):
+    """What speaks for a device being there twice, and how often it was seen."""
+
+    sign: Sign
+    count: int
+    first_at: datetime
+    last_at: datetime
+
+
 class DeviceDetailsAnswer(DeviceAnswer, frozen=True, kw_only=True):
     """A device with its attributes, credentials and what it last sent."""
 
     attributes: Sequence[AttributeMember]
     credentials: Sequence[CredentialsMember]
     telemetry: Sequence[LatestMember]
+    quarantine: QuarantineMember | None
+    clone_signs: Sequence[SignMember]
 
 
 class ClaimAnswer(Answer, frozen=True):
@@ -114,6 +134,25 @@ class DeviceImportAnswer(Answer, frozen=True):
     dry_run: bool
     error_count: int
     errors: Sequence[RowErrorMember]
+
+
+class RotatedAnswer(Answer, frozen=True):
+    """A device whose credentials give way. credentials…: those that follow; null until it asks for them itself.
+
+    expireAt: when those before are good no more; null: they are already.
+    """
+
+    device: DeviceAnswer
+    credentials_type: CredentialsType | None
+    credentials_value: str | BasicMember | None
+    expire_at: datetime | None
+
+
+class ReleasedAnswer(Answer, frozen=True):
+    """A device that is out of quarantine. accessToken: its new one, shown this once; null if it keeps what it has."""
+
+    device: DeviceAnswer
+    access_token: str | None
 
 
 class DevicesQuery(PageQuery, frozen=True):
@@ -157,6 +196,24 @@ class DeviceImportQuery(Query, frozen=True):
     dry_run: Annotated[bool, Meta(description="Check everything, keep nothing.")] = False
     partial: bool = False
     as_job: Annotated[bool, Meta(description="Answer at once with a job that does it.")] = False
+
+
+class Rotation(Body, frozen=True):
+    """overlap: seconds for which the present credentials stay good unless the next ones are used before; 7 days."""
+
+    overlap: Annotated[int, Meta(ge=0, le=31_557_600)] | UnsetType = UNSET
+
+
+class Quarantine(Body, frozen=True):
+    """Why nobody is to be let in with the device's credentials."""
+
+    reason: Annotated[str, Meta(min_length=1, max_length=MAX_REASON)]
+
+
+class Release(Body, frozen=True):
+    """rotate: with a new token instead of all that the device, and its clone, have."""
+
+    rotate: bool = False
 
 
 class Transfer(Body, frozen=True):
@@ -278,6 +335,32 @@ async def rearm_device(call: Call[None, None]) -> Reply[DeviceAnswer]:
     return _reply(await _devices(call).rearm(call.text("device"), call.revision))
 
 
+async def rotate_device(call: Call[None, Rotation]) -> Reply[RotatedAnswer]:
+    """Have a device's credentials give way to others after a time."""
+    overlap = None if call.body.overlap is UNSET else timedelta(seconds=call.body.overlap)
+    rotated = await _devices(call).rotate(call.text("device"), overlap, call.revision)
+    given = rotated.credentials
+    answer = RotatedAnswer(
+        _device(rotated.device),
+        None if given is None else given.type,
+        None if given is None else _value(given),
+        rotated.ends,
+    )
+    return Reply(answer, revision=rotated.device.revision)
+
+
+async def quarantine_device(call: Call[None, Quarantine]) -> Reply[DeviceAnswer]:
+    """Put a device into quarantine."""
+    return _reply(await _devices(call).quarantine(call.text("device"), call.body.reason, call.revision))
+
+
+async def release_device(call: Call[None, Release]) -> Reply[ReleasedAnswer]:
+    """Let a device out of quarantine."""
+    devices = _devices(call)
+    device, token = await devices.release(call.text("device"), rotate=call.body.rotate, revision=call.revision)
+    return Reply(ReleasedAnswer(_device(device), None if token is None else token.id), revision=device.revision)
+
+
 async def transfer_device(call: Call[None, Transfer]) -> Reply[DeviceAnswer]:
     """Have another user or organization have a device."""
     device = (await _devices(call).show(call.text("device"))).device
@@ -297,7 +380,9 @@ async def claim_device(call: Call[None, ClaimBySecret]) -> Reply[ClaimAnswer]:
     """Claim a device by the secret that it has told."""
     body = call.body
     return claimed(
-        await call.services.claiming.claim_device(call.principal, body.device, body.secret, body.user or None)
+        await call.services.claiming.claim_device(
+            call.principal, body.device, body.secret, body.user or None, address=call.request.address
+        )
     )
 
 
@@ -327,6 +412,8 @@ def _details(details: DeviceDetails) -> Reply[DeviceDetailsAnswer]:
             for row, credentials in zip(details.credentials, opened, strict=True)
         ],
         telemetry=[LatestMember.of(each) for each in details.telemetry],
+        quarantine=None if details.quarantine is None else QuarantineMember.of(details.quarantine),
+        clone_signs=[SignMember(Sign(row.sign), row.count, row.first_at, row.last_at) for row in details.signs],
     )
     return Reply(answer, revision=details.device.revision)
 
@@ -410,6 +497,33 @@ ROUTES = [
         rearm_device,
         revised=True,
         problems=("conflict",),
+    ),
+    route(
+        "POST",
+        "/devices/{device}/rotate",
+        _MANAGE,
+        rotate_device,
+        revised=True,
+        problems=("conflict", "invalid"),
+        example={"overlap": 86_400},
+    ),
+    route(
+        "POST",
+        "/devices/{device}/quarantine",
+        _MANAGE,
+        quarantine_device,
+        revised=True,
+        problems=("conflict", "invalid"),
+        example={"reason": "two in the field answer to this name"},
+    ),
+    route(
+        "POST",
+        "/devices/{device}/release",
+        _MANAGE,
+        release_device,
+        revised=True,
+        problems=("conflict", "invalid"),
+        example={"rotate": True},
     ),
     route(
         "POST",

@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Sequence
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Annotated, Any
 from uuid import UUID
@@ -16,6 +16,8 @@ from provserver.admin.route import Call, Content, Reply, route
 from provserver.core.authority import AuthorityFacts
 from provserver.core.authorization import Permission
 from provserver.core.model import (
+    MAX_USES,
+    ClonePolicy,
     Datastream,
     DeviceProfile,
     KeyBudget,
@@ -31,7 +33,9 @@ TOML = "application/toml"
 
 File = Annotated[str, Meta(max_length=45_000_000, description="A file: PEM as it is, or DER in base64.")]
 Pin = Annotated[str, Meta(pattern="^[Vv][0-9]{1,3}$", examples=["V1"])]
+Lifetime = Annotated[int, Meta(ge=0, le=3_155_760_000, description="Seconds, 60 at least; 0: without end.")]
 Moment = Annotated[datetime, Meta(tz=True)]
+Count = Annotated[int, Meta(ge=1, le=MAX_USES)]
 
 
 class FieldMember(Struct, frozen=True, rename="camel", forbid_unknown_fields=True):
@@ -66,16 +70,22 @@ class AuthorityMember(Answer, frozen=True):
 
 
 class BudgetMember(Answer, frozen=True):
-    """When and from where a provision key is good."""
+    """When, from where and how often a provision key is good. uses: so far, counted while maxUses bounds them."""
 
     provision_device_key: str
     not_before: datetime | None
     not_after: datetime | None
     networks: Sequence[str]
+    max_uses: int | None
+    per_minute: int | None
+    uses: int
 
 
 class ProfileAnswer(Answer, frozen=True):
-    """A device profile. nameFrom, namePattern, allowCreate: of the strategy X509_CERTIFICATE_CHAIN."""
+    """A device profile. nameFrom, namePattern, allowCreate: of the strategy X509_CERTIFICATE_CHAIN.
+
+    credentialsLifetime: seconds; 0: without end.
+    """
 
     id: UUID
     organization_id: UUID
@@ -84,6 +94,9 @@ class ProfileAnswer(Answer, frozen=True):
     strategy: ProvisionStrategy
     reprovision_policy: ReprovisionPolicy
     two_sided_claim: bool
+    clone_policy: ClonePolicy
+    approval: bool
+    credentials_lifetime: int
     metadata_fields: Sequence[FieldMember]
     datastreams: Sequence[DatastreamMember]
     name_from: NameSource
@@ -143,6 +156,9 @@ class ProfilePatch(Body, frozen=True):
     reprovision_policy: ReprovisionPolicy | UnsetType = UNSET
     accept_unproven_repeats: bool = False
     two_sided_claim: bool | UnsetType = UNSET
+    clone_policy: ClonePolicy | UnsetType = UNSET
+    approval: bool | UnsetType = UNSET
+    credentials_lifetime: Lifetime | UnsetType = UNSET
     metadata_fields: Annotated[tuple[FieldMember, ...], Meta(max_length=100)] | UnsetType = UNSET
     datastreams: Annotated[tuple[DatastreamMember, ...], Meta(max_length=256)] | UnsetType = UNSET
     authorities: Annotated[tuple[File, ...], Meta(max_length=100)] | UnsetType = UNSET
@@ -163,14 +179,24 @@ class NewProfile(ProfilePatch, frozen=True, kw_only=True):
     keyless: bool | UnsetType = UNSET
 
 
-class NewKey(Body, frozen=True):
-    """A provision key to be; what is not given is generated. networks: CIDR, from which alone it is good."""
+class NewBudget(Body, frozen=True):
+    """What bounds a provision key; what is left out bounds nothing. networks: CIDR, from which alone it is good.
 
-    provision_device_key: Name | UnsetType = UNSET
-    provision_device_secret: Name | UnsetType = UNSET
+    maxUses: for so many provisionings in all. perMinute: for so many requests a minute.
+    """
+
     not_before: Moment | None = None
     not_after: Moment | None = None
     networks: Annotated[tuple[Text, ...], Meta(max_length=100)] = ()
+    max_uses: Count | None = None
+    per_minute: Count | None = None
+
+
+class NewKey(NewBudget, frozen=True):
+    """A provision key to be, and what bounds it; what is not given of the key is generated."""
+
+    provision_device_key: Name | UnsetType = UNSET
+    provision_device_secret: Name | UnsetType = UNSET
 
 
 class Clone(Body, frozen=True):
@@ -259,21 +285,31 @@ async def export_profile(call: Call[InOrganization, None]) -> Content:
 async def add_provision_key(call: Call[InOrganization, NewKey]) -> KeyAnswer:
     """Add a provision key."""
     body = call.body
-    try:
-        networks = tuple(ip_network(each) for each in body.networks)
-    except ValueError as fault:
-        raise Invalid(f"A network is not CIDR, as 192.0.2.0/24: {fault}.") from None
-    budget = KeyBudget(body.not_before, body.not_after, networks)
     pair = await (await _profiles(call)).add_key(
-        call.text("profile"), body.provision_device_key or None, body.provision_device_secret or None, budget
+        call.text("profile"), body.provision_device_key or None, body.provision_device_secret or None, _budget(body)
     )
     return _pair(pair)
+
+
+async def bound_provision_key(call: Call[InOrganization, NewBudget]) -> Reply[ProfileDetailsAnswer]:
+    """Bound a provision key anew, as a whole."""
+    profiles = await _profiles(call)
+    await profiles.set_budget(call.text("profile"), call.text("key"), _budget(call.body))
+    return _details(await profiles.show(call.text("profile")))
 
 
 async def remove_provision_key(call: Call[InOrganization, None]) -> RemovedKey:
     """Remove a provision key."""
     await (await _profiles(call)).remove_key(call.text("profile"), call.text("key"))
     return RemovedKey(call.text("key"))
+
+
+def _budget(body: NewBudget) -> KeyBudget:
+    try:
+        networks = tuple(ip_network(each) for each in body.networks)
+    except ValueError as fault:
+        raise Invalid(f"A network is not CIDR, as 192.0.2.0/24: {fault}.") from None
+    return KeyBudget(body.not_before, body.not_after, networks, body.max_uses, body.per_minute)
 
 
 async def _profiles(call: Call[Any, Any]) -> Profiles:
@@ -306,17 +342,23 @@ def _change(body: ProfilePatch) -> ProfileChange:
             else [Datastream(each.name, each.pin, each.type, each.minimum, each.maximum) for each in body.datastreams]
         ),
         accept_unproven_repeats=body.accept_unproven_repeats,
-        authorities=None if body.authorities is UNSET else [_file(each) for each in body.authorities],
-        crls=None if body.crls is UNSET else [_file(each) for each in body.crls],
+        authorities=None if body.authorities is UNSET else [file_of(each) for each in body.authorities],
+        crls=None if body.crls is UNSET else [file_of(each) for each in body.crls],
         forget_crls=body.forget_crls,
         name_from=given(body.name_from),
         name_pattern=given(body.name_pattern),
         allow_create=given(body.allow_create),
         two_sided_claim=given(body.two_sided_claim),
+        clone_policy=given(body.clone_policy),
+        approval=given(body.approval),
+        credentials_lifetime=(
+            None if body.credentials_lifetime is UNSET else timedelta(seconds=body.credentials_lifetime)
+        ),
     )
 
 
-def _file(text: str) -> bytes:
+def file_of(text: str) -> bytes:
+    """What a file holds that was sent as text. Raises Invalid."""
     if "-----BEGIN " in text:
         return text.encode()
     try:
@@ -346,6 +388,7 @@ def _shown(kind: type[Any], profile: DeviceProfile, **more: object) -> Any:
             "name_from": profile.chain.name_from,
             "name_pattern": profile.chain.name_pattern,
             "allow_create": profile.chain.allow_create,
+            "credentials_lifetime": int((profile.credentials_lifetime or timedelta()).total_seconds()),
         }
         | more
     )
@@ -357,7 +400,15 @@ def _details(details: ProfileDetails) -> Reply[ProfileDetailsAnswer]:
         details.profile,
         provision_device_keys=details.keys,
         key_budgets=[
-            BudgetMember(key, budget.not_before, budget.not_after, [str(each) for each in budget.networks])
+            BudgetMember(
+                key,
+                budget.not_before,
+                budget.not_after,
+                [str(each) for each in budget.networks],
+                budget.max_uses,
+                budget.per_minute,
+                details.uses.get(key, 0),
+            )
             for key, budget in details.budgets.items()
         ],
         certificate_authorities=[_authority(each) for each in details.authorities],
@@ -456,6 +507,15 @@ ROUTES = [
         creates=True,
         problems=("conflict", "invalid"),
         example={"networks": ["192.0.2.0/24"]},
+    ),
+    route(
+        "PUT",
+        "/profiles/{profile}/keys/{key}/budget",
+        _MANAGE,
+        bound_provision_key,
+        revised=True,
+        problems=("conflict", "invalid"),
+        example={"maxUses": 5000, "perMinute": 60},
     ),
     route(
         "DELETE",

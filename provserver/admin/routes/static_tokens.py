@@ -262,7 +262,10 @@ async def delete_static_token(call: Call[DeleteQuery, None]) -> TokenAnswer:
 
 async def claim_static_token(call: Call[None, Claim]) -> Reply[ClaimAnswer]:
     """Claim the device of a QR code."""
-    return claimed(await call.services.claiming.claim(call.principal, call.body.qr, call.body.user or None))
+    address = call.request.address
+    return claimed(
+        await call.services.claiming.claim(call.principal, call.body.qr, call.body.user or None, address=address)
+    )
 
 
 async def unclaim_static_token(call: Call[None, None]) -> None:

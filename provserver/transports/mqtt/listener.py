@@ -9,7 +9,6 @@ import itertools
 import logging
 import secrets
 import socket
-import traceback
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -17,17 +16,19 @@ from functools import partial
 from math import inf
 from typing import Any, Final, cast
 
+from provserver import metrics
 from provserver.core import attributes
 from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated, Peer, Transport
 from provserver.core.telemetry import InvalidData
-from provserver.errors import Unavailable
+from provserver.errors import Outcome, Unavailable, described
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.services.sessions import Cause, LiveSession, Sessions
 from provserver.transports import tcp
+from provserver.transports.admission import Admission
 from provserver.transports.mqtt import device, topics
 from provserver.transports.mqtt.device import DeviceAnswer, DeviceBehaviour, DeviceRequested
 from provserver.transports.mqtt.packets import Connect, ReasonCode
@@ -50,6 +51,9 @@ class _Services:
 
 
 _MQTT: Final = Transport.MQTT  # members of an Enum are slow to look up
+_ACCEPTED: Final = metrics.AUTHENTICATIONS.cell(_MQTT.value, metrics.ACCEPTED)
+_UNAVAILABLE: Final = metrics.AUTHENTICATIONS.cell(_MQTT.value, metrics.UNAVAILABLE)
+_SUCCESS: Final = Outcome.SUCCESS
 _BACKLOG: Final = 4096  # a fleet wakes up at once; the kernel caps it at somaxconn
 _DEFAULT_LIMITS: Final = Limits()
 
@@ -66,6 +70,7 @@ class MqttListener:
     access, sessions, data: what devices come back with needs all three; without, they are told that the server is
         unavailable. datastreams: Blynk's topics, if they are to be had.
     max_connections: one more is closed as soon as it is accepted, and counted in `refused`.
+    admission: of those that have not been let in, or provisioned, yet; one more is told to come back.
     write_timeout: seconds in which a client must read some of what it was sent, once much is waiting; while
         much is, nothing is read from it.
     close_timeout: seconds a client has to take the last bytes and close its side, before it is cut off.
@@ -82,6 +87,7 @@ class MqttListener:
         datastreams: Datastreams | None = None,
         limits: Limits = _DEFAULT_LIMITS,
         max_connections: int = 10_000,
+        admission: Admission | None = None,
         write_timeout: float = 10,
         close_timeout: float = 2,
         sweep_interval: float = 1,
@@ -95,6 +101,7 @@ class MqttListener:
         self.close_timeout = close_timeout
         self.refused = 0
         self.undecided = 0  # provision requests
+        self.admission = admission or Admission(max_connections, max_connections)
         self._max_connections = max_connections
         self._sweep_interval = sweep_interval
         self._servers: list[asyncio.Server | tcp.TcpServer] = []
@@ -238,6 +245,7 @@ class _Connection(asyncio.Protocol):
     __slots__ = (
         "_abort_at",
         "_address",
+        "_admitted",
         "_changed",
         "_closing",
         "_device",
@@ -259,6 +267,7 @@ class _Connection(asyncio.Protocol):
         self._loop = loop
         self._session = Session(listener.limits, loop.time(), listener.assign_client_id)
         self._address = ""
+        self._admitted = True
         self._known: Peer | None = None
         self._abort_at = inf
         self._reading = self._writable = True
@@ -282,11 +291,16 @@ class _Connection(asyncio.Protocol):
             transport.close()
             return
         self._address = peer_name[0]
+        if self._listener.admission.enter(self._address):
+            self._admitted = False
+        else:
+            self._session.crowded = True
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._closing = True
         self._session.receive_eof()
         self._leave()
+        self._admit()
         if logger.isEnabledFor(logging.DEBUG):
             logger.debug("%s: %s", self._address, self._session.close_reason)
         self._listener.dismiss(self)
@@ -335,6 +349,11 @@ class _Connection(asyncio.Protocol):
         self._transport.abort()
 
     # What follows is for the device's live session.
+
+    @property
+    def address(self) -> str:
+        """The peer's, without the port."""
+        return self._address
 
     def end(self, cause: Cause) -> None:
         """Close, and forget what was not yet begun."""
@@ -394,6 +413,12 @@ class _Connection(asyncio.Protocol):
         elif (session.reading and self._writable) is not self._reading:
             self._pause_or_resume_reading()
 
+    def _admit(self) -> None:
+        """Wait no more to be let in."""
+        if not self._admitted:
+            self._admitted = True
+            self._listener.admission.leave(self._address)
+
     def _leave(self) -> None:
         """Be the device's live session no more."""
         if self._live is not None:
@@ -434,6 +459,8 @@ class _Connection(asyncio.Protocol):
 
     def _provisioned(self, request: ProvisionRequested, answer: Answer | None) -> None:
         self._listener.decided()
+        if answer is not None and answer.outcome is _SUCCESS:
+            self._admit()
         self._session.answer(request, answer, self._loop.time())
         self._advance()
 
@@ -448,7 +475,7 @@ class _Connection(asyncio.Protocol):
         try:
             token = None
             if not peer.certificates and peer.psk is None:  # the usual case, without a task
-                token = services.access.token_in(connect.client_id, connect.username, connect.password)
+                token = services.access.token_in(connect.client_id, connect.username, connect.password, peer)
             if token is None:
                 self._listener.run(self._judge(connect, services))
             else:
@@ -459,11 +486,13 @@ class _Connection(asyncio.Protocol):
     def _entered(self, connect: Connect, services: _Services, verdict: bool | Exception) -> None:
         if isinstance(verdict, Exception):
             self._live = None
+            _UNAVAILABLE.value += 1
             self._refuse(verdict)
         elif not verdict:  # its first use, other credentials, or bad ones
             self._live = None
             self._listener.run(self._judge(connect, services))
         elif self._live is not None and not self._live.closed:
+            _ACCEPTED.value += 1  # what `Access` judges it counts itself
             self._let_in(connect, services, self._live)
 
     async def _judge(self, connect: Connect, services: _Services) -> None:
@@ -485,6 +514,7 @@ class _Connection(asyncio.Protocol):
 
     def _let_in(self, connect: Connect, services: _Services, live: LiveSession) -> None:
         session = self._session
+        self._admit()
         self._device = DeviceBehaviour(session, connect, live.device, services.datastreams)
         session.accept(connect, self._device, self._loop.time())
         self._advance()
@@ -528,6 +558,9 @@ class _Connection(asyncio.Protocol):
                     return DeviceAnswer(messages=[(topics.reply_topic(request.topic), device.encoded(found))])
                 case Feature.CLAIM:
                     await data.claim(who, request.payload)
+                case Feature.CREDENTIALS:
+                    given = await data.credentials(who, request.payload, self._peer())
+                    return DeviceAnswer(messages=[(topics.reply_topic(request.topic), given.body)])
                 case Feature.DATASTREAM if datastreams is not None:
                     return DeviceAnswer(messages=await datastreams.publish(who, request.topic, request.payload))
         except InvalidData as error:
@@ -558,7 +591,4 @@ class _Connection(asyncio.Protocol):
         self._changed = None
 
     def _log_failure(self, what: str, error: Exception) -> None:
-        """Where and what it was; not its message, which may quote the request."""
-        at = traceback.extract_tb(error.__traceback__)[-1]
-        kind = type(error).__qualname__
-        logger.error("%s of %s failed: %s at %s:%s", what, self._address, kind, at.filename, at.lineno)
+        logger.error("%s of %s failed: %s", what, self._address, described(error))

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 from msgspec import Struct
 
 from provserver.errors import RENDERINGS, Outcome
+from provserver.services.limits import retry_after
 from provserver.services.provisioning import Answer
 from provserver.transports.mqtt.codec import Decoder, MalformedPacket, encode, encode_publish, encode_suback
 from provserver.transports.mqtt.packets import (
@@ -65,6 +66,7 @@ _RETURN_CODES: Final[dict[int, int]] = {
     ReasonCode.UNSUPPORTED_PROTOCOL_VERSION: 1,
     ReasonCode.CLIENT_IDENTIFIER_NOT_VALID: 2,
     ReasonCode.SERVER_UNAVAILABLE: 3,
+    ReasonCode.CONNECTION_RATE_EXCEEDED: 3,
 }
 """How 3.1 and 3.1.1 say a refusal (3.1.1 §3.2.2.3); for others they have no code and are just closed."""
 
@@ -132,6 +134,7 @@ class Session:
     reading: whether more bytes are wanted; while not, those received are kept.
     closing: nothing more is sent or read. close_reason: why, in words for a log. left: the client said DISCONNECT.
     version: the client's; 3.1.1 while it is not known.
+    crowded: there is no room for it: its CONNECT is refused, and it is told when to come back.
     """
 
     __slots__ = (
@@ -147,6 +150,7 @@ class Session:
         "_problem_information",
         "close_reason",
         "closing",
+        "crowded",
         "deadline",
         "events",
         "left",
@@ -159,7 +163,7 @@ class Session:
     def __init__(self, limits: Limits, now: float, assign_client_id: Callable[[], str]) -> None:
         self.limits = limits
         self.version = _V3_1_1
-        self.closing = self.left = self._authenticating = self._draining = False
+        self.closing = self.left = self.crowded = self._authenticating = self._draining = False
         self.reading = self._problem_information = True
         self.close_reason = ""
         self.deadline = now + limits.connect_timeout
@@ -343,7 +347,10 @@ class Session:
         if asked:
             self._problem_information = bool(asked.get("request_problem_information", 1))
             self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
-        if "authentication_method" in asked:
+        if self.crowded:
+            reason = f"too many connect just now, try again in {retry_after()} s"
+            self.refuse(ReasonCode.CONNECTION_RATE_EXCEEDED, reason)
+        elif "authentication_method" in asked:
             self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
         elif not connect.client_id and (
             connect.version is Version.V3_1 or (connect.version is _V3_1_1 and not connect.clean_start)
@@ -572,8 +579,10 @@ class ProvisionBehaviour(Behaviour[ProvisionRequested]):
             return True
         rendering = RENDERINGS[answer.outcome]
         code, reason = ReasonCode(rendering.mqtt), rendering.error or ""
-        if code is ReasonCode.SUCCESS:
-            self.acknowledge(request, code)
+        if rendering.status is not None:  # there is a reply
+            if session.version is not _V5:
+                code = ReasonCode.SUCCESS  # which is all that can be said
+            self.acknowledge(request, code, reason if code else "")
             qos = self.granted_qos(RESPONSE_TOPIC)
             self.send(RESPONSE_TOPIC, answer.body, MAXIMUM_QOS if qos is None else qos, request.correlation_data)
             return True

@@ -16,6 +16,7 @@ class Feature(Enum):
     ATTRIBUTES = auto()
     ATTRIBUTE_REQUEST = auto()
     CLAIM = auto()
+    CREDENTIALS = auto()
     RPC_REQUEST = auto()
     PROTOBUF = auto()
     DATASTREAM = auto()  # in Blynk's topics
@@ -39,13 +40,15 @@ _NUMBERED: Final = {
     "v2/a/req/j/": Feature.ATTRIBUTE_REQUEST,
     "v2/a/req/p/": Feature.PROTOBUF,
     "v1/devices/me/rpc/request/": Feature.RPC_REQUEST,
+    "v1/devices/me/credentials/request/": Feature.CREDENTIALS,
 }
 _REQUEST: Final = re.compile(r"(.+/)[0-9]{1,10}", re.ASCII)
 
 # Calls to the device are subscribed to by every SDK, and granted, though none will come.
 _SUBSCRIBABLE: Final = re.compile(
     r"v1/devices/me/attributes|v2/a(?:/j)?"
-    r"|(?:v1/devices/me/(?:attributes/response|rpc/request|rpc/response)|v2/(?:a/res|r/req|r/res)(?:/j)?)"
+    r"|(?:v1/devices/me/(?:attributes/response|credentials/response|rpc/request|rpc/response)"
+    r"|v2/(?:a/res|r/req|r/res)(?:/j)?)"
     r"/(?:\+|[0-9]{1,10})"
 )
 

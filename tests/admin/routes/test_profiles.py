@@ -40,7 +40,14 @@ async def test_provision_keys_have_budgets(admin: Caller) -> None:
     budget = {"networks": ["192.0.2.0/24"], "notAfter": "2099-01-01T00:00:00Z"}
     pair = await admin.ok("POST", "/profiles/wifi-sensor/keys", {"provisionDeviceKey": "second", **budget})
     shown = await admin.ok("GET", "/profiles/wifi-sensor")
-    assert shown["keyBudgets"] == [{"provisionDeviceKey": "second", "notBefore": None, **budget}]
+    free = {"notBefore": None, "maxUses": None, "perMinute": None, "uses": 0}
+    assert shown["keyBudgets"] == [{"provisionDeviceKey": "second", **free, **budget}]
+    bounds = {"maxUses": 10, "perMinute": 3}
+    bound = await admin.ok("PUT", "/profiles/wifi-sensor/keys/second/budget", bounds)
+    assert bound["keyBudgets"] == [{"provisionDeviceKey": "second", **free, **bounds, "notAfter": None, "networks": []}]
+    assert (await admin("PUT", "/profiles/wifi-sensor/keys/third/budget", bounds)).code == "not_found"
+    assert (await admin("PUT", "/profiles/wifi-sensor/keys/second/budget", {"maxUses": 0})).code == "malformed"
+    assert (await admin.ok("PUT", "/profiles/wifi-sensor/keys/second/budget", {}))["keyBudgets"] == []
     assert pair["provisionDeviceSecret"] not in str(shown)
     removed = await admin.ok("DELETE", "/profiles/wifi-sensor/keys/second")
     assert removed == {"provisionDeviceKey": "second"}

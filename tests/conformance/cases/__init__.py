@@ -1,6 +1,17 @@
 """All cases, in the order of the matrix."""
 
-from tests.conformance.cases import coap, credentials, decisions, http, members, mqtt, protobuf, repeats, sdks
+from tests.conformance.cases import (
+    coap,
+    credentials,
+    decisions,
+    http,
+    members,
+    mqtt,
+    operators,
+    protobuf,
+    repeats,
+    sdks,
+)
 from tests.conformance.model import Case
 
 CASES: tuple[Case, ...] = (
@@ -8,6 +19,7 @@ CASES: tuple[Case, ...] = (
     *credentials.CASES,
     *decisions.CASES,
     *repeats.CASES,
+    *operators.CASES,
     *protobuf.CASES,
     *mqtt.CASES,
     *coap.CASES,

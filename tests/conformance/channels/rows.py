@@ -104,6 +104,11 @@ _LIFECYCLE = (
     _amended("access/first-use-ends", "It ends `until_first_use`; a refused one, of whatever kind, does not."),
     _amended("access/rotation", "Under `rotate` it completes the rotation: the older credentials are good no more."),
     _row(
+        "access/self-rotation",
+        "A device asks over its own session for credentials that are to follow its present ones; asking again before"
+        " they are used gives the same.",
+    ),
+    _row(
         "access/one-session",
         "A device has one live MQTT session: the newer wins, and who is refused takes nothing over.",
     ),

@@ -43,6 +43,7 @@ class Scripted(Provisioning):
         done: Callable[[Answer], None],
         *,
         accept_protobuf: bool = True,  # noqa: ARG002
+        opened: bytes | None = None,  # noqa: ARG002
     ) -> None:
         self.asked.append((payload, peer))
         self.changed.set()

@@ -14,6 +14,7 @@ from provserver.core.authentication import Denial
 from provserver.core.model import Authenticated, Peer, Transport
 from provserver.errors import Unavailable
 from provserver.services.access import Access
+from provserver.transports.admission import Admission
 from provserver.transports.mqtt.session import Limits
 from provserver.transports.sockets import shared
 from tests.transports.mqtt.sockets import PROTOCOLS, Find, Listen, Raw, Served, run
@@ -176,6 +177,28 @@ async def test_connections_are_bounded(listen: Listen) -> None:
     await served.emptied()
     raw = await served.provision_session(V311)
     await raw.close()
+
+
+@each_version
+async def test_those_that_are_not_let_in_yet_are_bounded(listen: Listen, wire: Wire) -> None:
+    served = await listen(admission=Admission(10, 3))
+    waiting = [await served.provision_session(V311) for _ in range(3)]
+    crowded = await served.connect()
+    await crowded.send(wire.connect())
+    told = await crowded.packet()
+    if wire.v5:
+        assert told[3] == 0x9F
+    else:
+        assert told == b"\x20\x02\0\x03"
+    assert await crowded.rest() == b""
+
+    await waiting[0].send(V311.publish(b"provision me"))
+    await waiting[0].packet()  # who is provisioned makes room, although it stays
+    await (await served.provision_session(V311)).close()
+    for raw in (crowded, *waiting):
+        await raw.close()
+    await served.emptied()
+    assert served.listener.admission.waiting == 0
 
 
 @each_version

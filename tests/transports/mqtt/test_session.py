@@ -32,7 +32,7 @@ GRANTED: Final = (
     b"\x27\0\x01\0\0"  # Maximum Packet Size 65536
     b"\x28\x00\x29\x00\x2a\x00"  # wildcards, subscription identifiers, shared subscriptions: 0
 )
-REPLIED = sorted((each for each in Outcome if not RENDERINGS[each].mqtt), key=lambda each: each.value)
+REPLIED = sorted((each for each in Outcome if RENDERINGS[each].status), key=lambda each: each.value)
 
 each_version = pytest.mark.parametrize("wire", ALL, ids=str)
 before_5 = pytest.mark.parametrize("wire", V3, ids=str)
@@ -261,7 +261,9 @@ def test_reply(wire: Wire, outcome: Outcome, granted: int | None, qos: int) -> N
     assert client.send(wire.publish(b"{...}", qos=qos, packet_id=77)) == []  # PUBACK waits for the verdict
     assert [request.payload for request in client.requests] == [b"{...}"]
     reply = wire.response(b"body", 1 if granted is None else granted, 1)
-    assert client.answer(outcome, b"body") == ([wire.puback(77)] if qos else []) + [reply]
+    code = RENDERINGS[outcome].mqtt  # without words, as the client wants no problem information
+    acknowledgement = packet(0x40, bytes((0, 77, code))) if code and wire.v5 else wire.puback(77)
+    assert client.answer(outcome, b"body") == ([acknowledgement] if qos else []) + [reply]
     assert not client.closing
 
 

@@ -13,6 +13,7 @@ from tests.conformance.channels.model import (
     Case,
     Change,
     Channel,
+    Coap,
     Come,
     Device,
     Do,
@@ -22,11 +23,14 @@ from tests.conformance.channels.model import (
     Kept,
     Listen,
     Login,
+    Message,
     Open,
     Pki,
     Profile,
     Provision,
     Publish,
+    Step,
+    Subscribe,
     Verdict,
 )
 from tests.pki import days, self_signed
@@ -312,4 +316,50 @@ _CUTS = (
     ),
 )
 
-CASES = (*_FIRST_USE, *_SESSIONS, *_CUTS)
+_NEXT = "v1/devices/me/credentials"
+_TWO_TOKENS = Kept(credentials=("ACCESS_TOKEN", "ACCESS_TOKEN"))
+
+
+def _over_http() -> tuple[Step, ...]:
+    path = "/api/v1/«own.token»/credentials"
+    good = Http(path=path, method="POST", payload="{}", expect=200)
+    bad = Http(path=path, method="POST", payload="[]", expect=400)
+    return Provision(name="own"), bad, good, good, _TWO_TOKENS
+
+
+def _over_coap() -> tuple[Step, ...]:
+    path = "api/v1/«own.token»/credentials"
+    good = Coap(path=path, payload="{}", expect="2.01")
+    return Provision(name="own"), Coap(path=path, payload="[]", expect="4.00"), good, good, _TWO_TOKENS
+
+
+def _over_mqtt() -> tuple[Step, ...]:
+    asked = (
+        (Publish(topic=f"{_NEXT}/request/{n}", payload="{}"), Message(topic=f"{_NEXT}/response/{n}")) for n in (7, 8)
+    )
+    bad = Publish(topic=f"{_NEXT}/request/9", payload="[]"), Message(topic=f"{_NEXT}/response/9")
+    return (
+        Provision(name="own"),
+        Open(login=of("own")),
+        Subscribe(filter=f"{_NEXT}/response/+"),
+        *bad,
+        *(step for pair in asked for step in pair),
+        _TWO_TOKENS,
+    )
+
+
+_ROTATIONS = (
+    Case(
+        id="rotation/asked-for",
+        says="A device gets its next token over its own session, the same however often it asks; nothing changes yet.",
+        cites="access/self-rotation",
+        steps={
+            **dict.fromkeys(HTTP, _over_http()),
+            **dict.fromkeys(MQTT, _over_mqtt()),
+            Channel.COAP: _over_coap(),
+        },
+        device=None,
+    ),
+)
+
+CASES = (*_FIRST_USE, *_SESSIONS, *_CUTS, *_ROTATIONS)
