@@ -32,20 +32,25 @@ def test_the_commands_are_the_documented_ones() -> None:
         "serve",
         *(f"db {name}" for name in ("upgrade", "status")),
         *(f"profile {name}" for name in ("create", "list", "show", "update", "delete", "clone", "export", "import")),
-        *(f"profile key {name}" for name in ("add", "remove")),
+        *(f"profile key {name}" for name in ("add", "update", "remove")),
+        *(f"profile ca {name}" for name in ("create", "import", "show")),
         *(f"device {name}" for name in ("create", "import", "list", "show", "update", "transfer")),
-        *(f"device {name}" for name in ("rearm", "revoke", "delete")),
+        *(f"device {name}" for name in ("rearm", "revoke", "rotate", "quarantine", "release", "delete")),
+        *(f"approval {name}" for name in ("list", "accept", "reject")),
         *(f"token {name}" for name in ("create", "import", "list", "show", "delete", "export")),
         *(f"token {name}" for name in ("claim", "unclaim", "disclaim")),
         *(f"eol {name}" for name in ("write", "status", "fail")),
-        "attempt list",
+        *("attempt list", "attempts list", "explain"),
         *(f"organization {name}" for name in ("create", "list", "show", "update", "delete")),
         *(f"user {name}" for name in ("invite", "list", "show", "update", "delete", "link")),
         *(f"key {name}" for name in ("create", "list", "delete")),
+        *(f"request-key {name}" for name in ("create", "list", "delete")),
+        *(f"webhook {name}" for name in ("create", "list", "show", "update", "delete")),
+        *(f"webhook {name}" for name in ("test", "deliveries", "replay")),
         *(f"keys {name}" for name in ("rotate", "list", "retire")),
         *("backup", "restore"),
         *(f"job {name}" for name in ("list", "show", "cancel")),
-        "audit list",
+        *(f"audit {name}" for name in ("list", "export", "head", "verify")),
         "ca init",
     }
 
@@ -144,6 +149,9 @@ WRITING = [
     ("serve",),
     ("ca", "init"),
     ("eol", "write"),
+    ("backup",),
+    ("restore",),
+    ("profile", "ca", "import"),
 ]
 """Commands that make a data directory, or want more than words that are needed."""
 
@@ -160,6 +168,10 @@ WORDS = {
     "qr": "sqr_",
     "job": "j",
     "unit": "u",
+    "webhook": "w",
+    "url": "https://example.com",
+    "reason": "r",
+    "version": "1",
 }
 
 
@@ -284,7 +296,7 @@ def test_an_address_that_is_none_is_a_wrong_command_line(listener: str) -> None:
 def test_whatever_operators_do_is_done_on_a_server_too(path: tuple[str, ...]) -> None:
     options = {option for parameter in COMMANDS[path].params for option in parameter.opts}
 
-    assert ({"--server", "--api-key"} <= options) == (path[0] not in ("serve", "db", "ca"))
+    assert ({"--server", "--api-key"} <= options) == (path[0] not in ("serve", "db", "ca", "keys", "backup", "restore"))
 
 
 def test_a_command_loads_no_more_than_it_needs() -> None:

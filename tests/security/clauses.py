@@ -194,7 +194,7 @@ CLAUSES = (
         "2.3.1 … 2.3.3",
         "encrypted at rest; decommissioning",
         "sealed columns, keys that rotate; delete, disclaim, quarantine",
-        ("core/secrets.py", "services/key_rotation.py", "services/quarantine.py"),
+        ("core/secrets.py", "services/key_rotation.py", "store/quarantine.py"),
         ("core/test_secrets.py", "services/test_key_rotation.py", "services/test_quarantine.py"),
     ),
     Clause(

@@ -102,5 +102,6 @@ ROUTES = [
         creates=True,
         files=True,
         problems=("conflict", "invalid"),
+        example={"certificates": "-----BEGIN CERTIFICATE-----\n…", "key": "-----BEGIN PRIVATE KEY-----\n…"},
     ),
 ]
