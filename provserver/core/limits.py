@@ -55,12 +55,11 @@ class Buckets:
             self.drained[0] = empty_until
         return 0.0
 
-    def wait(self, key: Hashable, now: float) -> float:
-        """The seconds until there is a token; 0.0: there is one."""
+    def wait(self, key: Hashable, now: float, amount: float = 1.0) -> float:
+        """The seconds until there is a token, or another number of them; 0.0: there is."""
         _, place = self._find(key)
-        if place < 0:
-            return 0.0
-        wait = self._full_at[place] + self._interval - now - self._span
+        full_at = now if place < 0 else max(self._full_at[place], now)
+        wait = full_at + self._interval * amount - now - self._span
         return wait if wait > _TOLERANCE else 0.0
 
     def give_back(self, key: Hashable, now: float, amount: float = 1.0) -> None:

@@ -27,7 +27,7 @@ from provserver.errors import Unavailable
 from provserver.services.attempts import Attempts
 from provserver.services.claiming import MAX_NAMES
 from provserver.services.grouping import Grouper
-from provserver.services.limits import Limits
+from provserver.services.limits import Limits, source_of
 from provserver.services.profiles import open_secret
 from provserver.services.sessions import Presented
 from provserver.services.settlement import open_credentials
@@ -85,6 +85,7 @@ class Access:
         self._wait_limit = wait_limit
         self._random = random
         self._clock = clock
+        self._doubts: dict[str, int] = {}
         self._claims: Grouper[_Presented, Held | Denial] = Grouper("access", self._settle)
         self._alternatives: dict[str, int] = {}
         self._attempts = Attempts(database, random, clock)
@@ -99,7 +100,21 @@ class Access:
         """By a CONNECT: its channel's certificate or key if it has one, else what it says."""
         if peer.certificates or (peer.psk is not None and peer.psk.id_digest is not None):
             return await self.with_channel(peer)
-        return await _counted(peer, self._guess(authentication.with_mqtt(client_id, username, password), peer))
+        doubts, source = self._doubts, source_of(peer)
+        doubts[source] = doubts.get(source, 0) + 1
+        try:
+            return await _counted(peer, self._guess(authentication.with_mqtt(client_id, username, password), peer))
+        finally:
+            if doubts[source] > 1:
+                doubts[source] -= 1
+            else:
+                del doubts[source]
+
+    def doubtful(self, peer: Peer) -> bool:
+        """Whether `with_mqtt` is to judge who was found without it: what comes with it from there may be guesses."""
+        if not self._doubts and not self._limits.watchful():
+            return False
+        return self._limits.short(peer, self._doubts.get(source_of(peer), 0))
 
     def token_in(
         self, client_id: str, username: str | None, password: bytes | None, peer: Peer | None = None
@@ -170,12 +185,17 @@ class Access:
 
     async def _guess(self, claim: Claim, peer: Peer) -> Authenticated | Denial:
         """Judge what nobody has vouched for."""
-        limits = self._limits
-        if limits.watchful() and limits.hold(peer, tuple(claim.ids)) is not None:
-            return Denial.LIMITED
+        limits, heard = self._limits, False
+        if limits.watchful():
+            if limits.hold(peer, tuple(claim.ids)) is not None:
+                return Denial.LIMITED
+            heard = limits.locked(peer)
         found = await self._judge(claim, peer)
+        # Of many that came at once, the guesses among the first may have had the address locked.
+        if not heard and claim.ids and limits.watchful() and limits.hold(peer, tuple(claim.ids)) is not None:
+            return Denial.LIMITED
         if claim.ids and (found is Denial.CREDENTIALS or found is Denial.CLIENT_ID):
-            limits.guessed(peer)
+            limits.guessed(peer, tuple(claim.ids))
         return found
 
     async def _judge(self, claim: Claim, peer: Peer) -> Authenticated | Denial:

@@ -56,7 +56,8 @@ class Grouper(Generic[Item, Result]):
         self._seconds = metrics.GROUP_SECONDS.cell(self._counted)
         self._items = metrics.GROUP_ITEMS.cell(self._counted)
         self._refused = metrics.GROUP_REFUSED.cell(self._counted)
-        _GROUPERS.add(self)
+        if metrics.counting():
+            _GROUPERS.add(self)
 
     async def submit(self, item: Item) -> Result:
         """Wait for the item's result. Raises Unavailable at once when too many wait.

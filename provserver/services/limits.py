@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from math import inf
@@ -47,6 +48,12 @@ BURST = 10.0
 """Seconds' worth of requests that an address or an organization may make at once."""
 
 REFUSALS_AT_ONCE = 1_000
+
+WRONG_FOR = 600.0
+"""Seconds for which what an address has presented in vain is not preferred when it comes again."""
+
+RECORDED = 5
+"""Requests of an address that cannot be read, and are recorded in a minute; of each kind."""
 
 _MINUTE = 60.0
 _UNPROVEN = PreSharedKey("", b"")
@@ -95,21 +102,39 @@ class PeopleLimits:
     sign_ups: Buckets = field(default_factory=sign_up_limit)
 
 
+@dataclass(frozen=True, slots=True)
+class RotationLimits:
+    """How often a device may ask for other credentials; made where the processes come from, as `Limits` is.
+
+    asked: whatever comes of it. told: to hear that the credentials it brings are another's. noted: to have it recorded
+    that it asks too often.
+    """
+
+    asked: Buckets = field(default_factory=lambda: Buckets(20, 1 / _MINUTE, 65_536))
+    told: Buckets = field(default_factory=lambda: Buckets(5, 1 / _MINUTE))
+    noted: Buckets = field(default_factory=lambda: Buckets(1, 1 / _MINUTE))
+
+
 class Limits:
     """What devices may ask, counted by all processes that are forked after it was made.
 
-    clock: seconds that never go back, and are the same in all processes. people: who is no device.
+    clock: seconds that never go back, and are the same in all processes. people: who is no device. rotations: of
+    devices that ask for other credentials. at_once: how many guesses an address has; 0: as many as it likes.
     """
 
     def __init__(self, rates: Rates = UNLIMITED, clock: Callable[[], float] = time.monotonic) -> None:
         self.people = PeopleLimits()
+        self.rotations = RotationLimits()
+        self.at_once = rates.guess_limit if rates.guess_interval else 0
         self._clock = clock
         self._guesses = _buckets(rates.guess_limit, rates.guess_interval, 65_536)
         heard = rates.locked_interval * 2  # half of them for who comes back as he was told
         self._heard = _buckets(max(1 / heard, 1) if heard else 1, heard, 8_192)
         self._heard_again = _buckets(max(1 / heard, 1) if heard else 1, heard, 8_192)
         self._sent_away = Buckets(1, 1 / _MINUTE, 65_536)
+        self._wrong = Buckets(1, 1 / WRONG_FOR, 65_536)
         self._noted = Buckets(1, 1 / _MINUTE)
+        self._recorded = Buckets(RECORDED, RECORDED / _MINUTE)
         self._addresses = _rate(rates.address_interval, 65_536)
         self._organizations = _rate(rates.organization_interval, 8_192)
         self._keys = Buckets(1, 1 / _MINUTE)
@@ -130,11 +155,11 @@ class Limits:
 
         what: tells the request from others. provisions: whether it counts as a provision request.
         """
-        now, source = self._clock(), _source(peer)
+        now, source = self._clock(), source_of(peer)
         if self._guesses is not None and self._guesses.wait(source, now):
             if self._heard is not None and self._heard.take(source, now):
                 waited = _MINUTE - self._sent_away.take((source, what), now)
-                again = RETRY_AFTER_SECONDS <= waited < _MINUTE
+                again = RETRY_AFTER_SECONDS <= waited < _MINUTE and not self._wrong.wait((source, what), now)
                 if not again or self._heard_again is None or self._heard_again.take(source, now):
                     _LOCKED.value += 1
                     return Reason.ADDRESS_LOCKED
@@ -145,25 +170,37 @@ class Limits:
 
     def locked(self, peer: Peer) -> bool:
         """Whether a peer's address is locked; what is heard of it all the same is not counted."""
-        return self._guesses is not None and self._guesses.wait(_source(peer), self._clock()) > 0
+        return self._guesses is not None and self._guesses.wait(source_of(peer), self._clock()) > 0
 
-    def guessed(self, peer: Peer) -> None:
-        """What a peer has presented was wrong."""
+    def short(self, peer: Peer, doubts: int) -> bool:
+        """Whether a peer's address is locked, or would be if what is in doubt of it were guesses."""
+        return self._guesses is not None and self._guesses.wait(source_of(peer), self._clock(), doubts + 1) > 0
+
+    def guessed(self, peer: Peer, what: Hashable = None) -> None:
+        """What a peer has presented was wrong. what: it, as `hold` is told; it comes again in vain for some minutes."""
         guesses = self._guesses
         if guesses is None:
             return
-        now, source = self._clock(), _source(peer)
+        now, source = self._clock(), source_of(peer)
+        if what is not None:
+            self._wrong.take((source, what), now)
         if not guesses.take(source, now) and guesses.wait(source, now) and self.noteworthy(peer, "locked"):
             log.warning("%s is locked for guessing: it is heard at a low rate until it stops", peer.address)
 
-    def pardon(self, peer: Peer) -> None:
+    def pardon(self, peer: Peer, what: Hashable = None) -> None:
         """What was counted as a guess was none."""
         if self._guesses is not None:
-            self._guesses.give_back(_source(peer), self._clock())
+            if what is not None:
+                self._wrong.give_back((source_of(peer), what), self._clock())
+            self._guesses.give_back(source_of(peer), self._clock())
 
     def noteworthy(self, peer: Peer, what: str) -> bool:
         """Whether this is to be written down of a peer's address: once a minute."""
-        return not self._noted.take((_source(peer), what), self._clock())
+        return not self._noted.take((source_of(peer), what), self._clock())
+
+    def recorded(self, peer: Peer, what: str) -> bool:
+        """Whether what a peer has sent in vain is to be recorded: a few times a minute for each address."""
+        return not self._recorded.take((source_of(peer), what), self._clock())
 
     # Once key and secret are right
 
@@ -174,7 +211,7 @@ class Limits:
 
     def count(self, peer: Peer, key: ProvisionKey, name: str | None) -> Reason | None:
         """Count a request, or say why it is refused. name: by which it is told from others; None: by nothing."""
-        now, source, budget = self._clock(), _source(peer), key.budget
+        now, source, budget = self._clock(), source_of(peer), key.budget
         if name is not None and self._repeats is not None and self._repeats.wait(_named(source, key, name), now):
             _NAME.value += 1
             return Reason.NAME_REPEATED
@@ -194,18 +231,87 @@ class Limits:
 
     def refused(self, peer: Peer, key: ProvisionKey, name: str | None) -> None:
         """Who has the key and secret was told something of a device."""
-        now, source = self._clock(), _source(peer)
+        now, source = self._clock(), source_of(peer)
         if self._refusals is not None:
             self._refusals.take(source, now)
         self._repeat(source, key, name, now)
 
     def repeated(self, peer: Peer, key: ProvisionKey, name: str | None) -> None:
         """A device was given again what it has."""
-        self._repeat(_source(peer), key, name, self._clock())
+        self._repeat(source_of(peer), key, name, self._clock())
 
     def _repeat(self, source: str, key: ProvisionKey, name: str | None, now: float) -> None:
         if name is not None and self._repeats is not None:
             self._repeats.take(_named(source, key, name), now)
+
+
+class Turns:
+    """Who has names looked for, where a right one cannot be taken back: of each source as many as it may guess at once.
+
+    The others wait until it is known what became of those before. Each that was right has two follow, so many that are
+    right are soon as fast as ever; who guesses wrong goes on one by one.
+    """
+
+    def __init__(self, limits: Limits, max_waiting: int = 10_000) -> None:
+        self._limits = limits
+        self._at_once = limits.at_once
+        self._max_waiting = max_waiting
+        self._waiting = 0
+        self._lines: dict[str, _Line] = {}
+
+    def enter(self, peer: Peer, go: Callable[[], bool]) -> bool:
+        """Have `go` called at once, or when it is its turn; False: too many wait. go: whether it is to `leave`."""
+        if not self._at_once:
+            return go() or True
+        source = source_of(peer)
+        line = self._lines.get(source)
+        if line is None:
+            line = self._lines[source] = _Line(1 if self._limits.short(peer, self._at_once - 1) else self._at_once)
+        elif not line.room and self._waiting >= self._max_waiting:
+            return False
+        line.waiting.append(go)
+        self._waiting += 1
+        self._serve(source, line)
+        return True
+
+    def leave(self, peer: Peer, *, wrong: bool) -> None:
+        """It is known what became of one that went."""
+        line = self._lines.get(source := source_of(peer))
+        if line is not None:
+            line.inside -= 1
+            if not wrong:
+                line.room += 2 if line.waiting else 1
+            elif not line.inside:  # one by one from now on, until one is right
+                line.room = 1
+            self._serve(source, line)
+
+    def _serve(self, source: str, line: "_Line") -> None:
+        if line.serving:  # by who has called us
+            return
+        line.serving = True
+        while line.room and line.waiting:
+            go = line.waiting.popleft()
+            self._waiting -= 1
+            line.inside += 1
+            line.room -= 1
+            if not go():
+                line.inside -= 1
+                line.room += 1
+        line.serving = False
+        if not line.inside:
+            del self._lines[source]
+
+
+class _Line:
+    """Those of one source. room: how many more may go."""
+
+    __slots__ = ("inside", "room", "serving", "waiting")
+
+    def __init__(self, room: int) -> None:
+        self.inside = 0
+        self.room = room
+        self.serving = False
+        self.waiting: deque[Callable[[], bool]] = deque()
 
 
 class Strangers:
@@ -227,10 +333,10 @@ class Strangers:
         return Peer(self._transport, address, psk=_UNPROVEN)  # the handshake has proved the address
 
 
-def _source(peer: Peer) -> str:
+def source_of(peer: Peer) -> str:
     """Whom guesses are charged to. The source of a plain datagram can be forged: it holds up nothing else."""
     where = network(peer.address)
-    plain = peer.transport is _COAP and peer.psk is None and not peer.certificates
+    plain = peer.transport is _COAP and not (peer.proved or peer.psk or peer.certificates)
     return f"{where} by datagram" if plain else where
 
 

@@ -7,6 +7,7 @@ of others that come meanwhile: one that is deleted opens nothing from then on, i
 import os
 import time
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 from uuid import UUID
 
 from provserver.core import ids
@@ -97,17 +98,41 @@ class RequestKeys:
         return key
 
 
+class TurnedAway(Exception):  # noqa: N818
+    """Who asked was turned away before it was opened."""
+
+
+class _Wanted(NamedTuple):
+    """A sealed request, whom it is from, and whether he is heard still."""
+
+    request: SealedRequest
+    source: str
+    heard: Callable[[], bool]
+
+
 class Opening:
-    """Opens what devices have sealed."""
+    """Opens what devices have sealed. Addresses take turns."""
 
     def __init__(self, database: Database, keys: ServerKeys) -> None:
         self._database = database
         self._keys = keys
-        self._wanted: Grouper[SealedRequest, bytes | None] = Grouper("request-key", self._open, max_group=16)
+        self._wanted: Grouper[_Wanted, bytes | None] = Grouper(
+            "request-key", self._open, max_group=16, sharer=lambda wanted: wanted.source
+        )
 
-    def submit_to(self, request: SealedRequest, done: Callable[[bytes | Exception | None], None]) -> None:
-        """Have `done` called with what is in a request; None when there is no such key, or it does not open."""
-        self._wanted.submit_to(request, done)
+    def submit_to(
+        self,
+        request: SealedRequest,
+        done: Callable[[bytes | Exception | None], None],
+        *,
+        source: str = "",
+        heard: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """Have `done` called with what is in a request; None when there is no such key, or it does not open.
+
+        source: who takes turns with others. heard: whether it is to be opened when its turn comes, else TurnedAway.
+        """
+        self._wanted.submit_to(_Wanted(request, source, heard), done)
 
     @property
     def busy(self) -> bool:
@@ -118,10 +143,17 @@ class Opening:
         """Wait until nothing waits and nothing is under way."""
         await self._wanted.drain()
 
-    async def _open(self, requests: Sequence[SealedRequest]) -> list[bytes | Exception | None]:
-        async with self._database.connection() as connection:
-            found = await store.sealed(connection, list({request.key_id for request in requests}))
-        return [self._opened(request, found.get(request.key_id)) for request in requests]
+    async def _open(self, wanted: Sequence[_Wanted]) -> list[bytes | Exception | None]:
+        heard = [each.heard() for each in wanted]
+        key_ids = {each.request.key_id for each, opens in zip(wanted, heard, strict=True) if opens}
+        found: dict[str, tuple[UUID, bytes]] = {}
+        if key_ids:
+            async with self._database.connection() as connection:
+                found = await store.sealed(connection, list(key_ids))
+        return [
+            self._opened(each.request, found.get(each.request.key_id)) if opens else TurnedAway()
+            for each, opens in zip(wanted, heard, strict=True)
+        ]
 
     def _opened(self, request: SealedRequest, key: tuple[UUID, bytes] | None) -> bytes | Exception | None:
         if key is None:

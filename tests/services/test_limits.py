@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import itertools
 import json
 import logging
@@ -132,6 +133,21 @@ async def test_who_comes_back_too_early_has_no_advantage(site: Site) -> None:
     assert (await site.ask("sensor-1")).outcome is Outcome.LIMITED
 
 
+async def test_who_comes_back_with_what_was_wrong_takes_nobodys_place(site: Site) -> None:
+    wrong = [f"wrong {n}" for n in range(RATES.guess_limit + 2)]
+    for secret in wrong:
+        assert (await site.ask("x", provisionDeviceSecret=secret)).outcome is Outcome.NOT_FOUND
+    assert (await site.ask("sensor-1")).outcome is Outcome.LIMITED
+    for secret in wrong:
+        assert (await site.ask("x", provisionDeviceSecret=secret)).outcome is Outcome.LIMITED
+    site.clock.now += RETRY_AFTER_SECONDS
+    await site.guess(100)
+    for secret in wrong:
+        assert (await site.ask("x", provisionDeviceSecret=secret)).outcome is Outcome.LIMITED
+
+    assert (await site.ask("sensor-1")).outcome is Outcome.SUCCESS
+
+
 async def test_no_key_and_no_device_is_ever_locked_by_guesses(site: Site) -> None:
     for n in range(50):
         await site.guess(20, Peer(Transport.HTTP, f"198.51.100.{n}"))
@@ -163,6 +179,27 @@ async def test_names_that_nobody_pre_provisioned_are_guesses(space: Space) -> No
     await site.reasons()
 
 
+async def test_so_are_names_that_are_asked_for_all_at_once(space: Space) -> None:
+    site = Site(await Fleet.make(space, CHECK))
+    await site.fleet.import_("right")
+    names = [*(f"name {n}" for n in range(499)), "right"]
+    outcomes = Counter(answer.outcome for answer in await asyncio.gather(*map(site.ask, names)))
+
+    assert outcomes == {Outcome.FAILURE: RATES.guess_limit + 2, Outcome.LIMITED: 498 - RATES.guess_limit}
+    assert (await site.ask("right", THERE)).outcome is Outcome.SUCCESS  # nobody has provisioned it
+    await site.reasons()
+
+
+async def test_many_that_are_pre_provisioned_may_come_at_once(space: Space) -> None:
+    site = Site(await Fleet.make(space, CHECK))
+    for n in range(60):
+        await site.fleet.import_(f"sensor-{n}")
+    answers = await asyncio.gather(*(site.ask(f"sensor-{n}") for n in range(60)))
+
+    assert [answer.outcome for answer in answers] == [Outcome.SUCCESS] * 60
+    await site.reasons()
+
+
 async def test_a_secret_that_was_changed_meanwhile_is_no_guess(site: Site) -> None:
     assert (await site.ask("first")).outcome is Outcome.SUCCESS
     profiles, pair = site.fleet.space.profiles, site.fleet.pair
@@ -187,6 +224,8 @@ async def test_who_forges_the_source_of_datagrams_holds_up_nothing_but_datagrams
 
     assert (await site.ask("a", Peer(Transport.COAP, "192.0.2.7"))).outcome is Outcome.LIMITED
     assert (await site.ask("a", Peer(Transport.MQTT, "192.0.2.7"))).outcome is Outcome.SUCCESS
+    proved = Peer(Transport.COAP, "192.0.2.7", proved=True)  # by the cookie of DTLS
+    assert (await site.ask("c", proved)).outcome is Outcome.SUCCESS
     key = PreSharedKey("a device", b"its key", b"digest")
     assert (await site.ask("b", Peer(Transport.COAP, "192.0.2.7", psk=key))).outcome is Outcome.SUCCESS
 
@@ -213,6 +252,32 @@ async def test_a_flood_makes_few_attempts_and_one_line_of_the_log(site: Site, ca
     assert [record.getMessage() for record in caplog.records] == [
         "192.0.2.7 is locked for guessing: it is heard at a low rate until it stops"
     ]
+
+
+@pytest.mark.parametrize(("body", "reason"), [(b"\xff garbage", "UNDECODABLE"), (b'{"deviceName":"x"}', "INVALID")])
+async def test_what_cannot_be_read_makes_few_attempts(site: Site, body: bytes, reason: str) -> None:
+    for _ in range(100):
+        assert (await site.provisioning.answer(body, HERE)).outcome.name == reason
+    assert await site.reasons() == {reason: module.RECORDED}
+    await site.guess(100)
+    told = [(await site.provisioning.answer(body, HERE)).outcome for _ in range(100)]
+
+    assert told == [Outcome.LIMITED] * 100
+    assert (await site.reasons())["ADDRESS_LOCKED"] == 1
+
+
+async def test_what_was_sealed_and_cannot_be_opened_is_a_guess(site: Site) -> None:
+    def sealed(number: int) -> bytes:
+        return json.dumps({"keyId": "unknown", "sealed": base64.b64encode(b"%064d" % number).decode()}).encode()
+
+    told = Counter(
+        answer.outcome
+        for answer in await asyncio.gather(*(site.provisioning.answer(sealed(n), HERE) for n in range(500)))
+    )
+
+    assert told == {Outcome.INVALID: RATES.guess_limit + 2, Outcome.LIMITED: 498 - RATES.guess_limit}
+    assert (await site.ask("sensor")).outcome is Outcome.LIMITED
+    assert (await site.provisioning.answer(sealed(1), THERE)).outcome is Outcome.INVALID
 
 
 async def test_who_is_told_to_come_back_is_told_when(site: Site) -> None:
@@ -250,6 +315,41 @@ async def test_unknown_tokens_are_guesses(site: Site) -> None:
     assert isinstance(await site.access.with_token(right, THERE), Authenticated)
     site.clock.now += RETRY_AFTER_SECONDS
     assert isinstance(await site.access.with_token(right, HERE), Authenticated)
+
+
+async def test_tokens_that_are_tried_all_at_once_are_no_more(site: Site) -> None:
+    right = await token(site, "sensor")
+    tokens = [*(f"guess {n}" for n in range(499)), right]
+    told = Counter(await asyncio.gather(*(site.access.with_token(each, HERE) for each in tokens)))
+
+    assert told == {Denial.CREDENTIALS: RATES.guess_limit + 2, Denial.LIMITED: 498 - RATES.guess_limit}
+    for _ in range(3):
+        site.clock.now += 3
+        tried = (site.access.with_mqtt("c", f"guess {next(GUESSES)}", None, HERE) for _ in range(500))
+        told += Counter(await asyncio.gather(*tried))
+    more = 9 * (1 / RATES.guess_interval + 1 / RATES.locked_interval)
+    assert told[Denial.CREDENTIALS] <= RATES.guess_limit + 2 + more
+
+
+async def test_many_that_are_right_may_come_at_once(site: Site) -> None:
+    tokens = [await token(site, f"sensor-{n}") for n in range(30)]
+    found = await asyncio.gather(*(site.access.with_token(each, HERE) for each in tokens))
+
+    assert all(isinstance(each, Authenticated) for each in found)
+
+
+async def test_who_is_right_among_many_unknown_ones_is_judged_after_them(site: Site) -> None:
+    right = await token(site, "sensor")
+    assert not site.access.doubtful(HERE)
+    tried = [asyncio.create_task(site.access.with_mqtt("c", f"guess {n}", None, HERE)) for n in range(100)]
+    await asyncio.sleep(0)
+
+    assert (site.access.doubtful(HERE), site.access.doubtful(THERE)) == (True, False)
+    assert await site.access.with_mqtt("c", right, None, HERE) is Denial.LIMITED
+    await asyncio.gather(*tried)
+    assert site.access.doubtful(HERE)  # as it is locked
+    site.clock.now += RATES.guess_interval
+    assert not site.access.doubtful(HERE)
 
 
 async def test_wrong_passwords_are_guesses(site: Site) -> None:

@@ -99,7 +99,7 @@ async def test_a_client_certificate_is_what_the_peer_has_proved(endpoint: Endpoi
     async with DtlsClient.connected(endpoint.port, certificate=certificate) as client:
         assert await client.ask(b"hello") == b"HELLO"
 
-    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", certificates=(certificate.der,))]
+    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", certificates=(certificate.der,), proved=True)]
 
 
 async def test_a_chain_is_there_as_a_whole(endpoint: Endpoint) -> None:
@@ -114,7 +114,7 @@ async def test_a_shared_key_is_what_the_peer_has_proved(endpoint: Endpoint) -> N
     async with DtlsClient.connected(endpoint.port, psk=PSK) as client:
         assert await client.ask(b"hello") == b"HELLO"
 
-    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", psk=KEY)]
+    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", psk=KEY, proved=True)]
     assert endpoint.asked == [KEY.identity]
 
 
@@ -122,7 +122,7 @@ async def test_a_peer_may_prove_nothing(endpoint: Endpoint) -> None:
     async with DtlsClient.connected(endpoint.port) as client:
         assert await client.ask(b"hello") == b"HELLO"
 
-    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1")]
+    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", proved=True)]
 
 
 def test_it_runs_on_uvloop(tmp_path: Path, certificate: Issued) -> None:
@@ -508,7 +508,7 @@ async def test_a_wrong_key_is_not_let_in(endpoint: Endpoint, psk: tuple[str, byt
         assert not client.step()
 
     assert endpoint.state == (1, 1)
-    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", psk=KEY)]
+    assert endpoint.peers == [Peer(Transport.COAP, "127.0.0.1", psk=KEY, proved=True)]
 
 
 async def test_who_does_not_prove_the_key_it_names_guesses(endpoint: Endpoint) -> None:
