@@ -1,7 +1,8 @@
 """The chain of the audit: each entry's mac is over the mac before it, so none can be altered, removed or moved.
 
 Its keys are derived from the server's digest key, a chain key for each version of it; versions only rise along the
-chain, so who has learnt a key that was rotated away can forge nothing before the first mac under its successor.
+chain, so who has learnt a key that was rotated away can forge nothing before the first mac under its successor, and
+cannot cut that off unseen where a head under the successor is kept (`store/headfile.py`).
 """
 
 import hashlib

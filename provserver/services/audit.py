@@ -18,6 +18,7 @@ from provserver.store import audit as store
 from provserver.store import audit_chain, organizations
 from provserver.store.audit import AuditRow
 from provserver.store.database import Connection, Database
+from provserver.store.headfile import HeadFile
 
 __all__ = ["Audit", "AuditRow", "Head", "Verification"]
 
@@ -33,9 +34,11 @@ class Audit:
         keys: ServerKeys,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
+        *,
+        file: HeadFile | None = None,
     ) -> None:
         self._database = database
-        self._chain = AuditChain(database, keys, random, clock)
+        self._chain = AuditChain(database, keys, random, clock, file=file)
         self._random = random
         self._clock = clock
 
@@ -102,6 +105,7 @@ class Audit:
 
 
 def _line(row: tuple[int | None, bytes | None, Entry]) -> bytes:
+    """chained: the detail as the row has it, the very text that the mac is over."""
     seq, mac, entry = row
     members = {
         "seq": seq,
@@ -112,6 +116,7 @@ def _line(row: tuple[int | None, bytes | None, Entry]) -> bytes:
         "actor": entry.actor,
         "action": entry.action,
         "subjectId": entry.subject_id,
-        "detail": msgspec.Raw(entry.detail.encode()),
+        "detail": store.shown(msgspec.json.decode(entry.detail)),
+        "chained": entry.detail,
     }
     return msgspec.json.encode(members) + b"\n"

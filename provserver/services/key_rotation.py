@@ -13,7 +13,7 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -21,10 +21,12 @@ from pathlib import Path
 from provserver.core import ids
 from provserver.core.secrets import KEY_LENGTH, ServerKeys, Unsealable
 from provserver.errors import Conflict, Misconfigured, NotFound, Unavailable
+from provserver.services.audit_chain import AuditChain, Broken
 from provserver.services.key_watch import INTERVAL
 from provserver.services.sealed_columns import COLUMNS, SealedColumn
 from provserver.store import audit, keyfile, organizations, server_keys
 from provserver.store.database import Connection, Database
+from provserver.store.headfile import HeadFile
 from provserver.store.keyfile import KeySource
 from provserver.store.server_keys import Process, Remains, Version
 
@@ -50,7 +52,7 @@ class KeyRotation:
     """Brings versions of the keys, and takes them away.
 
     patience: seconds that processes have to take one up. grace: seconds in which those that look dead may say that they
-    are not, as they all look so when Postgres was away.
+    are not, as they all look so when Postgres was away. file: where the newest head of the audit is kept, if anywhere.
     """
 
     def __init__(
@@ -63,10 +65,12 @@ class KeyRotation:
         grace: float = 2 * INTERVAL,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
+        file: HeadFile | None = None,
     ) -> None:
         self._database = database
         self._keys = keys
         self._source = source
+        self._chain = AuditChain(database, keys, random, clock, file=file)
         self._patience = patience
         self._grace = grace
         self._random = random
@@ -145,6 +149,8 @@ class KeyRotation:
                 async with self._database.connection() as connection:
                     if await server_keys.under(connection, column, version + 1):
                         raise Conflict(f"There are rows of {column.name} under version {version}: that is a fault.")
+            await self._take_up()
+            await self._sign_anew()
             async with self._database.transaction() as connection:
                 await server_keys.become(connection, version, "retired")
                 await server_keys.forget(connection, version)
@@ -285,6 +291,12 @@ class KeyRotation:
                     return
             self._check_patience(until)
             await asyncio.sleep(_POLL)
+
+    async def _sign_anew(self) -> None:
+        """Have the audit's head be under the current version: one under a version that is retired is refused."""
+        with suppress(Broken, Misconfigured):  # the server says so; a version that has leaked must go all the same
+            await self._chain.advance(wait=True)
+            await self._chain.keep(now=True)
 
     def _drop(self) -> bool:
         """Take what was retired out of the file; False: there is none that we may write."""

@@ -6,6 +6,7 @@ import logging
 from asyncpg import PostgresError
 
 from provserver.core.secrets import Unsealable
+from provserver.errors import Misconfigured
 from provserver.services.audit_chain import AuditChain, Broken
 from provserver.services.lead import IDLE, Lead
 from provserver.services.retention import Retention
@@ -47,14 +48,15 @@ class Upkeep(Lead):
                 more = await self._retention.sweep(connection)
                 sweep_at = now() + SWEEP_PERIOD
             if await self._pause(_PACE if more else self._interval):
-                await self._advance()
+                await self._advance(last=True)
                 return
 
-    async def _advance(self) -> None:
-        """Chain what is new; what is in the way is said once an hour, and the rest goes on."""
+    async def _advance(self, *, last: bool = False) -> None:
+        """Chain what is new; what is in the way is said once an hour, and the rest goes on. last: of this process."""
         try:
             await self._chain.advance()
-        except Broken as fault:
+            await self._chain.keep(now=last)
+        except (Broken, Misconfigured) as fault:
             complaint = str(fault)
         except (PostgresError, Unsealable) as fault:
             complaint = f"The audit cannot be chained: {type(fault).__name__}."

@@ -70,4 +70,20 @@ async def newest(
         rows = await connection.fetch(_NEWEST, organization_id, before, limit)
     else:
         rows = await connection.fetch(_OF_SUBJECT, organization_id, before, limit, subject_id)
-    return [AuditRow(*row) for row in rows]
+    return [AuditRow(*row)._replace(detail=shown(row["detail"])) for row in rows]
+
+
+def shown(detail: Mapping[str, object]) -> dict[str, object]:
+    """A detail as it is answered: its members, and those that it says were changed, named as everywhere in JSON.
+
+    The row, which the chain's mac is over, has our own names.
+    """
+    members = {_camel(name): value for name, value in detail.items()}
+    if isinstance(changed := members.get("changed"), list):
+        members["changed"] = [_camel(each) if isinstance(each, str) else each for each in changed]
+    return members
+
+
+def _camel(name: str) -> str:
+    first, *others = name.split("_")
+    return first + "".join(map(str.capitalize, others))

@@ -67,6 +67,12 @@ async def last(connection: Connection) -> tuple[int, bytes] | None:
     return None if row is None else (row[0], row[1])
 
 
+async def mac_at(connection: Connection, seq: int) -> bytes | None:
+    """The mac of the entry at a place."""
+    found: bytes | None = await connection.fetchval("SELECT mac FROM audit WHERE seq = $1", seq)
+    return found
+
+
 async def sealed_keys(connection: Connection) -> dict[int, bytes]:
     """Sealed copies of the chain's keys, by version."""
     return {row[0]: row[1] for row in await connection.fetch("SELECT version, sealed FROM audit_key")}

@@ -4,19 +4,22 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
 import asyncpg
 import pytest
 
-from provserver.core import ids
+from provserver.core import auditchain, ids
 from provserver.core.secrets import ServerKeys
-from provserver.errors import Conflict, Invalid
+from provserver.errors import Conflict, Invalid, Misconfigured
 from provserver.services import audit_chain
 from provserver.services.audit_chain import AuditChain, Broken
 from provserver.store import audit
+from provserver.store import audit_chain as store
 from provserver.store.database import Database
+from provserver.store.headfile import HeadFile
 from tests.conftest import Space
 
 Chain = AuditChain
@@ -295,3 +298,213 @@ async def test_other_keys_verify_nothing(space: Space, chain: Chain) -> None:
     await chain.advance()
     stranger = AuditChain(space.database, replace(space.keys, digest_keys={1: b"x" * 32}))
     assert (await stranger.verify()).broken is not None
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> HeadFile:
+    """Where the server keeps the newest head."""
+    return HeadFile(tmp_path / "audit-head.json")
+
+
+@pytest.fixture
+def keeping(space: Space, file: HeadFile) -> Chain:
+    return AuditChain(space.database, space.keys, file=file)
+
+
+async def refused(space: Space, *, keys: ServerKeys | None = None, file: HeadFile) -> str:
+    """A process that starts now neither goes on with the chain nor verifies it; what it says is wrong."""
+    chain = AuditChain(space.database, keys or space.keys, file=file)
+    with pytest.raises(Broken, match="audit verify"):
+        await chain.advance()
+    await record(space)
+    before = await places(space)
+    with pytest.raises(Broken, match="audit verify"):
+        await chain.advance()
+    assert await places(space) == before
+    broken = (await chain.verify()).broken
+    assert broken is not None
+    return broken.text
+
+
+async def test_the_newest_head_is_kept_in_a_file(space: Space, keeping: Chain, file: HeadFile) -> None:
+    await record(space, 2)
+    await keeping.advance()
+    first = file.read()
+    assert first is not None
+    assert first.seq == 2  # the first one at once
+    assert file.path.stat().st_mode & 0o777 == 0o600
+
+    await record(space)
+    await keeping.advance()
+    assert file.read() == first  # not so soon
+    await keeping.keep(now=True)
+    kept = file.read()
+    assert kept is not None
+    assert kept.seq == 3
+    assert await keeping.verify(kept) == audit_chain.Verification(3, 0, None)
+
+
+@pytest.mark.parametrize("with_keys", [True, False])
+async def test_an_audit_that_was_emptied_is_found(
+    space: Space, keeping: Chain, file: HeadFile, with_keys: bool
+) -> None:
+    await record(space, 3)
+    await keeping.advance()
+    await tamper(space, "DELETE FROM audit")
+    await tamper(space, "DELETE FROM audit_head")
+    if with_keys:
+        await tamper(space, "DELETE FROM audit_key")
+
+    text = await refused(space, file=file)
+
+    if not with_keys:
+        assert f"cut off: the head kept in {file.path} has seen 3 entries, and there are 0" in text
+
+
+async def test_an_audit_that_was_emptied_is_found_without_the_file(space: Space, chain: Chain, file: HeadFile) -> None:
+    await record(space, 3)
+    await chain.advance()
+    await tamper(space, "DELETE FROM audit")
+    await tamper(space, "DELETE FROM audit_head")
+    assert "no signed head" in await refused(space, file=file)
+
+
+@pytest.mark.parametrize("grown", [0, 5])
+async def test_an_older_copy_of_the_head_is_found(space: Space, keeping: Chain, file: HeadFile, grown: int) -> None:
+    await record(space, 2)
+    await keeping.advance()
+    older = await space.rows("SELECT seq, mac, at, signature FROM audit_head")
+    await record(space, 3)
+    assert (await keeping.head()).seq == 5
+
+    await tamper(space, "DELETE FROM audit WHERE seq > 2")
+    await tamper(space, "UPDATE audit_head SET seq = $1, mac = $2, at = $3, signature = $4", *older[0])
+    if grown:  # by a server that does not have the file
+        await record(space, grown)
+        await AuditChain(space.database, space.keys).advance()
+
+    text = await refused(space, file=file)
+    assert ("it is not the entry that" if grown else "cut off") in text
+
+
+async def forge(space: Space, seq: int) -> None:
+    """What can be done with key 1 alone: another chain, as long as that, and all that is signed with key 2 gone."""
+    await tamper(space, "DELETE FROM audit")
+    await tamper(space, "DELETE FROM audit_head")
+    await tamper(space, "DELETE FROM audit_key WHERE version > 1")
+    await record(space, seq, forged="yes")
+    first = ServerKeys({1: space.keys.digest_keys[1]}, space.keys.sealing_keys)
+    await AuditChain(space.database, first).advance()
+    assert (await AuditChain(space.database, first).verify()).broken is None
+
+
+async def rotated(space: Space) -> ServerKeys:
+    """Keys with a second version, which the chain has come to."""
+    await record(space, 2)
+    await AuditChain(space.database, space.keys).advance()
+    return ServerKeys({**space.keys.digest_keys, 2: b"2" * 32}, space.keys.sealing_keys)
+
+
+@pytest.mark.parametrize("seq", [2, 3, 6])
+async def test_what_was_forged_under_a_key_that_was_rotated_away_is_found(
+    space: Space, file: HeadFile, seq: int
+) -> None:
+    both = await rotated(space)
+    await record(space)
+    await AuditChain(space.database, both, file=file).advance()
+    await tamper(space, "DELETE FROM audit_key")
+    await forge(space, seq)
+    assert await refused(space, keys=both, file=file)
+
+
+async def test_a_head_under_a_key_that_was_rotated_away_is_refused(space: Space, file: HeadFile) -> None:
+    both = await rotated(space)
+    await record(space)
+    newer = AuditChain(space.database, both, file=file)
+    await newer.advance()
+    head = await newer.head()
+    await record(space)  # behind the head that is kept, under the older key
+    keys = auditchain.chain_keys(both)
+    (entry,) = await space.rows("SELECT id FROM audit WHERE seq IS NULL")
+    async with space.database.connection() as connection:
+        (waiting,) = await store.waiting(connection, 1)
+    mac = auditchain.mac(keys, 1, 4, head.mac, waiting)
+    await space.rows("UPDATE audit SET seq = 4, mac = $1 WHERE id = $2", mac, entry[0])
+    async with space.database.connection() as connection:
+        await store.set_head(connection, auditchain.sign(keys, 4, mac, head.at))
+    assert "key 1, which was rotated away before" in await refused(space, keys=both, file=file)
+
+
+async def test_a_head_under_a_key_that_was_retired_is_refused_without_the_file(space: Space, file: HeadFile) -> None:
+    both = await rotated(space)
+    await record(space)
+    await AuditChain(space.database, both).advance()
+    await tamper(space, "DELETE FROM audit WHERE seq = 3")
+    await tamper(space, "DELETE FROM audit_head")
+    async with space.database.connection() as connection:
+        last = await store.last(connection)
+        assert last is not None
+        keys = auditchain.chain_keys(space.keys)
+        head = auditchain.sign(keys, *last, datetime.now(UTC))
+        await store.set_head(connection, head)
+    later = ServerKeys({2: b"2" * 32}, space.keys.sealing_keys)
+    assert "key 1, which was rotated away" in await refused(space, keys=later, file=file)
+
+
+async def test_who_was_killed_before_the_head_was_kept_goes_on(space: Space, keeping: Chain, file: HeadFile) -> None:
+    await record(space, 2)
+    await keeping.advance()
+    await record(space, 2)
+    await AuditChain(space.database, space.keys).advance()  # and dies
+
+    late = AuditChain(space.database, space.keys, file=file)
+    assert await late.verify() == audit_chain.Verification(4, 0, None)
+    assert await late.advance() == 0
+    kept = file.read()
+    assert kept is not None
+    assert kept.seq == 4  # it is caught up with
+    await record(space)
+    assert await late.advance() == 1
+
+
+async def test_several_processes_keep_one_head_and_machines_their_own(
+    space: Space, keeping: Chain, second: Chain, file: HeadFile, tmp_path: Path
+) -> None:
+    same = AuditChain(space.database, space.keys, file=file)
+    own = HeadFile(tmp_path / "elsewhere.json")
+    elsewhere = AuditChain(space.database, space.keys, file=own)
+    for _ in range(4):
+        for each in (keeping, same, elsewhere, second):
+            await record(space)
+            assert await each.advance() == 1
+            await each.keep(now=True)
+    for each in (keeping, same, elsewhere):
+        assert await each.verify() == audit_chain.Verification(16, 0, None)
+    seqs = [head.seq for head in (file.read(), own.read()) if head is not None]
+    assert seqs == [14, 15]
+    await keeping.keep(now=True)  # what it has seen is older
+    assert [head.seq for head in (file.read(), own.read()) if head is not None] == seqs
+
+
+async def test_a_file_that_cannot_be_told_stops_the_chain_and_one_that_cannot_be_written_does_not(
+    space: Space, keeping: Chain, file: HeadFile, tmp_path: Path
+) -> None:
+    await record(space)
+    nowhere = AuditChain(space.database, space.keys, file=HeadFile(tmp_path / "none" / "audit-head.json"))
+    assert await nowhere.advance() == 1
+    with pytest.raises(Misconfigured, match="make its directory writable"):
+        await nowhere.keep()
+    assert (await nowhere.head()).seq == 1
+
+    for content in ("", "{}", "[]", '{"seq": 1, "mac": "x", "time": "", "signature": ""}'):
+        file.path.write_text(content)
+        with pytest.raises(Broken, match="is not what the server keeps there"):
+            await keeping.advance()
+        broken = (await keeping.verify()).broken
+        assert broken is not None
+        assert "is not what the server keeps there" in broken.text
+    head = await nowhere.head()
+    file.replace(head._replace(signature=bytes(32)))
+    assert "kept beside the database is not signed" in await refused(space, file=file)
+    file.remove()
+    assert await keeping.advance() == 1

@@ -19,15 +19,18 @@ from provserver.errors import Conflict, Misconfigured, Unavailable
 from provserver.services import request_keys, settlement, webhooks
 from provserver.services.access import Access
 from provserver.services.api_keys import ApiKeys
+from provserver.services.audit_chain import AuditChain
 from provserver.services.claiming import Claiming
 from provserver.services.idempotency import Idempotency, Kept
 from provserver.services.key_rotation import KeyRotation
 from provserver.services.key_watch import KeyWatch
+from provserver.services.organizations import Organizations
 from provserver.services.provisioning import Provisioning
 from provserver.services.sealed_columns import COLUMNS
 from provserver.services.sessions import Cause, Sessions
 from provserver.store import keyfile, server_keys
 from provserver.store.database import Connection, Database
+from provserver.store.headfile import HeadFile
 from provserver.store.keyfile import KeySource
 from tests.conftest import Space
 from tests.services.accounts import ADDRESS, PASSWORD, Accounts
@@ -456,3 +459,21 @@ async def test_a_process_that_listens_for_itself_hears_at_once(space: Space, sou
     await until(lambda: keys.current == 2)
     await watch.stop()
     assert await space.rows("SELECT FROM server_process") == []
+
+
+async def test_the_audit_is_signed_anew_before_an_old_version_goes(
+    space: Space, source: KeySource, tmp_path: Path
+) -> None:
+    file = HeadFile(tmp_path / "audit-head.json")
+    await Organizations(space.database).create(Principal(OPERATOR, space.organization_id), "a")
+    await AuditChain(space.database, space.keys, file=file).advance()
+    command = rotation(space, source, file=file)
+    assert (await command.rotate(ignored)).old == [1]  # with no server that would chain what it did
+    await command.retire(1)
+
+    kept = file.read()
+    assert kept is not None
+    assert kept.mac[0] == 2
+    chain = AuditChain(space.database, source.load(), file=file)
+    assert await chain.advance() > 0
+    assert (await chain.verify()).broken is None

@@ -3,6 +3,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
@@ -14,6 +15,7 @@ from provserver.services.retention import Retention
 from provserver.services.upkeep import Upkeep
 from provserver.store import audit
 from provserver.store.database import Database
+from provserver.store.headfile import HeadFile
 from tests.conftest import Space
 from tests.services.conftest import Outage
 
@@ -59,6 +61,33 @@ async def test_what_is_left_is_chained_at_the_end(space: Space) -> None:
     await record(space)
     await idle.stop(5)
     await until_chained(space)
+
+
+async def test_the_newest_head_is_kept_at_the_end(space: Space, tmp_path: Path) -> None:
+    file = HeadFile(tmp_path / "audit-head.json")
+    working = Upkeep(space.database, AuditChain(space.database, space.keys, file=file), Retention(0), interval=0.001)
+    await working.start()
+    for _ in range(3):
+        await record(space)
+        await until_chained(space)
+    await working.stop(5)
+    kept = file.read()
+    assert kept is not None
+    assert kept.seq == 3
+
+
+async def test_a_file_that_cannot_be_written_is_told_of_once_and_the_rest_goes_on(
+    space: Space, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chain = AuditChain(space.database, space.keys, file=HeadFile(tmp_path / "none" / "audit-head.json"))
+    working = Upkeep(space.database, chain, Retention(0), interval=0.001)
+    with caplog.at_level(logging.ERROR, "provserver.audit"):
+        await working.start()
+        for _ in range(3):
+            await record(space)
+            await until_chained(space)
+        await working.stop(5)
+    assert [("cannot be written" in message) for message in caplog.messages] == [True]
 
 
 async def test_a_broken_chain_is_told_of_once_and_the_rest_goes_on(
