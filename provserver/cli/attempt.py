@@ -13,6 +13,8 @@ cli = typer.Typer(help="Attempts to provision: what came of each, and why it was
 
 MAX_LIMIT = 100_000
 
+_SPARE = ("TRANSPORT", "ADDRESS", "PROFILE", "DETAIL")  # `provserver explain ID` has them
+
 
 @cli.command("list")
 @acting()
@@ -34,6 +36,6 @@ async def list_(
 ) -> None:
     """List the last attempts, newest first."""
     chosen = {"profile": profile, "device": device, "refused": refused or None}
-    members = ("time", "transport", "address", "outcome", "reason", "device", "profile", "detail")
+    members = ("id", "time", "transport", "address", "outcome", "reason", "device", "profile", "detail")
     found = api.items("/attempts", query=chosen, limit=limit)
-    await output.print_list(found, {name.upper(): name for name in members}, json=json)
+    await output.print_list(found, {name.upper(): name for name in members}, json=json, spare=_SPARE, whole="ID")

@@ -4,7 +4,9 @@ A sign is a suspicion. That two hold *valid* credentials is shown by sessions al
 turns.
 """
 
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 from provserver.core.decision import Create, Decision, Intent
@@ -14,10 +16,13 @@ WINDOW = 300.0
 """Seconds for which take-overs of a device's sessions are counted together."""
 
 TURNS = 3
-"""Times that the place goes back and forth between two addresses in a window: who had it twice were two."""
+"""Times that the place goes back, in a window, to a network that had it before: who had it twice were two."""
 
 TAKE_OVERS = 10
 """Take-overs in a window that are a sign though all come from one address: two behind one, or one that starts anew."""
+
+MAX_PLACES = 64
+"""Places that are remembered of a device; of more, the latest."""
 
 _IGNORE = ClonePolicy.IGNORE
 _CHAIN = ProvisionStrategy.X509_CERTIFICATE_CHAIN
@@ -29,6 +34,35 @@ class Sign(StrEnum):
     NAME = "name"  # two asked for one name with the right key and secret
     NONCE = "nonce"  # two asked with one nonce
     SESSIONS = "sessions"  # sessions of one device took over from each other
+
+
+class Place(NamedTuple):
+    """Where a session of a device was, at a time in seconds. gave_way: it ended by a newer one; else it began so."""
+
+    at: float
+    network: str
+    gave_way: bool
+
+
+def remembered(places: Iterable[Place]) -> list[Place]:
+    """Those of the window that ends with the latest, in order, however they were heard of."""
+    ordered = sorted(set(places))[-MAX_PLACES:]
+    return [place for place in ordered if place.at > ordered[-1].at - WINDOW]
+
+
+def turns(places: Sequence[Place]) -> int:
+    """How often the place went back to a network that had it before. Who goes on to new ones all the time is one."""
+    had = {place.network for place in places[:1]}
+    count = 0
+    for before, after in pairwise(places):
+        count += after.network != before.network and after.network in had
+        had.add(after.network)
+    return count
+
+
+def take_overs(places: Iterable[Place]) -> int:
+    """How many sessions gave way."""
+    return sum(place.gave_way for place in places)
 
 
 class Suspicion(NamedTuple):

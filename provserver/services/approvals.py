@@ -21,6 +21,12 @@ __all__ = ["ApprovalRow", "ApprovalState", "Approvals"]
 AT_ONCE = 500
 """Requests that one transaction decides on."""
 
+MAX_REJECTED = 1_000
+"""Requests of a profile that were rejected; of more, the oldest are forgotten, and may ask again."""
+
+MAX_ACCEPTED = 10_000
+"""Requests of a profile that were accepted and have not come yet; of more, the oldest must ask again."""
+
 
 class Approvals:
     """The requests that wait for an operator, as far down the tree as a principal reaches."""
@@ -97,6 +103,8 @@ class Approvals:
     ) -> list[ApprovalRow]:
         state = ApprovalState.ACCEPTED if accept else ApprovalState.REJECTED
         decided = await store.decide(connection, [each.id for each in found], state, principal.actor, APPROVAL_PERIOD)
+        limit = MAX_ACCEPTED if accept else MAX_REJECTED
+        await store.trim(connection, {each.profile_id for each in decided}, state, limit)
         for each in decided:
             await audit.record(
                 connection,

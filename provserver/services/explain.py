@@ -17,6 +17,7 @@ from uuid import UUID
 import msgspec
 from asyncpg import PostgresError
 
+from provserver import metrics
 from provserver.core import explanation, ids
 from provserver.core.authorization import Permission, Principal
 from provserver.core.decision import Reason
@@ -105,9 +106,10 @@ class Explain:
                 refused = self._unknown_key(peer, found)
                 return Explained(refused, _explanation(refused, found.name, rehearsed=True), (), assumed)
             since = ids.floor(self._clock())
-            provisioning = Provisioning(stage, self._keys, random=self._random, clock=self._clock)
-            answer = await provisioning.answer(payload, peer, accept_protobuf=False)
-            await provisioning.drain()
+            with metrics.uncounted():
+                provisioning = Provisioning(stage, self._keys, random=self._random, clock=self._clock)
+                answer = await provisioning.answer(payload, peer, accept_protobuf=False)
+                await provisioning.drain()
             attempt = await self._recorded(stage, peer, since)
             if attempt is None or answer.outcome is Outcome.UNAVAILABLE:
                 raise Unavailable("The request could not be rehearsed just now. Try again.")

@@ -16,7 +16,7 @@ from provserver.store.database import Connection
 class Asked(NamedTuple):
     """A request that is to wait. digest: tells it from others of its profile. name: None when the server chooses one.
 
-    credentials: the type of those that the device brings.
+    network: whence, as who asks is told from others. credentials: the type of those that the device brings.
     """
 
     id: UUID
@@ -25,6 +25,7 @@ class Asked(NamedTuple):
     name: str | None
     transport: str
     address: str
+    network: str
     credentials: str | None
 
 
@@ -56,26 +57,34 @@ _SEEN = """FROM provision_approval a JOIN device_profile p ON p.id = a.profile_i
 JOIN organization o ON o.id = p.organization_id AND o.path @> ARRAY[$1::uuid]
 WHERE a.expires_at > now()"""
 
-# What is new is told; of a profile with many, what is new finds no place. Who is waiting already keeps his.
+# What is new is told; of a profile or a network with many that wait, what is new finds no place. Who is waiting
+# already keeps his, in the network that he first asked from: or one could go on filling it while moving away.
 _ASK = f"""
 WITH wanted AS MATERIALIZED (
     SELECT w.*, p.organization_id, p.name AS profile FROM unnest($1::uuid[], $2::uuid[], $3::bytea[], $4::text[],
-        $5::text[], $6::text[], $7::text[]) WITH ORDINALITY
-        AS w(id, profile_id, digest, device_name, transport, address, credentials, number)
+        $5::text[], $6::text[], $7::text[], $8::text[]) WITH ORDINALITY
+        AS w(id, profile_id, digest, device_name, transport, address, network, credentials, number)
     JOIN device_profile p ON p.id = w.profile_id
 ), again AS (
     UPDATE provision_approval a SET asks = a.asks + 1, last_asked_at = now(), transport = w.transport,
-        address = w.address, expires_at = CASE a.state WHEN 'pending' THEN now() + $8 ELSE a.expires_at END
+        address = w.address, expires_at = CASE a.state WHEN 'pending' THEN now() + $9 ELSE a.expires_at END
     FROM wanted w WHERE a.profile_id = w.profile_id AND a.digest = w.digest
     RETURNING a.profile_id, a.digest
-), placed AS (
-    SELECT w.*, row_number() OVER (PARTITION BY w.profile_id ORDER BY w.number)
-        + (SELECT count(*) FROM provision_approval a WHERE a.profile_id = w.profile_id) AS place
+), fresh AS (
+    SELECT w.*, row_number() OVER (PARTITION BY w.profile_id, w.network ORDER BY w.number)
+        + (SELECT count(*) FROM provision_approval a
+           WHERE a.profile_id = w.profile_id AND a.network = w.network AND a.state = 'pending') AS beside
     FROM wanted w WHERE NOT EXISTS (SELECT FROM again g WHERE g.profile_id = w.profile_id AND g.digest = w.digest)
+), placed AS (
+    SELECT f.*, row_number() OVER (PARTITION BY f.profile_id ORDER BY f.number)
+        + (SELECT count(*) FROM provision_approval a
+           WHERE a.profile_id = f.profile_id AND a.state = 'pending') AS place
+    FROM fresh f WHERE f.beside <= $11
 ), made AS (
-    INSERT INTO provision_approval (id, profile_id, digest, device_name, transport, address, credentials, expires_at)
-    SELECT id, profile_id, digest, device_name, transport, address, credentials, now() + $8
-    FROM placed WHERE place <= $9 ORDER BY profile_id, digest
+    INSERT INTO provision_approval
+        (id, profile_id, digest, device_name, transport, address, network, credentials, expires_at)
+    SELECT id, profile_id, digest, device_name, transport, address, network, credentials, now() + $9
+    FROM placed WHERE place <= $10 ORDER BY profile_id, digest
     ON CONFLICT DO NOTHING
     RETURNING id, profile_id, digest
 ), told AS (
@@ -84,7 +93,13 @@ WITH wanted AS MATERIALIZED (
         w.device_name, 'profileId', w.profile_id, 'profile', w.profile, 'transport', w.transport), clock_timestamp()
     FROM made m JOIN wanted w ON w.id = m.id
 )
-SELECT digest FROM placed WHERE place > $9
+SELECT f.digest FROM fresh f WHERE NOT EXISTS (SELECT FROM placed p WHERE p.id = f.id AND p.place <= $10)
+"""
+
+_TRIM = """
+DELETE FROM provision_approval WHERE id IN (
+    SELECT id FROM provision_approval WHERE profile_id = $1 AND state = $2 ORDER BY decided_at DESC, id DESC OFFSET $3
+    FOR UPDATE SKIP LOCKED)
 """
 
 
@@ -101,16 +116,19 @@ async def states(
     return {(row["profile_id"], row["digest"]): ApprovalState(row["state"]) for row in rows}
 
 
-async def ask(connection: Connection, asked: Sequence[Asked], period: timedelta, limit: int) -> set[bytes]:
+async def ask(
+    connection: Connection, asked: Sequence[Asked], period: timedelta, limit: int, limit_of_network: int
+) -> set[bytes]:
     """Have requests, each one once, wait for an operator; returns the digests of those that find no place.
 
-    period: how long they wait without being asked again. limit: how many of a profile may wait.
+    period: how long they wait without being asked again. limit: how many of a profile may wait, and of those how many
+    from one network.
     """
     await connection.execute(
         "DELETE FROM provision_approval WHERE profile_id = ANY($1::uuid[]) AND expires_at <= now()",
         list({each.profile_id for each in asked}),
     )
-    rows = await connection.fetch(_ASK, *zip(*asked, strict=True), period, limit)
+    rows = await connection.fetch(_ASK, *zip(*asked, strict=True), period, limit, limit_of_network)
     return {row["digest"] for row in rows}
 
 
@@ -189,6 +207,12 @@ async def decide(
         period,
     )
     return [_row(row) for row in rows]
+
+
+async def trim(connection: Connection, profile_ids: Collection[UUID], state: ApprovalState, limit: int) -> None:
+    """Forget the oldest of what was said of profiles' requests, past so many of each."""
+    for profile_id in sorted(profile_ids):
+        await connection.execute(_TRIM, profile_id, state, limit)
 
 
 def _row(row: asyncpg.Record) -> ApprovalRow:

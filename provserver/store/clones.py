@@ -1,11 +1,12 @@
 """The SQL of what speaks for clones: signs, and sessions that take over from each other; counted over all processes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from provserver.core.clones import Place, remembered
 from provserver.core.events import EventType
 from provserver.store import outbox
 from provserver.store.database import Connection
@@ -20,22 +21,11 @@ class Sighting(NamedTuple):
     certain: bool
 
 
-class TakenOver(NamedTuple):
-    """Sessions of a device that ended by newer ones. first, last: their addresses. turns: changes of it between."""
-
-    device_id: UUID
-    first: str
-    last: str
-    take_overs: int
-    turns: int
-
-
 class Watched(NamedTuple):
-    """What became of a device's sessions in the window. policy: its profile's."""
+    """Where a device's sessions were that took over from each other. policy: its profile's."""
 
     device_id: UUID
-    take_overs: int
-    turns: int
+    places: list[Place]
     policy: str
 
 
@@ -72,20 +62,16 @@ FROM noted n JOIN device d ON d.id = n.device_id WHERE n.told_at = now()
 """
 
 _WATCH = """
-INSERT INTO clone_watch AS w (device_id, address, take_overs, turns)
-SELECT t.device_id, t.last, t.take_overs, t.turns
-FROM unnest($1::uuid[], $2::text[], $3::text[], $4::integer[], $5::integer[])
-    AS t(device_id, first, last, take_overs, turns)
-JOIN device d ON d.id = t.device_id JOIN device_profile p ON p.id = d.profile_id AND p.clone_policy <> 'ignore'
-ORDER BY t.device_id
-ON CONFLICT (device_id) DO UPDATE SET address = excluded.address,
-    since = CASE WHEN w.since < now() - $6::interval THEN now() ELSE w.since END,
-    take_overs = CASE WHEN w.since < now() - $6::interval THEN 0 ELSE w.take_overs END + excluded.take_overs,
-    turns = CASE WHEN w.since < now() - $6::interval THEN 0
-        ELSE w.turns + (w.address <> (SELECT f.first FROM unnest($1::uuid[], $2::text[]) AS f(id, first)
-                                      WHERE f.id = w.device_id))::integer END + excluded.turns
-RETURNING device_id, take_overs, turns,
-    (SELECT p.clone_policy FROM device d JOIN device_profile p ON p.id = d.profile_id WHERE d.id = w.device_id)
+INSERT INTO clone_watch (device_id, places)
+SELECT d.id, '[]' FROM unnest($1::uuid[]) AS t(id)
+JOIN device d ON d.id = t.id JOIN device_profile p ON p.id = d.profile_id AND p.clone_policy <> 'ignore'
+ORDER BY d.id ON CONFLICT DO NOTHING
+"""
+
+_WATCHED = """
+SELECT w.device_id, w.places, p.clone_policy FROM clone_watch w
+JOIN device d ON d.id = w.device_id JOIN device_profile p ON p.id = d.profile_id AND p.clone_policy <> 'ignore'
+WHERE w.device_id = ANY($1::uuid[]) ORDER BY w.device_id FOR UPDATE OF w
 """
 
 
@@ -94,10 +80,17 @@ async def note(connection: Connection, sightings: Sequence[Sighting]) -> None:
     await connection.execute(_NOTE, *zip(*sightings, strict=True))
 
 
-async def watch(connection: Connection, taken: Sequence[TakenOver], window: timedelta) -> list[Watched]:
-    """Count take-overs, of one device each; returns what they come to."""
-    rows = await connection.fetch(_WATCH, *zip(*taken, strict=True), window)
-    return [Watched(*row) for row in rows]
+async def watch(connection: Connection, seen: Mapping[UUID, Sequence[Place]]) -> list[Watched]:
+    """Remember, inside a transaction, where devices were seen; returns what is known of each."""
+    await connection.execute(_WATCH, list(seen))
+    found = []
+    for device_id, known, policy in await connection.fetch(_WATCHED, list(seen)):
+        places = remembered([*(Place(*each) for each in known), *seen[device_id]])
+        found.append(Watched(device_id, places, policy))
+    await connection.executemany(
+        "UPDATE clone_watch SET places = $2 WHERE device_id = $1", [(each.device_id, each.places) for each in found]
+    )
+    return found
 
 
 async def signs(connection: Connection, device_id: UUID) -> list[SignRow]:

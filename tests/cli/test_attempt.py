@@ -1,11 +1,14 @@
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
+from io import StringIO
 from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
+from rich.console import Console
 
+from provserver.cli import attempt, output
 from provserver.core.ids import uuid7
 from tests.cli.conftest import Cli
 
@@ -84,10 +87,42 @@ def test_some_are_chosen(cli: Cli, profile: str, device_id: UUID) -> None:
 def test_people_get_a_table(cli: Cli, profile: str) -> None:
     head, line = cli.run("attempt", "list", "--profile", profile, "--refused").out.splitlines()
 
-    assert head.split() == ["TIME", "TRANSPORT", "ADDRESS", "OUTCOME", "REASON", "DEVICE", "PROFILE", "DETAIL"]
-    assert line.split()[2:] == ["HTTP", "192.0.2.8", "failure", "NAME_TAKEN", profile, "a", profile, "why", "it", "was"]
+    assert head.split() == ["ID", "TIME", "TRANSPORT", "ADDRESS", "OUTCOME", "REASON", "DEVICE", "PROFILE", "DETAIL"]
+    [refused] = cli.json("attempt", "list", "--profile", profile, "--refused")
+    assert line.split()[0] == refused["id"]  # as `explain` wants it
+    assert line.split()[3:] == ["HTTP", "192.0.2.8", "failure", "NAME_TAKEN", profile, "a", profile, "why", "it", "was"]
 
 
 def test_what_cannot_be_is_refused(cli: Cli) -> None:
     assert "There is no profile 'nothing'" in cli.refused("attempt", "list", "--profile", "nothing")
     assert "--limit" in cli.refused("attempt", "list", "--limit", "0", code=2)
+
+
+async def test_an_id_can_be_copied_from_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it leaves out, `explain` has."""
+    found = {
+        "id": str(uuid7(4e9, lambda size: bytes(size))),
+        "time": "2026-11-22T17:30:00.123456+00:00",
+        "transport": "HTTP",
+        "address": "192.0.2.8",
+        "outcome": "failure",
+        "reason": "ALREADY_PROVISIONED",
+        "device": "sensor-1",
+        "profile": "sensors",
+        "detail": "why it was",
+    }
+
+    async def items() -> AsyncIterator[dict[str, str]]:
+        yield found
+
+    for width, named in ((80, False), (200, True)):
+        shown = StringIO()
+        terminal = Console(file=shown, force_terminal=True, width=width, color_system=None)
+        monkeypatch.setattr(output, "_out", terminal)
+        members = {name.upper(): name for name in found}
+        await output.print_list(items(), members, json=False, spare=attempt._SPARE, whole="ID")
+        lines = shown.getvalue().splitlines()
+        assert found["id"] in lines[1]
+        assert ("why it was" in shown.getvalue()) is named
+        assert len(lines) <= 3
+        assert max(map(len, lines)) <= width

@@ -2,7 +2,18 @@ from dataclasses import replace
 
 import pytest
 
-from provserver.core.clones import Sign, Suspicion, suspicion
+from provserver.core.clones import (
+    MAX_PLACES,
+    TURNS,
+    WINDOW,
+    Place,
+    Sign,
+    Suspicion,
+    remembered,
+    suspicion,
+    take_overs,
+    turns,
+)
 from provserver.core.decision import Decision, Intent, Refusal, decide
 from provserver.core.model import VACANT, ClonePolicy, ProvisionStrategy, ReprovisionPolicy, Situation
 from tests.core.test_decision import (
@@ -69,3 +80,41 @@ def test_a_refusal_is_a_sign_as_well() -> None:
 
     assert isinstance(decide(intent, found, OTHER_DIGEST, FRESH), Refusal)
     assert suspicion(intent, found, OTHER_DIGEST, decide(intent, found, OTHER_DIGEST, FRESH)) is not None
+
+
+def places(networks: str) -> list[Place]:
+    return [Place(float(n), each, gave_way=True) for n, each in enumerate(networks)]
+
+
+@pytest.mark.parametrize(
+    ("networks", "expected"),
+    [
+        ("", 0),
+        ("A", 0),
+        ("AAAAAA", 0),
+        ("AB", 0),
+        ("ABCDEFGH", 0),  # one that roams
+        ("AABBCCDD", 0),
+        ("ABA", 1),
+        ("AABBAA", 1),
+        ("ABABA", 3),
+        ("ABABAB", 4),
+        ("ABCABC", 3),
+    ],
+)
+def test_a_turn_is_a_return(networks: str, expected: int) -> None:
+    assert turns(places(networks)) == expected
+
+
+def test_two_are_told_after_two_rounds() -> None:
+    assert turns(places("ABABA")) >= TURNS > turns(places("ABAB"))
+
+
+def test_places_are_remembered_in_order_and_for_a_while() -> None:
+    """Processes tell of them late, out of order, and twice."""
+    known = places("ABABA")
+    assert remembered([*known[::2], *known[::-1]]) == known
+    last = Place(WINDOW + 1.5, "A", gave_way=False)
+    assert remembered([*known, last]) == [*known[2:], last]
+    assert len(remembered(places("A" * 1000))) == MAX_PLACES
+    assert take_overs([*known, last]) == 5

@@ -1,6 +1,7 @@
 """Profiles whose devices wait for an operator."""
 
 import asyncio
+import json
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
@@ -10,6 +11,7 @@ import pytest
 from provserver.core.authorization import OPERATOR, PERMISSIONS, Principal, Role
 from provserver.core.model import Peer, ProvisionStrategy, ReprovisionPolicy, Transport
 from provserver.errors import Conflict, Forbidden, NotFound, Unavailable
+from provserver.services import approvals as services
 from provserver.services import settlement
 from provserver.services.access import Access
 from provserver.services.approvals import Approvals, ApprovalState
@@ -259,6 +261,59 @@ async def test_so_many_may_wait(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -
     assert full["errorMsg"] == "Too many requests, try again later!"
     other = await approving(fleet.space, name="others")
     assert waits(await other.ask("other-1"))
+
+
+async def come(fleet: Fleet, name: str, address: str) -> bool:
+    """Whether a device may wait that asks from an address."""
+    request = {"provisionDeviceKey": fleet.pair.key, "provisionDeviceSecret": fleet.pair.secret, "deviceName": name}
+    peer = Peer(Transport.HTTP, address)
+    answer = await fleet.space.provisioning.answer(json.dumps(request).encode(), peer, accept_protobuf=False)
+    return waits(json.loads(answer.body))
+
+
+@pytest.mark.parametrize("accept", [False, True])
+async def test_what_is_decided_on_makes_room(
+    fleet: Fleet, approvals: Approvals, operator: Principal, monkeypatch: pytest.MonkeyPatch, accept: bool
+) -> None:
+    monkeypatch.setattr(settlement, "MAX_APPROVALS", 3)
+    for n in range(3):
+        assert waits(await fleet.ask(f"sensor-{n}"))
+    assert (await fleet.ask("sensor-9"))["errorMsg"] == "Too many requests, try again later!"
+
+    assert await approvals.decide_all(operator, accept=accept) == 3
+
+    assert waits(await fleet.ask("sensor-9"))
+
+
+async def test_so_many_of_one_network_may_wait(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settlement, "MAX_APPROVALS_OF_NETWORK", 3)
+    monkeypatch.setattr(settlement, "MAX_APPROVALS", 8)
+    asked = [come(fleet, f"flood-{n}", f"2001:db8::{n:x}") for n in range(9)]
+    assert sum(await asyncio.gather(*asked, come(fleet, "mine", "192.0.2.7"))) == 4
+    assert await come(fleet, "mine", "192.0.2.7")
+    assert await come(fleet, "mine-2", "192.0.2.8")
+
+    # Who is waiting keeps his place wherever he goes, and makes no room by going.
+    for n in range(3):
+        assert await come(fleet, f"flood-{n}", "203.0.113.1")
+    assert not await come(fleet, "flood-10", "2001:db8::a")
+    assert await come(fleet, "theirs", "203.0.113.1")
+
+
+async def test_of_what_was_rejected_the_oldest_is_forgotten(
+    fleet: Fleet, approvals: Approvals, operator: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "MAX_REJECTED", 2)
+    for n in range(4):
+        await fleet.ask(f"sensor-{n}")
+        await approvals.decide(operator, f"sensor-{n}", accept=n == 0)
+
+    assert [row[:2] for row in await rows(fleet)] == [
+        ("sensor-0", "accepted"),
+        ("sensor-2", "rejected"),
+        ("sensor-3", "rejected"),
+    ]
+    assert waits(await fleet.ask("sensor-1"))
 
 
 async def test_what_nobody_asks_again_is_forgotten(

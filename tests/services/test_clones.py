@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import pytest
 
-from provserver.core.clones import TAKE_OVERS, TURNS, Sign
+from provserver.core.clones import MAX_PLACES, TAKE_OVERS, TURNS, Sign
 from provserver.core.model import Authenticated, ClonePolicy, Peer, ReprovisionPolicy, Transport
 from provserver.services import clones as services
 from provserver.services.access import Access
@@ -199,6 +199,43 @@ async def test_two_that_take_turns_are_out_if_the_profile_wants_it(fleet: Fleet,
     [entry] = await fleet.space.rows("SELECT actor, detail FROM audit WHERE action = 'device.quarantined'")
     assert tuple(entry) == ("provserver", {"reason": services.REASON})
     assert await fleet.space.value("SELECT count(*) FROM outbox WHERE type = 'device.quarantined'") == 1
+
+
+@pytest.mark.parametrize("other", [THERE, "2001:db8::1"])
+async def test_two_rounds_are_enough(fleet: Fleet, twins: Twins, other: str) -> None:
+    """The sixth session at the latest, when each is another process'; of one process, the fifth."""
+    await fleet.space.profiles.update("sensors", ProfileChange(clone_policy=ClonePolicy.QUARANTINE))
+    for address in [HERE, other, HERE, other]:
+        await twins.come([address])
+        await twins.settle()
+    assert await put_in_quarantine(fleet) is None
+
+    for address in [HERE, other][: len(twins.processes)]:
+        await twins.come([address])
+        await twins.settle()
+
+    assert await put_in_quarantine(fleet) == services.REASON
+
+
+async def test_one_that_roams_is_never_put_in_quarantine(fleet: Fleet, twins: Twins) -> None:
+    """From a new address every time, or a new one of its own IPv6 network."""
+    await fleet.space.profiles.update("sensors", ProfileChange(clone_policy=ClonePolicy.QUARANTINE))
+    for n in range(TAKE_OVERS):
+        await twins.come([f"192.0.2.{n}"])
+        await twins.settle()
+    assert await signs(fleet.space) == {}
+    await twins.come([f"2001:db8::{n % 2 + 1}" for n in range(40)])
+    await twins.settle()
+
+    assert set(await signs(fleet.space)) == {"sessions"}
+    assert await put_in_quarantine(fleet) is None
+
+
+async def test_what_is_remembered_of_a_device_is_bounded(fleet: Fleet, twins: Twins) -> None:
+    await twins.come([f"192.0.2.{n}" for n in range(MAX_PLACES + 10)])
+    await twins.settle()
+
+    assert await fleet.space.value("SELECT jsonb_array_length(places) FROM clone_watch") == MAX_PLACES
 
 
 async def test_one_address_is_told_late_and_never_costs_a_device_its_credentials(fleet: Fleet, twins: Twins) -> None:

@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from provserver import metrics
 from provserver.core.authorization import ALL, OPERATOR, Permission, Principal
 from provserver.core.csvfile import DeviceRow
 from provserver.core.model import ProvisionStrategy, ReprovisionPolicy, Transport
@@ -176,6 +177,21 @@ async def test_a_profile_that_is_not_there_or_has_no_key_is_refused(asker: Asker
     await space.rows("DELETE FROM provision_key")
     with pytest.raises(Invalid, match="no provision key"):
         await asker.rehearse(deviceName="x")
+
+
+@pytest.mark.parametrize("members", [{"deviceName": "new"}, {"deviceName": " "}, {"deviceName": "new", "token": []}])
+async def test_a_rehearsal_is_not_counted(asker: Asker, members: dict[str, Any]) -> None:
+    await asker.rehearse(deviceName="warm")
+
+    def numbers() -> list[list[float]]:
+        return [[*cell.numbers()] for family in metrics.FAMILIES for cell in family.cells.values()]
+
+    before = numbers()
+    await asker.rehearse(**members)
+    assert numbers() == before
+
+    await asker.fleet.ask(**{"name" if key == "deviceName" else key: value for key, value in members.items()})
+    assert numbers() != before
 
 
 async def test_others_go_on_meanwhile(asker: Asker) -> None:

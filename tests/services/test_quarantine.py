@@ -86,8 +86,38 @@ async def test_what_cannot_be_done(fleet: Fleet) -> None:
     await hold(fleet)
     with pytest.raises(Conflict, match="already"):
         await hold(fleet)
-    with pytest.raises(Conflict):
-        await devices.rotate("sensor-1")
+    before = await _state(fleet.space)
+    for forbidden in (devices.rotate, devices.rearm):
+        with pytest.raises(Conflict, match=r"in quarantine.*provserver device release sensor-1.*--rotate"):
+            await forbidden("sensor-1")
+    assert await _state(fleet.space) == before
+
+
+async def test_what_was_revoked_stays_in_quarantine(fleet: Fleet) -> None:
+    """For the unit to provision itself again while the clone is off."""
+    await fleet.ask("sensor-1", requestNonce=NONCE)
+    await hold(fleet)
+    await fleet.space.devices.revoke("sensor-1")
+    with pytest.raises(Conflict, match="in quarantine"):
+        await fleet.space.devices.rotate("sensor-1")
+    assert await fleet.refused("sensor-1", requestNonce=NONCE) == "QUARANTINED"
+
+    await fleet.space.devices.release("sensor-1")
+    await fleet.space.devices.rearm("sensor-1")
+
+    assert (await fleet.ask("sensor-1"))["status"] == "SUCCESS"
+
+
+async def test_a_rotating_release_takes_a_rearming_back(fleet: Fleet) -> None:
+    """It would give who has a copy of the flash what he asks for first."""
+    await fleet.ask("sensor-1", requestNonce=NONCE)
+    await fleet.space.devices.rearm("sensor-1")
+    await hold(fleet)
+
+    released, _ = await fleet.space.devices.release("sensor-1", rotate=True)
+
+    assert not released.rearmed
+    assert await fleet.refused("sensor-1", requestNonce=NONCE) == "ALREADY_PROVISIONED"
 
 
 @pytest.mark.parametrize("policy", ReprovisionPolicy)
@@ -99,10 +129,9 @@ async def test_it_gets_no_credentials(space: Space, policy: ReprovisionPolicy) -
     assert await fleet.refused("sensor-1", requestNonce=NONCE) == "QUARANTINED"
     assert await fleet.refused("sensor-1") == "QUARANTINED"
     assert await fleet.refused(requestNonce=NONCE) == "QUARANTINED"
-    await space.devices.rearm("sensor-1")
-    assert await fleet.refused("sensor-1") == "QUARANTINED"
 
     await space.devices.release("sensor-1")
+    await space.devices.rearm("sensor-1")
     assert (await fleet.ask("sensor-1"))["status"] == "SUCCESS"
 
 
