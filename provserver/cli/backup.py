@@ -13,6 +13,7 @@ from provserver.cli.output import Json
 from provserver.errors import Misconfigured
 from provserver.services import backup as service
 from provserver.store import schema
+from provserver.store.keyfile import check_private
 
 MIN_PASSPHRASE = 12
 
@@ -69,7 +70,8 @@ def restore(
         async with workspace.database(settings, make=True) as opened:
             with output.progress("bytes", quiet=json) as told:
                 source = workspace.key_source(settings)
-                return found, await service.restore(opened, source, file, found, told)
+                head_file = workspace.head_file(settings)
+                return found, await service.restore(opened, source, file, found, told, head_file)
 
     found, applied = asyncio.run(run())
     if json:
@@ -84,8 +86,7 @@ def _passphrase(file: Path | None, *, confirm: bool) -> str:
         given: str = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
     else:
         try:
-            if file.stat().st_mode & 0o077:
-                raise Misconfigured(f"{file} can be read by others than its owner. Run: chmod 600 {file}")
+            check_private(file)
             given = file.read_text().rstrip("\r\n")
         except OSError as fault:
             raise Misconfigured(f"{file} cannot be read: {fault.strerror}.") from None

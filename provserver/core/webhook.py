@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from ipaddress import IPv4Address
 from urllib.parse import urlsplit
 from uuid import UUID
 
@@ -39,6 +40,7 @@ class Webhook(Struct, frozen=True):
     error: str | None
     created_by: str
     created_at: datetime
+    revision: int
 
 
 class Delivery(Struct, frozen=True):
@@ -95,7 +97,18 @@ def checked_url(url: str) -> str:
         raise Invalid(f"The URL must be like https://host/path, of {MAX_URL} characters at most.")
     if parts.username is not None or parts.password is not None or "#" in url:
         raise Invalid("The URL has a user name, a password or a fragment. Leave it out; requests are signed.")
+    _check_host(parts.hostname or "")
     return url
+
+
+def _check_host(name: str) -> None:
+    """A host whose last label is a number is an IPv4 address (WHATWG URL), and must be written as one."""
+    last = name.rstrip(".").rpartition(".")[2]
+    if last.isdecimal():
+        try:
+            IPv4Address(name)
+        except ValueError:
+            raise Invalid("The URL's host is no name, and no IPv4 address like 192.0.2.1.") from None
 
 
 def host(url: str) -> str:

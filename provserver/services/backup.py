@@ -10,8 +10,9 @@ from pathlib import Path
 from provserver.core import backupfile, ids
 from provserver.core.backupfile import Head
 from provserver.errors import Conflict, Misconfigured, Refused
-from provserver.store import dumps, keyfile, schema, server_keys
+from provserver.store import audit_chain, dumps, keyfile, schema, server_keys
 from provserver.store.database import Database
+from provserver.store.headfile import HeadFile
 from provserver.store.keyfile import KeySource
 
 Progress = Callable[[int, int | None], None]
@@ -89,10 +90,11 @@ def examine(file: Path, passphrase: str, told: Progress) -> Found:
 
 
 async def restore(
-    database: Database, source: KeySource, file: Path, found: Found, told: Progress
+    database: Database, source: KeySource, file: Path, found: Found, told: Progress, head_file: HeadFile | None = None
 ) -> list[schema.Migration]:
     """Fill an empty database and put the keys where they belong; again after an interruption is harmless.
 
+    head_file: where the newest head of the audit is kept: the backup's is, from now on, even if it is an older one.
     Returns the migrations that were applied to what was restored. Raises Misconfigured, Refused, Unavailable.
     """
     async with database.connection() as connection:
@@ -108,9 +110,16 @@ async def restore(
     program, _ = await dumps.find("pg_restore", wanted)
     if not source.present:
         keyfile.write_new(source.path, keys)
+    if head_file is not None:
+        head_file.remove()
     await dumps.restore(program, database.dsn, _content(file, found, told))
     applied = await schema.upgrade(database)
     await keyfile.prove(database, keys)
+    if head_file is not None:
+        async with database.connection() as connection:
+            head = await audit_chain.head(connection)
+        if head is not None:
+            head_file.replace(head)
     return applied
 
 

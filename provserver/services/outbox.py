@@ -32,6 +32,12 @@ BATCH = 500
 MAX_AT_ONCE = 16
 """Webhooks that are told something at one time."""
 
+MAX_OF_ONE = 4
+"""As many of them are of one organization: others are told, however slow these are."""
+
+ROUND = 15.0
+"""Seconds after which no further event of a batch is sent: it is the turn of other webhooks."""
+
 WINDOW = 100
 """Events of one webhook that are in memory: as many may be sent twice when the process is killed."""
 
@@ -41,8 +47,8 @@ LANES = 8
 TRIES = 10
 GIVE_UP = 3 * 86_400.0
 RETENTION = 7 * 86_400.0
-"""Until an event that is refused is dead; seconds until all are that wait for a webhook out of reach; and until events
-that nobody waits for are removed."""
+"""Until an event that is refused is dead; seconds until all are that have waited, out of reach or behind others; and
+until events that nobody waits for are removed."""
 
 _FIRST_PAUSE, _LAST_PAUSE = 1.0, 300.0
 """Seconds between tries of a webhook that cannot be reached."""
@@ -103,6 +109,7 @@ class Outbox(Lead):
         self._outages: dict[UUID, _Outage] = {}
         self._resting: dict[UUID, float] = {}  # webhooks for which nothing was due, and until when nobody looks again
         self._couriers: dict[UUID, asyncio.Task[None]] = {}
+        self._organizations: dict[UUID, UUID] = {}  # of the webhooks that have a courier
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()  # of the one connection
         self._swept_at = self._counted_at = 0.0
@@ -129,7 +136,7 @@ class Outbox(Lead):
                     await self._rest(self._idle)
                 for id_, courier in list(self._couriers.items()):
                     if courier.done():
-                        del self._couriers[id_]
+                        del self._couriers[id_], self._organizations[id_]
                         courier.result()
             await asyncio.gather(*self._couriers.values())
         finally:
@@ -137,6 +144,7 @@ class Outbox(Lead):
                 courier.cancel()
             await asyncio.gather(*self._couriers.values(), return_exceptions=True)
             self._couriers.clear()
+            self._organizations.clear()
 
     async def _rest(self, seconds: float) -> None:
         """Until there may be something to do."""
@@ -162,11 +170,13 @@ class Outbox(Lead):
         away = [id_ for id_, outage in self._outages.items() if outage.until > now]
         async with self._turn:
             but = [*self._couriers, *self._resting, *away]
-            targets = await store.targets(connection, self._now(), but, room)
+            busy = list(self._organizations.values())
+            targets = await store.targets(connection, self._now(), but, room, busy, MAX_OF_ONE)
         for target in targets:
             courier = asyncio.create_task(self._tell(connection, target), name="courier")
             courier.add_done_callback(lambda _: self._wake.set())
             self._couriers[target.id] = courier
+            self._organizations[target.id] = target.organization_id
 
     async def _tell(self, connection: Connection, target: Target) -> None:
         """Send a webhook the first of what waits for it; who may be down is asked with one event."""
@@ -181,6 +191,9 @@ class Outbox(Lead):
             if not waiting:
                 self._resting[target.id] = self._clock() + _LOOK_AGAIN
                 return
+        old = waiting[0].queued_at < self._now() - self._give_up
+        if old and await self._give_up_old(connection, target, "it has waited for too long"):
+            return
         sent = await self._send(target, secret, waiting, well=well)
         if sent.away is not None:
             await self._leave_alone(connection, target, sent.away, sent.results)
@@ -197,13 +210,17 @@ class Outbox(Lead):
         """Try a batch: of each device one after the other, of several at once."""
         sent = _Round(well)
         lanes = iter(_by_device(waiting))
+        end = time.monotonic() + ROUND
 
         async def work() -> None:
             for lane in lanes:
                 for event in lane:
                     if sent.away is not None or self._stopping.is_set():
                         return
-                    if not await self._try(target, secret, event, sent):
+                    got_through = await self._try(target, secret, event, sent)
+                    if time.monotonic() >= end:
+                        return
+                    if not got_through:
                         break
 
         await asyncio.gather(*(work() for _ in range(min(LANES, len(waiting)))))
@@ -254,17 +271,22 @@ class Outbox(Lead):
             since = await store.failing(connection, target.id, self._now(), why.error)
         if self._now() - since < self._give_up:
             return
+        await self._give_up_old(connection, target, why.error)
+
+    async def _give_up_old(self, connection: Connection, target: Target, error: str) -> int:
+        """What has waited for too long is dead; how many that are."""
         given_up = 0
         while True:
             async with self._turn:
-                dead = await store.give_up(connection, target.id, self._now() - self._give_up, why.error, _CHUNK)
+                dead = await store.give_up(connection, target.id, self._now() - self._give_up, error, _CHUNK)
             given_up += dead
             if dead < _CHUNK:
                 break
         if given_up:
             self.dead += given_up
             _DEAD.value += given_up
-            self._log.warning("%d events for webhook %s are given up: %s", given_up, target.id, why.error)
+            self._log.warning("%d events for webhook %s are given up: %s", given_up, target.id, error)
+        return given_up
 
     async def _keep_house(self, connection: Connection) -> None:
         """Once in a while: remove what is old, and say how much waits."""

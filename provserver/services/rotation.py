@@ -9,6 +9,7 @@ from uuid import UUID
 
 from asyncpg import PostgresError
 
+from provserver import metrics
 from provserver.core import credentials as building
 from provserver.core import ids, signing, wire
 from provserver.core import rotation as core
@@ -26,8 +27,9 @@ from provserver.core.model import (
 from provserver.core.rotation import Generated, InvalidRotation, Wanted
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.core.wire import Granted
-from provserver.errors import Outcome, Unavailable
+from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.attempts import Attempts
+from provserver.services.limits import RotationLimits, retry_after
 from provserver.services.provisioning import Answer
 from provserver.services.settlement import expiry, open_credentials, open_issuer, seal_credentials
 from provserver.store import audit, issuing
@@ -37,22 +39,31 @@ from provserver.store.rotation import HeldCredentials, RotatingDevice
 
 log = logging.getLogger("provserver.rotation")
 
+_LIMITED = metrics.LIMITED.cell("device")
+
 
 class Rotation:
-    """Gives a device that is let in the credentials that are to follow its present ones; a transaction each."""
+    """Gives a device that is let in the credentials that are to follow its present ones; a transaction each.
+
+    limits: how often a device may ask. monotonic: seconds that never go back, and are the same in all processes.
+    """
 
     def __init__(
         self,
         database: Database,
         keys: ServerKeys,
         *,
+        limits: RotationLimits | None = None,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._keys = keys
         self._random = random
         self._clock = clock
+        self._monotonic = monotonic
+        self._limits = limits or RotationLimits()
         self._attempts = Attempts(database, random, clock)
 
     async def request(self, device: Authenticated, payload: bytes, peer: Peer) -> Answer:
@@ -60,11 +71,13 @@ class Rotation:
         try:
             wanted = core.read(payload)
         except InvalidRotation as fault:
+            if (busy := self._busy(device, peer)) is not None:
+                return _refused(busy.outcome, in_words(busy))
             self._attempts.note(peer, Outcome.INVALID, "INVALID", device_id=device.device_id, name=device.name)
             return _refused(Outcome.INVALID, f"{fault}!")
         settled = await self.rotate(device, wanted, peer)
         if isinstance(settled, Refusal):
-            return _refused(settled.outcome, f"{in_words(settled)}!")
+            return _refused(settled.outcome, in_words(settled))
         return Answer(Outcome.SUCCESS, wire.encode_granted(settled, protobuf=False))
 
     async def rotate(self, device: Authenticated, wanted: Wanted | Refusal, peer: Peer) -> Granted | Refusal:
@@ -72,22 +85,56 @@ class Rotation:
 
         wanted: a refusal of what it sent is recorded as any other.
         """
-        settled = wanted if isinstance(wanted, Refusal) else await self._settle(device, wanted)
-        if isinstance(settled, Refusal):
-            self._attempts.note(
-                peer,
-                settled.outcome,
-                settled.reason.name,
-                settled.detail,
-                profile_id=device.profile_id,
-                device_id=device.device_id,
-                name=device.name,
-            )
+        busy = self._busy(device, peer)
+        if busy is not None:
+            return busy
+        settled = wanted if isinstance(wanted, Refusal) else await self._settle_counted(device, wanted, peer)
+        if isinstance(settled, Refusal) and settled.outcome is not Outcome.LIMITED:
+            self._note(device, settled, peer)
         return settled
 
     async def drain(self) -> None:
         """Wait until everything is recorded."""
         await self._attempts.drain()
+
+    def _note(self, device: Authenticated, refusal: Refusal, peer: Peer) -> None:
+        self._attempts.note(
+            peer,
+            refusal.outcome,
+            refusal.reason.name,
+            refusal.detail,
+            profile_id=device.profile_id,
+            device_id=device.device_id,
+            name=device.name,
+        )
+
+    def _busy(self, device: Authenticated, peer: Peer) -> Refusal | None:
+        """Count what a device asks, or say that it does so too often."""
+        if self._limits.asked.take(device.device_id.bytes, self._monotonic()):
+            return self._told_to_wait(device, peer)
+        return None
+
+    def _told_to_wait(self, device: Authenticated, peer: Peer) -> Refusal:
+        _LIMITED.value += 1
+        busy = Refusal(Reason.DEVICE_BUSY)
+        if not self._limits.noted.take(device.device_id.bytes, self._monotonic()):
+            self._note(device, busy, peer)
+        return busy
+
+    async def _settle_counted(self, device: Authenticated, wanted: Wanted, peer: Peer) -> Granted | Refusal:
+        """Settle; who brings credentials hears only so often that they are another's, however many requests at once."""
+        if not isinstance(wanted, Credentials):
+            return await self._settle(device, wanted)
+        told, key = self._limits.told, device.device_id.bytes
+        if told.take(key, self._monotonic()):
+            return self._told_to_wait(device, peer)
+        settled: Granted | Refusal | None = None
+        try:
+            settled = await self._settle(device, wanted)
+        finally:
+            if not (isinstance(settled, Refusal) and settled.reason is Reason.CREDENTIALS_TAKEN):
+                told.give_back(key, self._monotonic())
+        return settled
 
     async def _settle(self, device: Authenticated, wanted: Wanted) -> Granted | Refusal:
         try:
@@ -186,8 +233,12 @@ async def add_pending(
 
 
 def in_words(refusal: Refusal) -> str:
-    """A refusal for a device that is known: it may hear why."""
-    return f"{refusal.reason.text}: {refusal.detail}" if refusal.detail else refusal.reason.text
+    """A refusal for a device that is known: it may hear why, and nothing of others."""
+    if refusal.outcome is Outcome.LIMITED:
+        return RENDERINGS[Outcome.LIMITED].error or ""
+    if refusal.reason is Reason.CREDENTIALS_TAKEN:
+        return "the supplied credentials cannot be used!"
+    return f"{refusal.reason.text}: {refusal.detail}!" if refusal.detail else f"{refusal.reason.text}!"
 
 
 def fresh_token(random: ids.Randomness) -> Credentials:
@@ -196,4 +247,5 @@ def fresh_token(random: ids.Randomness) -> Credentials:
 
 
 def _refused(outcome: Outcome, message: str) -> Answer:
-    return Answer(outcome, wire.encode_refusal(outcome, protobuf=False, message=message))
+    wait = retry_after() if RENDERINGS[outcome].retried else 0
+    return Answer(outcome, wire.encode_refusal(outcome, protobuf=False, message=message, retry_after=wait), False, wait)

@@ -18,7 +18,7 @@ from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.core.telemetry import Value
 from provserver.core.webhook import Answer, Delivery, DeliveryState, Webhook
 from provserver.errors import Conflict, Invalid, NotFound, Unavailable
-from provserver.services.organizations import reach
+from provserver.services.organizations import check_revision, reach
 from provserver.store import audit
 from provserver.store import webhooks as store
 from provserver.store.database import Connection, Database
@@ -134,8 +134,13 @@ class Webhooks:
             found = await self._find(connection, principal, id_)
             return WebhookDetails(found, await store.counts(connection, id_))
 
-    async def update(self, principal: Principal, id_: UUID, change: WebhookChange) -> Webhook:
-        """Change one. While it is disabled nothing is queued for it, and what waits is not sent. Raises Refused."""
+    async def update(
+        self, principal: Principal, id_: UUID, change: WebhookChange, revision: int | None = None
+    ) -> Webhook:
+        """Change one; revision: which the change was meant for. Raises Refused.
+
+        While it is disabled nothing is queued for it, and what waits is not sent.
+        """
         principal.require(Permission.ORGANIZATIONS_MANAGE)
         changes: dict[str, object] = {
             name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not UNSET
@@ -145,18 +150,19 @@ class Webhooks:
         if change.types is not UNSET:
             changes["types"] = sorted(set(change.types))
         async with self._database.transaction() as connection:
-            await self._find(connection, principal, id_, lock=True)
+            check_revision((await self._find(connection, principal, id_, lock=True)).revision, revision)
             found = await store.update(connection, id_, changes)
             await self._record(
                 connection, principal, found, "webhook.updated", enabled=found.enabled, types=_listed(found.types)
             )
         return found
 
-    async def delete(self, principal: Principal, id_: UUID) -> Webhook:
-        """Remove one, with what waits for it. Raises Refused."""
+    async def delete(self, principal: Principal, id_: UUID, revision: int | None = None) -> Webhook:
+        """Remove one, with what waits for it; revision: which was meant. Raises Refused."""
         principal.require(Permission.ORGANIZATIONS_MANAGE)
         async with self._database.transaction() as connection:
             found = await self._find(connection, principal, id_, lock=True)
+            check_revision(found.revision, revision)
             await store.delete(connection, id_)
             await self._record(connection, principal, found, "webhook.deleted")
         return found

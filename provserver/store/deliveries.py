@@ -14,7 +14,7 @@ LOCK = 0x6F757462  # "outb": one process at a time delivers
 
 
 class Due(NamedTuple):
-    """An event to send. payload: JSON. refusals: how often it failed while others got through."""
+    """An event to send. payload: JSON. refusals: how often it failed while others got through. queued_at: for it."""
 
     id: UUID
     device_id: UUID | None
@@ -22,12 +22,14 @@ class Due(NamedTuple):
     type: str
     created_at: datetime
     payload: str
+    queued_at: datetime
 
 
 class Target(NamedTuple):
     """A webhook that something waits for. sealed: its secret."""
 
     id: UUID
+    organization_id: UUID
     url: str
     sealed: bytes
     failing_since: datetime | None
@@ -73,7 +75,7 @@ SELECT (SELECT count(*) FROM taken), ARRAY(SELECT DISTINCT webhook_id FROM wante
 """
 
 _DUE = """
-SELECT d.event_id, d.device_id, d.refusals, e.type, e.created_at, e.payload::text
+SELECT d.event_id, d.device_id, d.refusals, e.type, e.created_at, e.payload::text, d.queued_at
 FROM webhook_delivery d JOIN event e ON e.id = d.event_id
 WHERE d.webhook_id = $1 AND d.state = 'waiting' AND (d.not_before IS NULL OR d.not_before <= $2)
     AND NOT EXISTS (SELECT FROM webhook_delivery h WHERE h.webhook_id = $1 AND h.device_id = d.device_id
@@ -113,15 +115,26 @@ async def fan_out(connection: Connection, limit: int, now: datetime) -> tuple[in
     return row[0], row[1]
 
 
-async def targets(connection: Connection, now: datetime, but: Collection[UUID], limit: int) -> list[Target]:
-    """Enabled webhooks that something waits for that is not to be held back, but for some."""
+async def targets(
+    connection: Connection, now: datetime, but: Collection[UUID], limit: int, busy: Sequence[UUID], of_one: int
+) -> list[Target]:
+    """Enabled webhooks that something waits for that is not to be held back, but for some.
+
+    busy: the organization of each that is told something just now; no more than of_one of an organization are to be.
+    """
     rows = await connection.fetch(
-        "SELECT w.id, w.url, w.sealed, w.failing_since FROM webhook w WHERE w.enabled AND w.id <> ALL($1::uuid[])"
+        "SELECT id, organization_id, url, sealed, failing_since FROM ("
+        " SELECT w.*, row_number() OVER (PARTITION BY w.organization_id ORDER BY random())"
+        "  + cardinality(array_positions($4::uuid[], w.organization_id)) AS place"
+        " FROM webhook w WHERE w.enabled AND w.id <> ALL($1::uuid[])"
         " AND EXISTS (SELECT FROM webhook_delivery d WHERE d.webhook_id = w.id AND d.state = 'waiting'"
-        " AND (d.not_before IS NULL OR d.not_before <= $2)) ORDER BY random() LIMIT $3",
+        " AND (d.not_before IS NULL OR d.not_before <= $2))"
+        ") AS waits WHERE place <= $5 ORDER BY random() LIMIT $3",
         list(but),
         now,
         limit,
+        list(busy),
+        of_one,
     )
     return [Target(*row) for row in rows]
 

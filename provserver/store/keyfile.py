@@ -4,6 +4,7 @@ import base64
 import binascii
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -136,10 +137,26 @@ def adopt(keys: ServerKeys, loaded: ServerKeys, versions: Sequence[Version]) -> 
     )
 
 
+def check_private(path: Path) -> None:
+    """Look whether a file is for its owner alone, or systemd's for this service. Raises Misconfigured, OSError."""
+    status = path.stat()
+    # Of a credential an ACL may say who reads it, whose mask is shown as what its group may.
+    others = 0o037 if _is_credential(path) else 0o077
+    if not status.st_mode & others:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        raise Misconfigured(f"{path} is not a regular file.")
+    raise Misconfigured(f"{path} can be read by others than its owner. Run: chmod 600 {path}")
+
+
+def _is_credential(path: Path) -> bool:
+    directory = os.environ.get("CREDENTIALS_DIRECTORY")
+    return bool(directory) and path.resolve().is_relative_to(Path(str(directory)).resolve())
+
+
 def _read(path: Path) -> ServerKeys:
     try:
-        if path.stat().st_mode & 0o077:
-            raise Misconfigured(f"{path} can be read by others than its owner. Run: chmod 600 {path}")
+        check_private(path)
         return _parse(path.read_text(), str(path))
     except OSError as fault:
         raise Misconfigured(f"{path} cannot be read: {fault.strerror}.") from None

@@ -11,7 +11,7 @@ from provserver.core.webhook import Delivery, DeliveryState, Webhook
 from provserver.store.database import Connection
 
 _WEBHOOK = """w.id, w.organization_id, w.url, w.types, w.enabled, w.failing_since, w.error, w.created_by,
-    w.created_at"""
+    w.created_at, w.revision"""
 
 _COUNTED = 10_000
 
@@ -104,7 +104,7 @@ async def update(connection: Connection, id_: UUID, changes: Mapping[str, object
     names = ("url", "types", "enabled")
     row = await connection.fetchrow(
         "UPDATE webhook w SET url = coalesce($2, url), types = coalesce($3, types), enabled = coalesce($4, enabled),"
-        f" failing_since = NULL, error = NULL WHERE id = $1 RETURNING {_WEBHOOK}",
+        f" failing_since = NULL, error = NULL, revision = revision + 1 WHERE id = $1 RETURNING {_WEBHOOK}",
         id_,
         *(changes.get(name) for name in names),
     )

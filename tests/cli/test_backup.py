@@ -47,6 +47,7 @@ def test_a_served_database_is_backed_up_and_goes_on_elsewhere(tmp_path: Path, pa
     restored = other.cli("restore", str(file), *given)
     assert restored["applied"] == []
     assert json.loads((other.data_dir / "keys.json").read_text()) == json.loads(kept)
+    assert (other.data_dir / "audit-head.json").stat().st_mode & 0o777 == 0o600
     with other:
         for token in known:
             assert post(other.http, f"/api/v1/{token}/telemetry", {"t": 1})[0] == 200
@@ -79,6 +80,8 @@ def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_i
 ) -> None:
     file = tmp_path / "backup"
     given = ("--passphrase-file", str(passphrase))
+    local.json("profile", "create", "chained")
+    local.json("audit", "head")
     local.json("backup", str(file), *given)
     assert "--force replaces it" in local.refused("backup", str(file), *given, code=2)
     assert local.json("backup", str(file), *given, "--force")["bytes"] > 0
@@ -97,6 +100,9 @@ def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_i
     assert "The passphrase is not the one" in target.refused("restore", str(file), "--passphrase-file", str(other))
     other.chmod(0o640)
     assert "chmod 600" in target.refused("restore", str(file), "--passphrase-file", str(other), code=3)
+    nothing = target.refused("restore", str(file), "--passphrase-file", "/dev/null", code=3)
+    assert "/dev/null is not a regular file" in nothing
+    assert "chmod" not in nothing
     assert "cannot be read" in target.refused("restore", str(tmp_path / "none"), *given)
     assert not (tmp_path / "new").exists()
 
@@ -106,7 +112,10 @@ def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_i
     (tmp_path / "new" / "keys.json").write_text(json.dumps(others))
     assert "has keys already" in target.refused("restore", str(file), *given)
     (tmp_path / "new" / "keys.json").unlink()
+    head_file = tmp_path / "new" / "audit-head.json"
+    head_file.write_text("of a chain that has gone on")
     assert target.json("restore", str(file), *given)["applied"] == []
+    assert target.json("audit", "verify", "--head", str(head_file))["broken"] is None
     assert [each["name"] for each in target.json("profile", "list")] == [
         each["name"] for each in local.json("profile", "list")
     ]

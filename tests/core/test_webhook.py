@@ -52,6 +52,11 @@ def test_what_can_be_told(url: str) -> None:
         "https://example.com/\r\nX: y",
         "https://exämple.com/",
         "https://[::1/",
+        "http://2130706433/",
+        "http://0177.0.0.1/",
+        "http://0x7f.1/",
+        "http://127.1/",
+        "http://192.0.2.256/",
         "https://example.com/" + "x" * webhook.MAX_URL,
     ],
 )

@@ -1,6 +1,7 @@
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
+from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -11,7 +12,10 @@ from provserver.core.secrets import ServerKeys
 from provserver.services import outbox as module
 from provserver.services.outbox import Outbox
 from provserver.services.webhooks import WebhookChange
+from provserver.store import deliveries
 from provserver.store import outbox as store
+from provserver.store.deliveries import Result
+from provserver.store.lead import Connection
 from tests.conftest import Space
 from tests.services.accounts import Accounts, Tree
 from tests.services.conftest import Fleet, Locking, until
@@ -227,11 +231,69 @@ async def test_what_waits_for_too_long_is_given_up(
         assert "10 events for webhook" in caplog.text
         subscriber.receiver.answers = lambda _: 200
         await tell(space, 1, 3)
-        await until(lambda: bool(subscriber.receiver.events))
+        await delivered(space, 1)
+    async with Flying(space).running():  # when the replay is, which the database says
         assert await subscriber.webhooks.replay(operator(space), subscriber.webhook.id, dead=True) == 10
         await delivered(space, 11)
     assert subscriber.receiver.first[str(UUID(int=1))] == [3, 1, 2]
     assert subscriber.receiver.first[str(UUID(int=2))] == [1, 2]
+
+
+async def test_what_waits_for_as_long_behind_another_is_given_up_too(space: Space, subscriber: Subscriber) -> None:
+    subscriber.receiver.answers = lambda event: 422 if event["data"]["n"] == 1 else 200
+    await tell(space, 1, 1, 2, 3)
+    await tell(space, 2, 4)
+    async with Flying(space, idle=3600.0, tries=1000, give_up=DAY).running() as outbox:
+        begun = outbox.time
+        while await subscriber.states() != {"delivered": 1, "dead": 3}:
+            pass
+        assert outbox.time - begun > DAY
+        assert outbox.dead == 3
+    errors = await space.rows("SELECT DISTINCT error FROM webhook_delivery WHERE state = 'dead'")
+    assert [row["error"] for row in errors] == ["it has waited for too long"]
+
+
+async def test_a_round_ends_after_a_while(
+    space: Space, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROUND", 0.0)
+    settled: list[int] = []
+    settle = deliveries.settle
+
+    async def noting(connection: Connection, id_: UUID, now: datetime, results: Sequence[Result]) -> None:
+        settled.append(len(results))
+        await settle(connection, id_, now, results)
+
+    monkeypatch.setattr(deliveries, "settle", noting)
+    await tell(space, 1, *range(5))
+    async with Flying(space).running():
+        await delivered(space, 5)
+    assert settled == [1] * 5
+    assert subscriber.receiver.first == {str(UUID(int=1)): list(range(5))}
+
+
+async def test_slow_webhooks_of_an_organization_leave_room_for_others(
+    accounts: Accounts, space: Space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_AT_ONCE", module.MAX_OF_ONE + 1)
+    tree = await Tree.grow(accounts)
+    async with AsyncExitStack() as stack, space.database.connection() as connection:
+        slow = [
+            await stack.enter_async_context(Subscriber.listening(space, organization=tree.left.id))
+            for _ in range(module.MAX_OF_ONE + 2)
+        ]
+        for each in slow:
+            each.receiver.free.clear()
+        other = await stack.enter_async_context(Subscriber.listening(space, organization=tree.right.id))
+        for organization in (tree.left, tree.right):
+            await store.record(connection, EventType.DEVICE_CLAIMED, None, organization.id, n=1)
+        async with Flying(space).running():
+            await until(lambda: sum(each.receiver.begun.is_set() for each in slow) == module.MAX_OF_ONE)
+            await other.receiver.begun.wait()
+            assert sum(each.receiver.begun.is_set() for each in slow) == module.MAX_OF_ONE
+            for each in slow:
+                each.receiver.free.set()
+            await delivered(space, len(slow) + 1)
 
 
 async def test_a_disabled_webhook_is_told_nothing(space: Space, subscriber: Subscriber) -> None:

@@ -12,6 +12,7 @@ from provserver.core import credentials as building
 from provserver.core.authentication import Denial
 from provserver.core.csvfile import DeviceRow
 from provserver.core.decision import Reason
+from provserver.core.limits import Buckets
 from provserver.core.model import (
     CREDENTIALS_EXPIRE_AT,
     Authenticated,
@@ -20,11 +21,12 @@ from provserver.core.model import (
     ReprovisionPolicy,
     Transport,
 )
-from provserver.errors import Conflict, Invalid, NotFound, Outcome, Unavailable
+from provserver.errors import RETRY_AFTER_SECONDS, Conflict, Invalid, NotFound, Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.enrollment import Enrollment
 from provserver.services.expiry import Expiry
 from provserver.services.issuing import IssuingAuthorities
+from provserver.services.limits import RotationLimits
 from provserver.services.profiles import ProfileChange
 from provserver.services.provisioning import Provisioning
 from provserver.services.rotation import Rotation
@@ -150,6 +152,56 @@ async def test_a_device_may_bring_its_next_credentials(fleet: Fleet, access: Acc
     assert (await rotated(rotation, stranger, {"token": "brought-along"}))["status"] == "FAILURE"
     await rotation.drain()
     assert (await reasons(fleet.space))[-1] == "CREDENTIALS_TAKEN"
+
+
+@pytest.fixture
+async def counted(space: Space) -> Any:
+    limits = RotationLimits(Buckets(4, 1 / 60), Buckets(2, 1 / 60))
+    made = Rotation(space.database, space.keys, limits=limits, monotonic=lambda: 0.0)
+    yield made
+    await made.drain()
+
+
+async def test_who_rotates_too_often_is_told_to_wait(fleet: Fleet, access: Access, counted: Rotation) -> None:
+    device = await known(access, (await fleet.ask("sensor-1"))["credentialsValue"])
+    asked = [await rotated(counted, device, {"token": f"own-{n}"} if n % 2 else None) for n in range(6)]
+    assert [each["status"] for each in asked] == ["SUCCESS"] * 4 + ["FAILURE"] * 2
+    assert asked[5]["errorMsg"] == "Too many requests, try again later!"
+    assert RETRY_AFTER_SECONDS <= asked[5]["retryAfter"] <= 2 * RETRY_AFTER_SECONDS
+    answer = await counted.request(device, b"", PEER)
+    assert (answer.outcome, answer.retry_after) == (Outcome.LIMITED, json.loads(answer.body)["retryAfter"])
+    assert (await counted.request(device, b"[", PEER)).outcome is Outcome.LIMITED
+    assert len(await fleet.space.rows("SELECT FROM audit WHERE action = 'device.rotated'")) == 4
+    await counted.drain()
+    assert await reasons(fleet.space) == ["DEVICE_BUSY"]  # once a minute
+
+    other = await known(access, (await fleet.ask("sensor-2"))["credentialsValue"])
+    assert (await rotated(counted, other))["status"] == "SUCCESS"
+
+
+async def test_a_lost_answer_costs_no_more_than_the_first(fleet: Fleet, access: Access, counted: Rotation) -> None:
+    device = await known(access, (await fleet.ask("sensor-1"))["credentialsValue"])
+    first, *others = [await rotated(counted, device) for _ in range(4)]
+    assert others == [first] * 3
+
+
+async def test_whether_others_have_credentials_is_not_told_without_end(
+    fleet: Fleet, access: Access, counted: Rotation
+) -> None:
+    theirs = (await fleet.ask("sensor-1"))["credentialsValue"]
+    curious = await known(access, (await fleet.ask("sensor-2"))["credentialsValue"])
+    told = await asyncio.gather(*(rotated(counted, curious, {"token": theirs}) for _ in range(3)))
+    refused = ["Too many requests, try again later!"] + ["the supplied credentials cannot be used!"] * 2
+    assert sorted(each["errorMsg"] for each in told) == refused
+    assert (await rotated(counted, curious))["status"] == "SUCCESS"  # which tells of nobody
+
+
+async def test_credentials_that_are_free_are_not_counted_as_told(
+    fleet: Fleet, access: Access, counted: Rotation
+) -> None:
+    device = await known(access, (await fleet.ask("sensor-1"))["credentialsValue"])
+    for n in range(4):
+        assert (await rotated(counted, device, {"token": f"own-{n}"}))["status"] == "SUCCESS"
 
 
 async def test_what_is_wrong_is_told_and_recorded(fleet: Fleet, access: Access, rotation: Rotation) -> None:

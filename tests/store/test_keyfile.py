@@ -110,6 +110,32 @@ def test_a_file_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> No
     assert keyfile.load_or_create(path) == keys
 
 
+def test_a_credential_of_systemd_is_taken_as_systemd_made_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who may read it says an ACL, whose mask looks like a group's right."""
+    directory = tmp_path / "credentials"
+    path = directory / "keys.json"
+    keys = keyfile.load_or_create(path)
+    path.chmod(0o440)
+    with pytest.raises(Misconfigured, match="chmod 600"):
+        keyfile.load_or_create(path)
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(directory))
+    assert keyfile.load_or_create(path) == keys
+    for elsewhere in (tmp_path / "keys.json", tmp_path / "credentials-of-others" / "keys.json"):
+        keyfile.load_or_create(elsewhere).digest_keys  # noqa: B018
+        elsewhere.chmod(0o440)
+        with pytest.raises(Misconfigured, match="chmod 600"):
+            keyfile.load_or_create(elsewhere)
+    path.chmod(0o444)
+    with pytest.raises(Misconfigured, match="chmod 600"):
+        keyfile.load_or_create(path)
+
+
+def test_what_is_no_regular_file_is_not_to_be_changed() -> None:
+    with pytest.raises(Misconfigured, match=r"/dev/null is not a regular file\.$"):
+        keyfile.load_or_create(Path("/dev/null"))
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -8,7 +8,7 @@ from uuid import UUID
 from msgspec import UNSET, Meta, UnsetType
 
 from provserver.admin.fields import PRINTABLE, Answer, Body, Page, PageQuery, Reference, paged
-from provserver.admin.route import Call, route
+from provserver.admin.route import Call, Reply, route
 from provserver.core.authorization import Permission
 from provserver.core.events import EventType
 from provserver.core.webhook import MAX_URL, DeliveryState
@@ -31,6 +31,7 @@ class WebhookAnswer(Answer, frozen=True):
     error: str | None
     created_by: str
     created_at: datetime
+    revision: int
 
 
 class NewWebhookAnswer(WebhookAnswer, frozen=True, kw_only=True):
@@ -124,29 +125,31 @@ async def list_webhooks(call: Call[WebhookQuery, None]) -> Page[WebhookAnswer]:
     return paged(found, query.limit, WebhookAnswer.of)
 
 
-async def create_webhook(call: Call[None, NewWebhook]) -> NewWebhookAnswer:
+async def create_webhook(call: Call[None, NewWebhook]) -> Reply[NewWebhookAnswer]:
     """Make a webhook: an organization is told of events of its devices from now on."""
     body = call.body
     made, secret = await call.services.webhooks.create(call.principal, body.url, body.types, body.organization or None)
-    return NewWebhookAnswer.of(made, secret=secret)
+    return Reply(NewWebhookAnswer.of(made, secret=secret), revision=made.revision)
 
 
-async def show_webhook(call: Call[None, None]) -> WebhookDetailsAnswer:
+async def show_webhook(call: Call[None, None]) -> Reply[WebhookDetailsAnswer]:
     """Show a webhook, and how much waits for it."""
     details = await call.services.webhooks.show(call.principal, call.id)
-    return WebhookDetailsAnswer.of(details.webhook, waiting=details.counts.waiting, dead=details.counts.dead)
+    shown = WebhookDetailsAnswer.of(details.webhook, waiting=details.counts.waiting, dead=details.counts.dead)
+    return Reply(shown, revision=details.webhook.revision)
 
 
-async def update_webhook(call: Call[None, WebhookChanges]) -> WebhookAnswer:
+async def update_webhook(call: Call[None, WebhookChanges]) -> Reply[WebhookAnswer]:
     """Change a webhook; while it is disabled, nothing is queued for it or sent."""
     body = call.body
     change = WebhookChange(url=body.url, types=body.types, enabled=body.enabled)
-    return WebhookAnswer.of(await call.services.webhooks.update(call.principal, call.id, change))
+    changed = await call.services.webhooks.update(call.principal, call.id, change, call.revision)
+    return Reply(WebhookAnswer.of(changed), revision=changed.revision)
 
 
 async def delete_webhook(call: Call[None, None]) -> WebhookAnswer:
     """Delete a webhook, with what waits for it."""
-    return WebhookAnswer.of(await call.services.webhooks.delete(call.principal, call.id))
+    return WebhookAnswer.of(await call.services.webhooks.delete(call.principal, call.id, call.revision))
 
 
 async def test_webhook(call: Call[None, None]) -> TriedAnswer:
@@ -188,19 +191,21 @@ ROUTES = [
         _MANAGE,
         create_webhook,
         creates=True,
+        revised=True,
         problems=("not_found", "conflict", "invalid"),
         example={"url": "https://example.com/events", "types": ["device.provisioned"]},
     ),
-    route("GET", "/webhooks/{id}", _MANAGE, show_webhook),
+    route("GET", "/webhooks/{id}", _MANAGE, show_webhook, revised=True),
     route(
         "PATCH",
         "/webhooks/{id}",
         _MANAGE,
         update_webhook,
+        revised=True,
         problems=("invalid",),
         example={"enabled": False},
     ),
-    route("DELETE", "/webhooks/{id}", _MANAGE, delete_webhook),
+    route("DELETE", "/webhooks/{id}", _MANAGE, delete_webhook, revised=True),
     route("POST", "/webhooks/{id}/test", _MANAGE, test_webhook),
     route("GET", "/webhooks/{id}/deliveries", _MANAGE, list_deliveries),
     route(

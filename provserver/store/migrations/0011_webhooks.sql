@@ -33,6 +33,7 @@ CREATE TABLE webhook (
     failing_since   timestamptz,           -- when it could not be reached for the first time since it was reached last
     error           text,                  -- why not
     created_by      text NOT NULL,         -- the actor
+    revision        integer NOT NULL DEFAULT 1,  -- counts what operators change
     created_at      timestamptz NOT NULL DEFAULT now()
 );
 CREATE INDEX ON webhook (organization_id);

@@ -1,6 +1,6 @@
 from uuid import uuid4
 
-from tests.admin.conftest import Caller
+from tests.admin.conftest import Caller, Site
 
 URL = "https://webhook.example/in?token=pl4nted"
 
@@ -12,11 +12,26 @@ async def test_a_webhook_from_its_making_to_its_end(admin: Caller) -> None:
     path = f"/webhooks/{made['id']}"
     assert await admin.ok("GET", path) == made | {"waiting": 0, "dead": 0}
     changed = await admin.ok("PATCH", path, {"enabled": False, "types": []})
-    assert changed == made | {"enabled": False, "types": []}
+    assert changed == made | {"enabled": False, "types": [], "revision": 2}
     assert await admin.ok("GET", path + "/deliveries", state="dead") == {"items": [], "nextCursor": None}
     assert await admin.ok("POST", path + "/replay", {"dead": True}) == {"replayed": 0}
     assert await admin.ok("DELETE", path) == changed
     assert (await admin("GET", path)).status == 404
+
+
+async def test_a_webhook_is_changed_as_it_was_seen(admin: Caller, site: Site) -> None:
+    made = await admin("POST", "/webhooks", {"url": URL})
+    assert made.headers["ETag"] == '"1"'
+    path = f"/webhooks/{made.json['id']}"
+    changed = await admin("PATCH", path, {"enabled": False}, {"If-Match": '"1"'})
+    assert (changed.status, changed.headers["ETag"]) == (200, '"2"')
+    for method, body in (("PATCH", {"enabled": True}), ("DELETE", None)):
+        stale = await admin(method, path, body, {"If-Match": '"1"'})
+        assert (stale.status, stale.code) == (412, "stale")
+    await site.space.rows("UPDATE webhook SET failing_since = now(), error = 'x'")
+    shown = await admin("GET", path)
+    assert (shown.headers["ETag"], shown.json["enabled"]) == ('"2"', False)
+    assert (await admin("DELETE", path, None, {"If-Match": '"2"'})).status == 200
 
 
 async def test_what_makes_no_webhook(admin: Caller) -> None:
