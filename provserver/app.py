@@ -26,6 +26,7 @@ from provserver.config import LISTENERS, Config, join_address, split_address
 from provserver.core.decision import Reason
 from provserver.core.model import Peer, Transport
 from provserver.errors import Misconfigured, ProvserverError
+from provserver.services import memory
 from provserver.services.access import Access
 from provserver.services.audit_chain import AuditChain
 from provserver.services.data import Data
@@ -58,7 +59,7 @@ from provserver.transports.oscore import OscoreSite
 from provserver.transports.sockets import shared
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor
-from provserver.workspace import Workspace, furnish, key_source, rights
+from provserver.workspace import Workspace, furnish, head_file, key_source, rights
 
 log = logging.getLogger("provserver")
 
@@ -403,6 +404,7 @@ async def _monitor(config: Config, url: str, watched: socket.socket, page: metri
 
 async def _administer(config: Config, url: str, admin: socket.socket, stop: asyncio.Event, limits: Limits) -> None:
     """Serve operators, on connections to the database of their own: what they ask holds up no device."""
+    memory.settle()
     for name in ("build", "listener"):
         await asyncio.to_thread(import_module, f"provserver.admin.{name}")
     from provserver.admin.build import build
@@ -488,7 +490,9 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
     expiry = Expiry(opened)
     await expiry.start()
     stack.push_async_callback(expiry.stop, config.drain_timeout)
-    upkeep = Upkeep(opened, AuditChain(opened, space.keys), Retention(config.attempt_retention))
+    with suppress(OSError):  # it may be of no other use; the upkeep says what it cannot write
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    upkeep = Upkeep(opened, AuditChain(opened, space.keys, file=head_file(config)), Retention(config.attempt_retention))
     await upkeep.start()
     stack.push_async_callback(upkeep.stop, config.drain_timeout)
     metrics.SESSIONS.cell().follow(sessions.__len__)
@@ -498,7 +502,14 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
     stack.push_async_callback(enrollment.drain)
     access = Access(opened, space.keys, enrollment, limits=limits, wait_limit=config.request_timeout)
     stack.push_async_callback(access.drain)
-    data = Data(opened, space.keys, sink, history_limit=config.history_limit, online_period=config.online_period)
+    data = Data(
+        opened,
+        space.keys,
+        sink,
+        history_limit=config.history_limit,
+        online_period=config.online_period,
+        limits=limits.rotations,
+    )
     stack.push_async_callback(data.drain)
     return Services(
         provisioning, access, sessions, data, Datastreams(opened, data), SequenceNumbers(opened), enrollment

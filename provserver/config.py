@@ -57,7 +57,7 @@ class Config:
     idle_timeout: float = 120.0
     max_connections: int = 50_000
     max_unauthenticated: int = 20_000
-    max_unauthenticated_per_address: int = 20_000
+    max_unauthenticated_per_address: int = 5_000
     guess_limit: int = 20
     guess_interval: float = 3.0
     locked_interval: float = 0.2
@@ -82,6 +82,11 @@ class Config:
     def keys_path(self) -> Path:
         """The keys file: the one named, else `keys.json` in the data directory."""
         return Path(self.keys_file) if self.keys_file else self.data_dir / "keys.json"
+
+    @property
+    def audit_head_path(self) -> Path:
+        """Where the server keeps the newest head of the audit, wherever the keys and the database are."""
+        return self.data_dir / "audit-head.json"
 
     @property
     def set_up_path(self) -> Path:

@@ -11,6 +11,8 @@ import os
 import struct
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import product
 from mmap import mmap
 from typing import Generic, NamedTuple, TypeVar
@@ -22,6 +24,23 @@ from provserver.errors import Outcome
 
 PERIOD = 1.0
 """Seconds between two writes of a process' numbers."""
+
+_counting = ContextVar("counting", default=True)
+
+
+def counting() -> bool:
+    """Whether what happens here is for the numbers that are shown."""
+    return _counting.get()
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Have what is found and counted inside, and by tasks that begin there, go to cells that nobody shows."""
+    token = _counting.set(False)
+    try:
+        yield
+    finally:
+        _counting.reset(token)
 
 
 class Cell:
@@ -133,12 +152,14 @@ class Family(Generic[Kept]):
         self.labels = tuple(labels)
         self.combine = combine
         self.bounds = tuple(map(float, bounds))
+        self._make: Callable[[], Kept] = make
         self.cells: dict[tuple[str, ...], Kept] = {values: make() for values in product(*labels.values())}
         FAMILIES.append(self)
 
     def cell(self, *values: str) -> Kept:
         """The cell of these label values, in the order of the labels: found once, and kept by who counts."""
-        return self.cells[values]
+        cell = self.cells[values]
+        return cell if _counting.get() else self._make()
 
 
 FAMILIES: list["Family[Cell] | Family[Gauge] | Family[Distribution]"] = []
@@ -185,7 +206,7 @@ GROUPS = (
 
 ACCEPTED, UNAVAILABLE = "accepted", "unavailable"
 RESULTS = (ACCEPTED, *(denial.name.lower() for denial in Denial), UNAVAILABLE)
-LIMITS = ("address", "lockout", "provision_key", "name", "organization", "connections")
+LIMITS = ("address", "lockout", "provision_key", "name", "organization", "device", "connections")
 
 PROVISIONS = counter(
     "provserver_provisions_total", "Provision requests that were answered.", transport=TRANSPORTS, outcome=OUTCOMES

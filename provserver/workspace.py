@@ -20,6 +20,7 @@ from provserver.services.profiles import Profiles
 from provserver.store import keyfile, profiles, schema
 from provserver.store.database import Database
 from provserver.store.embedded import connectable
+from provserver.store.headfile import HeadFile
 from provserver.store.keyfile import KeySource
 
 ROOT_ORGANIZATION = "Manufacturer"
@@ -92,6 +93,11 @@ async def workspace(config: Config, *, make: bool = False) -> AsyncIterator[Work
 def key_source(config: Config) -> KeySource:
     """Where the server's keys come from."""
     return KeySource(config.keys_path, config.keys)
+
+
+def head_file(config: Config) -> HeadFile:
+    """Where the newest head of the audit is kept."""
+    return HeadFile(config.audit_head_path)
 
 
 def _is_data_dir(path: Path) -> bool:

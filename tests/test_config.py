@@ -31,6 +31,12 @@ def test_the_example_lists_every_option_with_its_default() -> None:
     } | {"data_dir": (str, str(Config().data_dir))}
 
 
+def test_one_address_leaves_room_for_others() -> None:
+    config = Config()
+
+    assert config.max_unauthenticated_per_address * 4 <= config.max_unauthenticated
+
+
 def test_the_example_loads_as_the_defaults() -> None:
     assert load(EXAMPLE, {}) == load(None, {}) == Config()
 

@@ -168,6 +168,9 @@ def test_the_unit_fits_the_server(tmp_path: Path) -> None:
     assert service["Type"] == "notify"
     assert float(service["TimeoutStopSec"]) > Config().drain_timeout + 10 + 10
     assert service["ExecStart"].split()[1:] == ["serve", "--config", "/etc/provserver/provserver.toml"]
+    # The user of the unit is made by systemd, and in no group that a file could be given to.
+    assert service["DynamicUser"] == "yes"
+    assert "install -D -m 0644 config/provserver.toml /etc/provserver/provserver.toml" in unit.read_text()
     analyze = shutil.which("systemd-analyze")
     if analyze is None:
         pytest.skip("systemd-analyze is not installed")

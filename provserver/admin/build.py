@@ -27,7 +27,7 @@ from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
 from provserver.services.users import Users
 from provserver.services.webhooks import Webhooks, connect
-from provserver.workspace import Workspace
+from provserver.workspace import Workspace, head_file
 
 
 def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) -> Api:
@@ -54,7 +54,7 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         claiming=Claiming(database, keys, limits.claims),
         approvals=Approvals(database),
         jobs=Jobs(database),
-        audit=Audit(database, keys),
+        audit=Audit(database, keys, file=head_file(config)),
         activity=Activity(database),
         explain=Explain(database, keys),
         feed=Feed(database),

@@ -180,7 +180,8 @@ class AdminListener:
         """Whether it is for us, and from our own pages if from any. Raises HostNotAccepted, Forbidden."""
         if request.headers.getall("Host", [])[1:] or not self._is_ours(request):
             raise HostNotAccepted(
-                "The header Host names none of this server's names. Use its address, or have the name configured."
+                "The header Host names none of this server's names. Use its address, or have the name added to the "
+                "option admin_hosts."
             )
         if request.method not in SAFE and request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Forbidden("Another site's page has sent this request.")

@@ -110,9 +110,12 @@ def _operation(route: Route, schemas: Mapping[Any, Any], components: Mapping[str
     else:
         session: dict[str, list[str]] = {"session": []}
         operation["security"] = [{"apiKey": []}, session if route.method in SAFE else session | {"csrfToken": []}]
+    described = [route.description] if route.description else []
     if not isinstance(route.access, Access):
-        operation["description"] = f"Needs the permission `{route.access}`."
+        described.append(f"Needs the permission `{route.access}`.")
         operation["x-permission"] = route.access
+    if described:
+        operation["description"] = " ".join(described)
     if parameters := [*_path(route), *_query(route, schemas, components), *_headers(route)]:
         operation["parameters"] = parameters
     if route.body is not None:

@@ -1,5 +1,6 @@
 """Refusals as problem details (RFC 9457): one table, by the code that programs read."""
 
+import math
 from http import HTTPStatus
 from typing import NamedTuple
 
@@ -125,7 +126,7 @@ def of(fault: ProvserverError) -> Response:
         code = "unavailable"
         headers["Retry-After"] = str(retry_after())
     elif isinstance(fault, TooManyRequests):
-        headers["Retry-After"] = str(max(1, round(fault.retry_after + 0.5)))
+        headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after)))
     elif isinstance(fault, MethodNotAllowed):
         headers["Allow"] = ", ".join(fault.allowed)
     errors = [

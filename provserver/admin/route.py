@@ -1,7 +1,10 @@
 """A route: what is asked for, who may, and what is answered; its types are those of its handler."""
 
+import inspect
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -115,6 +118,7 @@ class Route:
     handler: Handler
     access: Permission | Access
     summary: str
+    description: str
     tag: str
     query: type[Query] | None
     body: type | None
@@ -212,7 +216,7 @@ def route(
 ) -> Route:
     """A route, by its handler: `async def name(call: Call[Query, Body]) -> Answer | Reply[Answer] | Content`.
 
-    Its types are the route's, its docstring the summary.
+    Its types are the route's, its docstring the summary, and the description where it goes on.
     """
     hints = get_type_hints(handler, include_extras=True)
     query, body = (None if each is type(None) else each for each in get_args(next(iter(hints.values()))))
@@ -224,10 +228,11 @@ def route(
     if status is None:
         status = 201 if creates else 204 if answer is None else 200
     tag = path.split("/")[1]
-    summary = (handler.__doc__ or "").strip(". ")
+    summary, _, more = inspect.cleandoc(handler.__doc__ or "").partition("\n\n")
+    summary, description = summary.strip(". "), " ".join(more.split())
     return Route(
-        method, PREFIX + path, handler, access, summary, tag, query, body, answer, status, creates, revised,
-        also or {}, produces, problems, files, example, _kinds(query),
+        method, PREFIX + path, handler, access, summary, description, tag, query, body, answer, status, creates,
+        revised, also or {}, produces, problems, files, example, _kinds(query),
     )  # fmt: skip
 
 
@@ -241,6 +246,7 @@ def convert(value: object, wanted: type[Value], where: str) -> Value:
 
 def read_json(data: bytes, wanted: type[Value]) -> Value:
     """A JSON body. Raises Malformed."""
+    _check_names(data)
     try:
         return msgspec.json.decode(data, type=wanted)
     except msgspec.ValidationError as fault:
@@ -249,6 +255,29 @@ def read_json(data: bytes, wanted: type[Value]) -> Value:
         raise malformed(fault, "body") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise Malformed("The body is not JSON in UTF-8.") from None
+
+
+def _check_names(data: bytes) -> None:
+    """Whether no object has a member twice, of which msgspec would take the last. Raises Malformed."""
+    with suppress(ValueError):  # what is no JSON is msgspec's to tell
+        try:
+            json.loads(data, object_pairs_hook=_named_once, parse_int=str, parse_float=str)
+        except RecursionError:
+            raise Malformed("The body is nested too deep.") from None
+
+
+def _named_once(members: list[tuple[str, object]]) -> None:
+    if len({name for name, _ in members}) == len(members):
+        return
+    seen: set[str] = set()
+    for name, _ in members:
+        if name in seen:
+            shown = name[:255].encode(errors="replace").decode()
+            raise Malformed(
+                f"The body has the member {shown!r} twice.",
+                [{"in": "body", "field": shown, "reason": "the member is there twice"}],
+            )
+        seen.add(name)
 
 
 def _whole(value: Any) -> Any:

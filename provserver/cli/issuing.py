@@ -7,6 +7,7 @@ import typer
 
 from provserver.admin.client import Client, given, path
 from provserver.cli import options, output
+from provserver.cli.organization import OrganizationOption
 from provserver.cli.output import Json
 from provserver.cli.target import acting
 
@@ -32,11 +33,13 @@ async def create(
     name: Annotated[str | None, typer.Option(help="Its common name.", show_default=False)] = None,
     days: Annotated[int | None, typer.Option(min=1, help="How long it is good.", show_default="3650")] = None,
     replace: Replace = False,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Make a CA, which is its own root; its key stays in the database, sealed."""
     body = given({"name": name, "days": days}) | {"replace": replace}
-    _print(await api.call("POST", path("profiles", profile, "ca"), body=body), json)
+    query = {"organization": organization}
+    _print(await api.call("POST", path("profiles", profile, "ca"), body=body, query=query), json)
 
 
 @cli.command("import")
@@ -57,6 +60,7 @@ async def import_(
         typer.Option(metavar="FILE", parser=options.file, help="Its key: EC P-256, PEM or DER, without a password."),
     ],
     replace: Replace = False,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Issue with a CA that there is: better one below your root than the root itself."""
@@ -65,14 +69,16 @@ async def import_(
         "key": b64encode(key).decode(),
         "replace": replace,
     }
-    _print(await api.call("POST", path("profiles", profile, "ca", "import"), body=body), json)
+    query = {"organization": organization}
+    _print(await api.call("POST", path("profiles", profile, "ca", "import"), body=body, query=query), json)
 
 
 @cli.command()
 @acting()
-async def show(api: Client, profile: Reference, json: Json = False) -> None:
+async def show(api: Client, profile: Reference, organization: OrganizationOption = None, json: Json = False) -> None:
     """Show the CA, with its certificate; never its key."""
-    _print(await api.call("GET", path("profiles", profile, "ca")), json)
+    query = {"organization": organization}
+    _print(await api.call("GET", path("profiles", profile, "ca"), query=query), json)
 
 
 def _print(authority: dict[str, Any], json: bool) -> None:

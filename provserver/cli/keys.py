@@ -141,4 +141,6 @@ def _lost(remains: Remains) -> str:
 @asynccontextmanager
 async def _rotation(settings: Config) -> AsyncIterator[KeyRotation]:
     async with workspace.workspace(settings) as space:
-        yield KeyRotation(space.database, space.keys, workspace.key_source(settings))
+        yield KeyRotation(
+            space.database, space.keys, workspace.key_source(settings), file=workspace.head_file(settings)
+        )

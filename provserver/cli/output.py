@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterable, Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,9 @@ from rich.table import Table
 from provserver.errors import Invalid, Misconfigured, ProvserverError, Refused, Unavailable
 
 EXIT_CODES: dict[type[ProvserverError], int] = {Refused: 1, Misconfigured: 3, Unavailable: 4}
+
+NARROW = 160
+"""Columns of a terminal below which lists leave out what they can spare."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
@@ -75,12 +78,26 @@ def print_lines(lines: Iterable[str]) -> None:
         _out.print(_text(line))
 
 
-async def print_list(items: AsyncIterable[Mapping[str, Any]], columns: Mapping[str, str], *, json: bool) -> None:
-    """A table of items, with the member of each that a column is to show. json: as a JSON array instead."""
+async def print_list(
+    items: AsyncIterable[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    *,
+    json: bool,
+    spare: Container[str] = (),
+    whole: str = "",
+) -> None:
+    """A table of items, with the member of each that a column is to show. json: as a JSON array instead.
+
+    spare: columns that a narrow terminal does without. whole: one that is not folded, to be copied.
+    """
     if json:
         await print_json_array(items)
     else:
-        print_table(columns, [[_cell(name, item.get(name)) for name in columns.values()] async for item in items])
+        if _out.is_terminal and _out.width < NARROW:
+            columns = {column: member for column, member in columns.items() if column not in spare}
+        print_table(
+            columns, [[_cell(name, item.get(name)) for name in columns.values()] async for item in items], whole
+        )
 
 
 def _cell(name: str, value: object) -> object:
@@ -90,11 +107,11 @@ def _cell(name: str, value: object) -> object:
     return value
 
 
-def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """A table."""
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[object]], whole: str = "") -> None:
+    """A table. whole: a column that is not folded."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == whole)
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
     (_out if _out.is_terminal else _wide).print(table)  # a program gets a line for each row

@@ -13,6 +13,7 @@ import typer
 
 from provserver.admin.client import Client, given, path
 from provserver.cli import issuing, options, output
+from provserver.cli.organization import OrganizationOption
 from provserver.cli.output import Json
 from provserver.cli.target import acting
 from provserver.core.metadata import TYPES
@@ -179,7 +180,11 @@ Networks = Annotated[
 MaxUses = Annotated[
     int | None,
     typer.Option(
-        "--max-uses", min=1, max=MAX_USES, help="How many devices it may provision in all.", show_default=False
+        "--max-uses",
+        min=1,
+        max=MAX_USES,
+        help="How many devices it may provision, counted from when this is set.",
+        show_default=False,
     ),
 ]
 PerMinute = Annotated[
@@ -218,6 +223,7 @@ async def create(
     name_from: NameFrom = None,
     name_pattern: NamePattern = None,
     allow_create: AllowCreate = None,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Make a profile with a provision key, whose secret is shown this once; with --ca it needs none."""
@@ -240,7 +246,7 @@ async def create(
         "namePattern": name_pattern,
         "allowCreate": allow_create,
     }
-    made = await api.call("POST", "/profiles", body=given(body))
+    made = await api.call("POST", "/profiles", body=given(body), query={"organization": organization})
     if made["provisionDeviceSecret"] is None:
         output.print_object(_profile(made), json=json)
         return
@@ -250,7 +256,7 @@ async def create(
 
 @cli.command("list")
 @acting()
-async def list_(api: Client, json: Json = False) -> None:
+async def list_(api: Client, organization: OrganizationOption = None, json: Json = False) -> None:
     """List the profiles."""
     columns = {
         "NAME": "name",
@@ -258,14 +264,18 @@ async def list_(api: Client, json: Json = False) -> None:
         "STRATEGY": "strategy",
         "REPROVISION POLICY": "reprovisionPolicy",
     }
-    await output.print_list((_profile(each) async for each in api.items("/profiles")), columns, json=json)
+    await output.print_list(
+        (_profile(each) async for each in api.items("/profiles", query={"organization": organization})),
+        columns,
+        json=json,
+    )
 
 
 @cli.command()
 @acting()
-async def show(api: Client, profile: Reference, json: Json = False) -> None:
+async def show(api: Client, profile: Reference, organization: OrganizationOption = None, json: Json = False) -> None:
     """Show a profile: its settings, provision keys, number of devices, and what to beware of."""
-    details = await api.call("GET", path("profiles", profile))
+    details = await api.call("GET", path("profiles", profile), query={"organization": organization})
     output.print_object(_details(details), json=json)
     for warning in details["warnings"]:
         output.say(f"warning: {warning}", quiet=json)
@@ -294,6 +304,7 @@ async def update(
     name_from: NameFrom = None,
     name_pattern: NamePattern = None,
     allow_create: AllowCreate = None,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Change a profile; what is not given stays. Metadata fields, datastreams and CAs are replaced as a whole."""
@@ -315,15 +326,17 @@ async def update(
         "namePattern": name_pattern,
         "allowCreate": allow_create,
     }
-    changed = await api.call("PATCH", path("profiles", profile), body=given(change))
+    changed = await api.call(
+        "PATCH", path("profiles", profile), body=given(change), query={"organization": organization}
+    )
     output.print_object(_profile(changed), json=json)
 
 
 @cli.command()
 @acting()
-async def delete(api: Client, profile: Reference, json: Json = False) -> None:
+async def delete(api: Client, profile: Reference, organization: OrganizationOption = None, json: Json = False) -> None:
     """Delete a profile that has no devices; its provision keys die with it."""
-    deleted = await api.call("DELETE", path("profiles", profile))
+    deleted = await api.call("DELETE", path("profiles", profile), query={"organization": organization})
     if json:
         output.print_json(_profile(deleted))
     output.say(f"Deleted profile {deleted['name']}.", quiet=json)
@@ -335,12 +348,15 @@ async def clone(
     api: Client,
     profile: Reference,
     name: Annotated[str, typer.Argument(help="The new profile's.")],
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Make a profile like another, but for its name, provision keys and CAs."""
-    made = await api.call("POST", path("profiles", profile, "clone"), body={"name": name})
+    made = await api.call(
+        "POST", path("profiles", profile, "clone"), body={"name": name}, query={"organization": organization}
+    )
     output.print_object(_profile(made), json=json)
-    output.say(_next_step(made), quiet=json)
+    output.say(_next_step(made, organization), quiet=json)
 
 
 @cli.command()
@@ -349,9 +365,12 @@ async def export(
     api: Client,
     profile: Reference,
     file: Annotated[str | None, typer.Argument(help="(default: standard output)", show_default=False)] = None,
+    organization: OrganizationOption = None,
 ) -> None:
     """Write a profile as TOML, for `profile import`: all but its provision keys and CAs."""
-    parts = api.stream(path("profiles", profile, "export.toml"), query={}, accept="application/toml")
+    parts = api.stream(
+        path("profiles", profile, "export.toml"), query={"organization": organization}, accept="application/toml"
+    )
     text = b"".join([part async for part in parts]).decode()
     if file is None:
         sys.stdout.write(text)
@@ -374,6 +393,7 @@ async def import_(
     name: Annotated[str | None, typer.Option(help="Another than the file's.", show_default=False)] = None,
     accept_unproven_repeats: Accept = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, keep nothing.")] = False,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Make a profile from a file: config/profiles/ has some to begin with."""
@@ -383,9 +403,9 @@ async def import_(
         "acceptUnprovenRepeats": accept_unproven_repeats,
         "dryRun": dry_run,
     }
-    made = await api.call("POST", "/profiles/import", body=given(body))
+    made = await api.call("POST", "/profiles/import", body=given(body), query={"organization": organization})
     output.print_object(_profile(made), json=json)
-    output.say("Nothing was kept: this was a dry run." if dry_run else _next_step(made), quiet=json)
+    output.say("Nothing was kept: this was a dry run." if dry_run else _next_step(made, organization), quiet=json)
 
 
 @key_cli.command("add")
@@ -400,12 +420,13 @@ async def add_key(
     network: Networks = None,
     max_uses: MaxUses = None,
     per_minute: PerMinute = None,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Add a provision key; the others stay valid. The secret is shown this once."""
     budget = _budget(not_before, not_after, network, max_uses, per_minute)
     body = given({"provisionDeviceKey": key, "provisionDeviceSecret": secret}) | budget
-    pair = await api.call("POST", path("profiles", profile, "keys"), body=body)
+    pair = await api.call("POST", path("profiles", profile, "keys"), body=body, query={"organization": organization})
     output.print_object(_pair(pair) | budget, json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
@@ -421,12 +442,18 @@ async def update_key(
     network: Networks = None,
     max_uses: MaxUses = None,
     per_minute: PerMinute = None,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
-    """Bound a provision key anew: what is not given bounds it no more. How often it was used stays counted."""
+    """Bound a provision key anew: what is not given bounds it no more. What was counted of its uses stays."""
     budget = _budget(not_before, not_after, network, max_uses, per_minute)
-    details = await api.call("PUT", path("profiles", profile, "keys", key, "budget"), body=budget)
+    details = await api.call(
+        "PUT", path("profiles", profile, "keys", key, "budget"), body=budget, query={"organization": organization}
+    )
     output.print_object(_details(details), json=json)
+    if max_uses is not None:
+        said = "Uses are counted from now on: what the key provisioned while it had no --max-uses is not among them."
+        output.say(said, quiet=json)
 
 
 @key_cli.command("remove")
@@ -435,10 +462,11 @@ async def remove_key(
     api: Client,
     profile: Reference,
     key: KeyReference,
+    organization: OrganizationOption = None,
     json: Json = False,
 ) -> None:
     """Remove a provision key: devices that present it are refused from then on."""
-    removed = await api.call("DELETE", path("profiles", profile, "keys", key))
+    removed = await api.call("DELETE", path("profiles", profile, "keys", key), query={"organization": organization})
     if json:
         output.print_json(removed)
     output.say("Removed.", quiet=json)
@@ -481,8 +509,12 @@ def _details(details: Mapping[str, Any]) -> dict[str, Any]:
     if authorities := details["certificateAuthorities"]:
         shown["certificateAuthorities"] = [_authority(each) for each in authorities]
     if budgets := details["keyBudgets"]:
-        shown["keyBudgets"] = [{name: value for name, value in each.items() if value} for each in budgets]
+        shown["keyBudgets"] = [_budget_shown(each) for each in budgets]
     return shown | {name: details[name] for name in ("provisionDeviceKeys", "deviceCount", "warnings")}
+
+
+def _budget_shown(budget: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in budget.items() if value or (name == "uses" and value is not None)}
 
 
 def _authority(authority: Mapping[str, Any]) -> dict[str, Any]:
@@ -536,10 +568,13 @@ def _utc(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _next_step(made: Mapping[str, Any]) -> str:
+def _next_step(made: Mapping[str, Any], organization: str | None) -> str:
+    which = shlex.quote(made["name"])
+    if organization is not None:
+        which += f" --organization {shlex.quote(organization)}"
     if made["strategy"] == ProvisionStrategy.X509_CERTIFICATE_CHAIN:
-        return f"It trusts no CA yet: provserver profile update {shlex.quote(made['name'])} --ca FILE"
-    return f"It has no provision key yet: provserver profile key add {shlex.quote(made['name'])}"
+        return f"It trusts no CA yet: provserver profile update {which} --ca FILE"
+    return f"It has no provision key yet: provserver profile key add {which}"
 
 
 def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:

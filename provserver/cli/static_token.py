@@ -221,13 +221,14 @@ async def export(
     zip_: Annotated[Path | None, typer.Option("--zip", help="Write a zip of that CSV and QR codes.")] = None,
     labels: Annotated[Path | None, typer.Option("--labels", help="Write a PDF of labels to print.")] = None,
     name_by: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="serial|auth-token|FIELD",
-            help="What images in the zip are named by: the token's number, its AuthToken as Blynk does, or a metadata "
-            "field.",
+            help="What images in the zip are named by: the token's number, its AuthToken as Blynk does, a metadata "
+            "field, or Device Name. By default by a field that is unique, else by number.",
+            show_default=False,
         ),
-    ] = "serial",
+    ] = None,
     sheet: Annotated[str, typer.Option(metavar="L7160|62x29", help="The sheet or roll of labels.")] = "L7160",
     label_field: Annotated[
         str | None, typer.Option(metavar="FIELD", help="A metadata field that labels show, too.", show_default=False)

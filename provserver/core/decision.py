@@ -100,6 +100,7 @@ class Reason(Enum):
     NAME_REPEATED = Outcome.LIMITED, "the device has asked again too often"
     KEY_BUSY = Outcome.LIMITED, "the provision key was used as often as it may be in a minute"
     ORGANIZATION_BUSY = Outcome.LIMITED, "too many requests were for the organization"
+    DEVICE_BUSY = Outcome.LIMITED, "the device has asked for other credentials too often"
 
     # Of client certificates; `core/chain.py` finds most of them.
     CERTIFICATE_MALFORMED = Outcome.FAILURE, "a certificate cannot be read"

@@ -11,7 +11,8 @@ from provserver.core.model import Datastream, MetadataField
 MAX_NAME_LENGTH = 250
 """Characters: with `meta.` before it a field's name is the key of an attribute."""
 
-_SECRET_TYPES = frozenset({"key128"})
+SECRET_TYPES = frozenset({"key128"})
+"""Of metadata fields whose values are nobody's to see but their device's and its maker's."""
 
 
 class InvalidDefinition(ValueError):  # noqa: N818
@@ -49,7 +50,7 @@ def _field(given: MetadataField) -> MetadataField:
         metadata.check_field(field)
         if not field.default:
             return field
-        if field.type in _SECRET_TYPES:
+        if field.type in SECRET_TYPES:
             raise metadata.InvalidValue("a key is one device's own, so it has no default")
         return replace(field, default=metadata.check(field, field.default))
     except metadata.InvalidValue as fault:

@@ -132,8 +132,8 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         "asks again: send deviceName or requestNonce."
     ),
     Reason.APPROVALS_FULL: Advice(
-        "Decide on those that wait. When they are not yours, somebody has the provision key and secret: give the "
-        "firmware another one, and remove that.",
+        "Decide on those that wait: each that is accepted or rejected makes room. When they are not yours, somebody "
+        "has the provision key and secret: give the firmware another one, remove that, and reject them.",
         ("provserver approval list", "provserver approval reject --all --profile {profile}", _NEW_KEY),
     ),
     Reason.KEY_NOT_YET_VALID: Advice(
@@ -206,6 +206,10 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         (_SHOW_PROFILE, "provserver attempt list --profile {profile}"),
     ),
     Reason.ORGANIZATION_BUSY: Advice(_WAIT, ("provserver attempt list --refused",)),
+    Reason.DEVICE_BUSY: Advice(
+        "The device rotates its credentials in a loop, or tries which ones others have. Look what it was refused for.",
+        ("provserver attempt list --device {device}",),
+    ),
     Reason.CERTIFICATE_MALFORMED: Advice(_CERTIFICATE + "it is to be X.509 in DER.", _CHAIN_FILES[:1]),
     Reason.CERTIFICATE_TOO_LARGE: Advice(
         _CERTIFICATE + "shorter names and fewer extensions; elliptic curves instead of RSA.", _CHAIN_FILES[:1]

@@ -105,13 +105,15 @@ class Peer(Struct, frozen=True, gc=False):
     """Who asked: the transport it came by, its address without the port, and what its channel has proved.
 
     certificates: DER, leaf first, as presented in the handshake; the leaf's private key is proved, nothing else is.
-    psk: the shared key that the channel is protected with.
+    psk: the shared key that the channel is protected with. proved: that the address is its own, though datagrams come
+    from it; with TCP it always is.
     """
 
     transport: Transport
     address: str
     certificates: tuple[bytes, ...] = ()
     psk: PreSharedKey | None = None
+    proved: bool = False
 
 
 class Authenticated(Struct, frozen=True, gc=False):

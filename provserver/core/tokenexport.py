@@ -9,6 +9,8 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from provserver.core.metadata import DEVICE_NAME
+
 COLUMNS = (
     "Device Token",
     "QR Token",
@@ -18,7 +20,7 @@ COLUMNS = (
     "Status",
     "Created",
     "Number",
-    "Device Name",
+    DEVICE_NAME,
 )
 """The CSV's columns before those of the metadata: the first is what scripts for Blynk's exports look for, by the number
 an image is named unless another naming was asked for, and with the name the file can be imported again."""
@@ -83,19 +85,20 @@ def harmless(cell: str) -> str:
 class FileNames:
     """Names for a token's files, without suffix: safe on every system, and none twice where case does not count.
 
-    field: whose values they are named by; None: by the number, as are tokens without a value.
+    fields: by the first of them that a token has a value for; else by the number. `Device Name` is the device's.
     """
 
-    def __init__(self, field: str | None = None) -> None:
-        self._field = field
+    def __init__(self, *fields: str) -> None:
+        self._fields = fields
         self._taken: set[str] = set()
 
     def name(self, token: OpenedToken) -> str:
         """The name for a token that has none yet."""
         number = str(token.number)
-        if self._field is None:
+        if not self._fields:
             return number
-        name = safe_name(token.metadata.get(self._field, "")) or number
+        values = (token.name if field == DEVICE_NAME else token.metadata.get(field) for field in self._fields)
+        name = safe_name(next(filter(None, values), "")) or number
         while (key := unicodedata.normalize("NFKC", name).casefold()) in self._taken:
             name = f"{name} ({number})"  # numbers are unique, but others' values may look like this
         self._taken.add(key)

@@ -5,6 +5,7 @@ deleted, claimed, or another manufacturer's gets one answer.
 """
 
 import hmac
+import math
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -71,7 +72,7 @@ class ClaimLimits:
             if wait:
                 self.principal.give_back(actor, now)
         if wait:
-            raise TooManyRequests(f"Too many claims. Try again in {wait:.0f} s.", wait)
+            raise TooManyRequests(f"Too many claims. Try again in {math.ceil(wait)} s.", wait)
 
     def guessed(self, address: str, now: float) -> None:
         """What was to be claimed was not there, or not by this code or secret."""

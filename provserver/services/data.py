@@ -27,6 +27,7 @@ from provserver.core.wire import Granted
 from provserver.errors import Refused, Unavailable
 from provserver.services.claiming import Claiming
 from provserver.services.grouping import Grouper
+from provserver.services.limits import RotationLimits
 from provserver.services.provisioning import Answer
 from provserver.services.rotation import Rotation
 from provserver.services.sink import Sink
@@ -58,7 +59,10 @@ class _Message:
 
 
 class Data:
-    """Keeps what devices send. online_period: seconds for which a message shows its device online."""
+    """Keeps what devices send.
+
+    online_period: seconds for which a message shows its device online. limits: how often it may rotate.
+    """
 
     def __init__(
         self,
@@ -68,6 +72,7 @@ class Data:
         *,
         history_limit: int = 100,
         online_period: float = 60.0,
+        limits: RotationLimits | None = None,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -79,7 +84,7 @@ class Data:
         self._random = random
         self._clock = clock
         self._claiming = Claiming(database, keys, random=random, clock=clock)
-        self._rotation = Rotation(database, keys, random=random, clock=clock)
+        self._rotation = Rotation(database, keys, limits=limits, random=random, clock=clock)
         self._messages: Grouper[_Message, None] = Grouper(
             "data", self._write, sharer=lambda message: message.device.profile_id
         )

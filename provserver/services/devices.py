@@ -282,6 +282,7 @@ class Devices:
         now = time.time()
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision, made=True)
+            await self._check_free(connection, device)
             found = await rotation.lock(connection, device.id)
             held = [opened(self._keys, device.id, row) for row in await rotation.held(connection, device.id)]
             current = [each for each in held if not each.pending]
@@ -323,7 +324,8 @@ class Devices:
     ) -> tuple[DeviceSummary, Credentials | None]:
         """Let a device out of quarantine. Raises Refused.
 
-        rotate: with a new token, which is returned, instead of all that it and its clone have; the nonce is spent, too.
+        rotate: with a new token, which is returned, instead of all that it and its clone have; the nonce is spent, too,
+            and so is a re-arming: it is for whoever asks first.
         """
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision, made=True)
@@ -344,6 +346,7 @@ class Devices:
         assert found is not None  # noqa: S101 - it is held
         token = fresh_token(self._random)
         await store.revoke(connection, device.id)
+        await store.disarm(connection, device.id)
         now = time.time()
         await add_pending(connection, self._keys, device.id, found, token, Origin.GENERATED, now, self._random)
         await rotation.replace(connection, device.id)
@@ -353,6 +356,7 @@ class Devices:
         """Let a device provision itself once more, with fresh credentials. Raises Refused."""
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision, made=True)
+            await self._check_free(connection, device)
             await store.rearm(connection, device.id)
             await self._record(connection, device, "rearmed")
             return await self._find(connection, device.id)
@@ -404,6 +408,14 @@ class Devices:
         device = await self._find(connection, device.id, made=made)  # it may have been changed or taken away meanwhile
         check_revision(device.revision, revision)
         return device
+
+    async def _check_free(self, connection: Connection, device: DeviceSummary) -> None:
+        """Raises Conflict when a device is in quarantine: nothing that is to give it credentials would."""
+        if await quarantine.get(connection, device.id) is not None:
+            raise Conflict(
+                f"{device.name!r} is in quarantine. To let it out: `provserver device release {device.name}`; with "
+                "--rotate, it gets a new token, and who has a copy of it stays out."
+            )
 
     async def _details(self, connection: Connection, device: DeviceSummary, *, open_: bool = False) -> DeviceDetails:
         rows = await store.credentials(connection, device.id)

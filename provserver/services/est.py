@@ -134,5 +134,5 @@ class Est:
                 wanted = Refusal(Reason.CSR_SUBJECT)
         granted = await self._data.certify(found, wanted, peer)
         if isinstance(granted, Refusal):
-            return Enrolled(granted.outcome, message=f"{in_words(granted)}!")
+            return Enrolled(granted.outcome, message=in_words(granted))
         return Enrolled(Outcome.SUCCESS, str(granted.credentials.value))

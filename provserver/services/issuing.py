@@ -16,6 +16,7 @@ from provserver.core.model import CertificateAuthority, DeviceProfile, Provision
 from provserver.core.secrets import ServerKeys
 from provserver.core.signing import InvalidIssuer, Issuer
 from provserver.errors import Conflict, Invalid, NotFound
+from provserver.services.profiles import missing
 from provserver.services.settlement import issuer_context
 from provserver.store import audit, issuing, profiles
 from provserver.store.database import Connection, Database
@@ -107,7 +108,7 @@ class IssuingAuthorities:
             await audit.record(
                 connection,
                 ids.uuid7(datetime.now(UTC).timestamp(), self._random),
-                self._organization_id,
+                found.organization_id,
                 self._actor,
                 f"issuing_ca.{how}",
                 found.id,
@@ -120,9 +121,9 @@ class IssuingAuthorities:
     async def _find(
         self, connection: Connection, reference: str, *, lock: profiles.RowLock | None = None
     ) -> DeviceProfile:
-        profile = await profiles.find(connection, self._organization_id, reference, lock=lock)
+        profile = await profiles.find(connection, self._organization_id, reference, lock=lock, below=True)
         if profile is None:
-            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise missing(reference)
         return profile
 
 

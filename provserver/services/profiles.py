@@ -135,7 +135,7 @@ class _NothingKept(Exception):  # noqa: N818
 
 
 class Profiles:
-    """The profiles of one organization. actor: who the audit says it was."""
+    """The profiles of one organization; by their ids those of the ones below it, too. actor: as the audit has it."""
 
     def __init__(
         self,
@@ -335,9 +335,9 @@ class Profiles:
     async def _find(
         self, connection: Connection, reference: str, *, lock: store.RowLock | None = None
     ) -> DeviceProfile:
-        profile = await store.find(connection, self._organization_id, reference, lock=lock)
+        profile = await store.find(connection, self._organization_id, reference, lock=lock, below=True)
         if profile is None:
-            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise missing(reference)
         return profile
 
     async def _trust(self, connection: Connection, profile: DeviceProfile, change: ProfileChange) -> None:
@@ -358,7 +358,7 @@ class Profiles:
             raise Invalid(str(fault)) from None
         rows = [store.AuthorityRow(authority.identity(each), authority.subject_digest(each), each) for each in trusted]
         identities = [row.identity for row in rows]
-        if holder := await store.authority_holder(connection, identities, profile.id, self._organization_id):
+        if holder := await store.authority_holder(connection, identities, profile.id, profile.organization_id):
             raise Conflict(f"The profile {holder!r} trusts this CA already; a CA belongs to one profile. {_NARROWER}")
         await self._unique(
             store.replace_authorities(connection, profile.id, rows),
@@ -379,7 +379,7 @@ class Profiles:
     async def _record(self, connection: Connection, action: str, profile: DeviceProfile, **detail: Value) -> None:
         id_ = ids.uuid7(datetime.now(UTC).timestamp(), self._random)
         await audit.record(
-            connection, id_, self._organization_id, self._actor, action, profile.id, name=profile.name, **detail
+            connection, id_, profile.organization_id, self._actor, action, profile.id, name=profile.name, **detail
         )
 
     async def _insert_key(
@@ -408,6 +408,14 @@ class Profiles:
             await statement
         except UniqueViolationError:
             raise Conflict(message) from None
+
+
+def missing(reference: str) -> NotFound:
+    """There is no such profile to whom asks."""
+    return NotFound(
+        f"There is no profile {reference!r} here. `provserver profile list` names them; for the name of one in an "
+        "organization below, say which: organization, or --organization."
+    )
 
 
 def open_secret(keys: ServerKeys, key: str, sealed: bytes) -> str:

@@ -8,7 +8,8 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 
 from msgspec import Struct
 
@@ -23,7 +24,7 @@ from provserver.errors import RENDERINGS, Outcome, Unavailable, described
 from provserver.services.attempts import Attempts
 from provserver.services.clones import Clones
 from provserver.services.grouping import Grouper
-from provserver.services.limits import GUESSES, TOLD, Limits, retry_after
+from provserver.services.limits import GUESSES, TOLD, Limits, Turns, retry_after, source_of
 from provserver.services.request_keys import Opening
 from provserver.services.settlement import HINT_LENGTH, Settlement, StaleProfile, Ticket
 from provserver.store import profiles
@@ -33,6 +34,7 @@ log = logging.getLogger("provserver.provisioning")
 
 _SUCCESS = Outcome.SUCCESS  # found once: see core/decision.py
 _ALLOW_CREATE = ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES
+_CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 
 _UNPROVEN = {Reason.NAME_BLANK, Reason.KEY_MISSING, Reason.KEY_UNKNOWN, Reason.SECRET_WRONG}
 
@@ -51,11 +53,9 @@ _ON_PROFILE = {
 """Refusals that rest on the profile and its keys alone, hence on a copy that may be old."""
 
 
-_HEARD, _GUESSED, _COUNTED = 1, 2, 4
-"""What was counted of a request: heard although its address is locked; taken for a guess; one of its key's."""
-
-_GRANTED = {each: metrics.PROVISIONS.cell(each.value, _SUCCESS.value) for each in Transport}
-_SECONDS = metrics.PROVISION_SECONDS.cell()
+_HEARD, _GUESSED, _COUNTED, _WENT = 1, 2, 4, 8
+"""What was counted of a request: heard although its address is locked; taken for a guess; one of its key's; its turn
+came to have its name looked for."""
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -98,12 +98,15 @@ class Provisioning:
         self._keys = keys
         self._wait_limit = wait_limit
         self._clock = clock
+        self._granted = {each: metrics.PROVISIONS.cell(each.value, _SUCCESS.value) for each in Transport}
+        self._seconds = metrics.PROVISION_SECONDS.cell()
         self._recognised: dict[str, ProvisionKey] = {}
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
             "provision",
             self._settle,
             sharer=lambda ticket: ticket.intent.profile.id,
         )
+        self._turns = Turns(self._limits)
         self._clones = Clones(database, random)
         self._settlement = Settlement(database, keys, random, clock, self._clones)
         self._lookups = Grouper("provision-key", self._recognise)
@@ -124,22 +127,33 @@ class Provisioning:
         return await answered
 
     def request(
-        self, payload: bytes, peer: Peer, done: Done, *, accept_protobuf: bool = True, opened: bytes | None = None
+        self,
+        payload: bytes,
+        peer: Peer,
+        done: Done,
+        *,
+        accept_protobuf: bool = True,
+        opened: bytes | None = None,
+        heard: bool = False,
     ) -> None:
         """Decode, decide, commit, encode; `done` is called once with the answer, at once or later. No task is made.
 
         Never raises, and there is always an answer, whatever a device sent and whether Postgres is there or not.
-        opened: the sealed request that the payload was in.
+        opened: the sealed request that the payload was in. heard: it was, although its address is locked.
         """
         try:
             decoded = wire.decode(payload, accept_protobuf=accept_protobuf, proved=_proved(peer))
         except wire.Undecodable:
-            self._attempts.note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
+            if opened is None and self._turn_away(peer, "UNDECODABLE", done):
+                return
+            if self._limits.recorded(peer, "UNDECODABLE"):
+                self._attempts.note(peer, Outcome.UNDECODABLE, "UNDECODABLE")
             _count_refused(peer, Outcome.UNDECODABLE, "UNDECODABLE")
             done(Answer(Outcome.UNDECODABLE, b""))
             return
         except wire.InvalidRequest as fault:
-            self._invalid(str(fault), peer, done, protobuf=fault.protobuf)
+            if opened is not None or not self._turn_away(peer, "INVALID", done, protobuf=fault.protobuf):
+                self._invalid(str(fault), peer, done, protobuf=fault.protobuf)
             return
         except wire.Sealed as fault:
             self._open(fault.request, peer, done, nested=opened is not None)
@@ -151,7 +165,9 @@ class Provisioning:
             return
         loop = asyncio.get_running_loop()
         asked = _Request(self, decoded, peer, done, loop.time() + self._wait_limit)
-        if self._limits.watchful() and not self._hear(asked, provisions=True):
+        if heard:
+            asked.limits = _HEARD
+        elif self._limits.watchful() and not self._hear(asked, provisions=opened is None):
             return
         asked.key = self._recognised.get(decoded.key)
         self._consider(asked)
@@ -170,14 +186,40 @@ class Provisioning:
         await self._clones.drain()
 
     def _invalid(self, message: str, peer: Peer, done: Done, *, protobuf: bool = False) -> None:
-        self._attempts.note(peer, Outcome.INVALID, "INVALID", message)
+        if self._limits.recorded(peer, "INVALID"):
+            self._attempts.note(peer, Outcome.INVALID, "INVALID", message)
         _count_refused(peer, Outcome.INVALID, "INVALID")
         body = wire.encode_refusal(Outcome.INVALID, protobuf=protobuf, message=message)
         done(Answer(Outcome.INVALID, body, protobuf))
 
+    def _turn_away(
+        self, peer: Peer, what: Hashable, done: Done, *, provisions: bool = True, protobuf: bool = False
+    ) -> bool:
+        """Whether what cannot be read is not even heard; it is answered then."""
+        limits = self._limits
+        if not limits.watchful() or (reason := limits.hold(peer, what, provisions=provisions)) is None:
+            return False
+        if limits.noteworthy(peer, reason.name):
+            self._attempts.note(peer, reason.outcome, reason.name)
+        _count_refused(peer, reason.outcome, reason.name)
+        done(_refused(ProvisionRequest("", "", protobuf=protobuf), reason.outcome))
+        return True
+
     def _open(self, request: wire.SealedRequest, peer: Peer, done: Done, *, nested: bool) -> None:
+        limits, told, heard = self._limits, False, False
+
+        def listen(*, provisions: bool = False) -> bool:
+            nonlocal told, heard
+            if not heard and limits.watchful():  # of many that came at once, the first may have had the address locked
+                told = self._turn_away(peer, request.sealed, done, provisions=provisions)
+                heard = not told and limits.locked(peer)
+            return not told
+
         def opened(payload: bytes | Exception | None) -> None:
+            if told or (payload is None and not listen()):
+                return
             if payload is None:
+                limits.guessed(peer, request.sealed)
                 self._invalid("sealed cannot be opened with the key of this keyId!", peer, done)
             elif isinstance(payload, Exception):
                 if not isinstance(payload, Unavailable):
@@ -185,12 +227,12 @@ class Provisioning:
                 _count_refused(peer, Outcome.UNAVAILABLE)
                 done(_refused(_FORGOTTEN, Outcome.UNAVAILABLE))
             else:
-                self.request(payload, peer, done, accept_protobuf=False, opened=request.sealed)
+                self.request(payload, peer, done, accept_protobuf=False, opened=request.sealed, heard=heard)
 
         if nested:
             self._invalid("sealed must hold a request in the clear!", peer, done)
-        else:
-            self._opening.submit_to(request, opened)
+        elif listen(provisions=True):
+            self._opening.submit_to(request, opened, source=source_of(peer), heard=listen)
 
     def _consider(self, asked: "_Request", *, fresh: bool = False) -> None:
         """Admit a request, on the profile as it is in memory or, fresh, in the database; have it settled."""
@@ -204,26 +246,34 @@ class Provisioning:
             return
         if isinstance(found, Ticket):
             if asked.limits & _GUESSED:  # by an old copy's word
-                self._limits.pardon(asked.peer)
+                self._limits.pardon(asked.peer, _presented(asked.request))
                 asked.limits &= ~_GUESSED
             if (over := self._count(asked)) is None:
-                self._tickets.submit_to(found, asked.settled)
+                if found.intent.profile.strategy is not _CHECK or asked.limits & _WENT:
+                    self._tickets.submit_to(found, asked.settled)
+                elif not self._turns.enter(asked.peer, partial(self._go, asked, found)):
+                    asked.settled(Unavailable("Too many names are waiting to be looked for."))
                 return
             found = over
         if fresh or found.reason not in _ON_PROFILE:
             self._refuse(asked, found)
         else:  # nobody is turned away on an old copy of what the database says
             if found.reason is Reason.SECRET_WRONG and not asked.limits & _GUESSED:  # now, as many come at once
-                self._limits.guessed(asked.peer)
+                self._limits.guessed(asked.peer, _presented(asked.request))
                 asked.limits |= _GUESSED
             self._look_again(asked)
 
+    def _go(self, asked: "_Request", ticket: Ticket) -> bool:
+        """Look for a name, now that it is its turn; whether it came to that."""
+        if asked.done is None or (not asked.limits & _HEARD and self._limits.watchful() and not self._hear(asked)):
+            return False
+        asked.limits |= _WENT
+        self._tickets.submit_to(ticket, asked.settled)
+        return True
+
     def _hear(self, asked: "_Request", *, provisions: bool = False) -> bool:
         """Whether a request is heard; if not, it is answered."""
-        request = asked.request
-        reason = self._limits.hold(
-            asked.peer, (request.key, request.secret, request.device_name), provisions=provisions
-        )
+        reason = self._limits.hold(asked.peer, _presented(asked.request), provisions=provisions)
         if reason is None:
             if self._limits.locked(asked.peer):
                 asked.limits |= _HEARD
@@ -247,9 +297,10 @@ class Provisioning:
         limits, peer, key, reason = self._limits, asked.peer, asked.key, refusal.reason
         if reason in GUESSES:
             if not asked.limits & _GUESSED:
-                limits.guessed(peer)
+                limits.guessed(peer, _presented(asked.request))
+                asked.limits |= _GUESSED
         elif asked.limits & _GUESSED:
-            limits.pardon(peer)
+            limits.pardon(peer, _presented(asked.request))
         if key is not None and reason in TOLD:
             limits.refused(peer, key, _called(asked.request))
         if reason is Reason.KEY_BUSY and key is not None and key.budget is not None:
@@ -290,6 +341,8 @@ class Provisioning:
         if done is None:
             return  # its time was up
         asked.request = _FORGOTTEN  # as it may stand behind one that is answered much later
+        if asked.limits & _WENT:
+            self._turns.leave(asked.peer, wrong=bool(asked.limits & _GUESSED))
         under_way = self._under_way
         while under_way and under_way[0].done is None:
             under_way.popleft()
@@ -325,7 +378,7 @@ class Provisioning:
 
     async def _settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
         results = await self._settlement.settle(tickets)
-        _SECONDS.observe(asyncio.get_running_loop().time() - tickets[0].deadline + self._wait_limit)
+        self._seconds.observe(asyncio.get_running_loop().time() - tickets[0].deadline + self._wait_limit)
         return results
 
     def _secret_matches(self, digest: bytes, secret: str) -> bool:
@@ -368,7 +421,7 @@ class _Request:
             if result.repeated and self.key is not None:
                 provisioning._limits.repeated(self.peer, self.key, _called(request))  # noqa: SLF001
             body = wire.encode_granted(result, protobuf=request.protobuf)
-            _GRANTED[self.peer.transport].value += 1
+            provisioning._granted[self.peer.transport].value += 1  # noqa: SLF001
             provisioning._answer(self, Answer(_SUCCESS, body, request.protobuf))  # noqa: SLF001 - one thing
         elif isinstance(result, Refusal):
             provisioning._refuse(self, result)  # noqa: SLF001
@@ -410,6 +463,11 @@ def _sealing(key: bytes, request: bytes, done: Done) -> Done:
         done(Answer(plain.outcome, body, plain.protobuf, plain.retry_after))
 
     return answer
+
+
+def _presented(request: ProvisionRequest) -> Hashable:
+    """By what a request is told from others of its address."""
+    return request.key, request.secret, request.device_name
 
 
 def _called(request: ProvisionRequest) -> str | None:

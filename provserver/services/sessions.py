@@ -359,7 +359,8 @@ class Sessions:
             if newest is not session and newest in opened:
                 session.end(Cause.TAKEN_OVER)
                 if newest.group is not None:  # it is there still, so whose both are is known
-                    self._clones.taken_over(newest.device.device_id, session.connection.address)
+                    address = session.connection.address
+                    self._clones.taken_over(newest.device.device_id, address, newest.connection.address)
         return verdicts
 
     async def _write(self, sessions: list[LiveSession]) -> set[LiveSession]:
@@ -414,14 +415,14 @@ class Sessions:
         older = self._live.get(device_id)
         self._live[device_id] = session
         if older is not None:
-            self._give_way(older)
+            self._give_way(older, session.connection.address)
         if device_id in group.taken:
             session.end(Cause.TAKEN_OVER)
 
-    def _give_way(self, session: LiveSession) -> None:
-        """A session ends by a newer one of its device, which may be another's."""
+    def _give_way(self, session: LiveSession, by: str | None = None) -> None:
+        """A session ends by a newer one of its device; by: from this address; None: it is another process'."""
         session.end(Cause.TAKEN_OVER)
-        self._clones.taken_over(session.device.device_id, session.connection.address)
+        self._clones.taken_over(session.device.device_id, session.connection.address, by)
 
     def _closed(self, session: LiveSession) -> None:
         device = session.device

@@ -34,6 +34,7 @@ from provserver.core.decision import (
     decide,
 )
 from provserver.core.events import EventType
+from provserver.core.limits import network
 from provserver.core.model import (
     VACANT,
     ApprovalState,
@@ -70,7 +71,10 @@ APPROVAL_PERIOD = timedelta(days=7)
 """For which a request waits that is not asked again, and what an operator has said of it holds."""
 
 MAX_APPROVALS = 1_000
-"""Requests of a profile that wait for an operator, or were decided on."""
+"""Requests of a profile that wait for an operator."""
+
+MAX_APPROVALS_OF_NETWORK = 50
+"""Of those, requests from one network: who has the key alone cannot keep all others out."""
 
 BURNING = 0.8
 """Part of a provision key's uses after which an event tells of it."""
@@ -299,11 +303,14 @@ class Settlement:
                 ticket.intent.name,
                 ticket.peer.transport,
                 ticket.peer.address,
+                network(ticket.peer.address),
                 ticket.intent.supplied.type if ticket.intent.supplied is not None else None,
             )
             for ticket in tickets
         }
-        full = await approvals.ask(connection, list(asked.values()), APPROVAL_PERIOD, MAX_APPROVALS)
+        full = await approvals.ask(
+            connection, list(asked.values()), APPROVAL_PERIOD, MAX_APPROVALS, MAX_APPROVALS_OF_NETWORK
+        )
         for ticket in tickets:
             if ticket.approval_digest in full:
                 ticket.result = Refusal(Reason.APPROVALS_FULL)

@@ -50,6 +50,10 @@ _FAMILIAR = 10_000
 
 WRONG = "The e-mail address or the password is wrong."
 SIGNED_OUT = "The session has ended. Sign in again."
+SET_UP_GONE = (
+    "This link is not good: it was used, or has expired. While there is no user, the server writes a new one when it "
+    "starts; once there is one, sign in, or be invited."
+)
 
 
 class SignIn:
@@ -198,13 +202,13 @@ class SignIn:
         async with self._database.connection() as connection:
             digest = await known_link(connection, self._keys, link)
             if await store.link(connection, digest, Purpose.SETUP, self._now()) is None:
-                raise NotFound(f"{LINK_GONE} A new one is written when the server starts.")
+                raise NotFound(SET_UP_GONE)
         passwords.check(password, email)
         hash_ = await self._passwords.hash(password)
         async with self._database.transaction() as connection:
             await store.lock_set_up(connection)
             if await store.use_link(connection, digest, Purpose.SETUP, self._now()) is None:
-                raise NotFound(f"{LINK_GONE} A new one is written when the server starts.")
+                raise NotFound(SET_UP_GONE)
             if await users.any_(connection):
                 raise Conflict("The server is set up already. Sign in, or be invited.")
             root = await organizations.root(connection)

@@ -18,6 +18,7 @@ from asyncpg import PostgresError
 from provserver.core import credentials as building
 from provserver.core import ids, statictoken
 from provserver.core.authorization import Permission, Principal
+from provserver.core.definitions import SECRET_TYPES
 from provserver.core.metadata import DEVICE_NAME
 from provserver.core.model import CredentialsType, DeviceProfile
 from provserver.core.secrets import ServerKeys
@@ -118,7 +119,7 @@ class StaticTokens:
         self._clock = clock
 
     async def make(self, principal: Principal, profile: str, count: int, progress: Progress = _nobody) -> Batch:
-        """Make so many tokens, all or none. progress: told the number made so far. Raises Refused."""
+        """Make so many tokens, all or none. progress: told how far it is, of that number. Raises Refused."""
         principal.require(Permission.TOKENS_MANAGE)
         if not 1 <= count <= MAX_COUNT:
             raise Invalid(f"Between 1 and {MAX_COUNT:,} tokens are made at once.")
@@ -127,14 +128,23 @@ class StaticTokens:
             await check_quota(connection, found.organization_id, tokens=count)
         batch = statictoken.batch_id(self._clock(), self._random)
         rows = (TokenRow(place, 0, None, {}) for place in range(1, count + 1))
+
+        def staged(done: int) -> None:
+            progress(done // 2)  # to add them takes as long
+
+        def kept(done: int) -> None:
+            progress(min((count + done) // 2, count - 1))  # the last is done when they are there
+
         try:
             async with self._database.transaction() as connection:
                 await store.begin_staging(connection)
-                await self._stage_all(connection, batch, rows, found, ImportReport(), progress)
+                await self._stage_all(connection, batch, rows, found, ImportReport(), staged)
                 await check_quota(connection, found.organization_id, tokens=count)
-                return await self._keep(connection, principal, batch, found, count, "count")
+                made = await self._keep(connection, principal, batch, found, count, "count", kept)
         except PostgresError as fault:
             raise self._refused(fault) from fault
+        progress(count)
+        return made
 
     async def import_(
         self,
@@ -224,6 +234,17 @@ class StaticTokens:
         names = [each.name for profile in found for each in profile.metadata_fields if each.name != DEVICE_NAME]
         return list(dict.fromkeys(names))
 
+    async def unique_fields(self, principal: Principal, selection: Selection) -> list[str]:
+        """The first metadata field of each of their profiles that is unique and no key, each once. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            found = await store.profiles_of(connection, await self._filter(connection, principal, selection))
+        firsts: list[str] = []
+        for profile in found:
+            fields = (each.name for each in profile.metadata_fields if each.unique and each.type not in SECRET_TYPES)
+            firsts += islice((name for name in fields if name != DEVICE_NAME), 1)
+        return list(dict.fromkeys(firsts))
+
     async def stream(
         self, principal: Principal, selection: Selection, *, labels: bool = False
     ) -> AsyncGenerator[OpenedToken, None]:
@@ -262,7 +283,10 @@ class StaticTokens:
         id_, number = _meant(reference)
         row = await store.find(connection, principal.organization_id, id_=id_, number=number)
         if row is None:
-            raise NotFound(f"There is no static token {str(reference)!r} that you can see. Look it up in the list.")
+            raise NotFound(
+                f"There is no static token {str(reference)!r} that you can see. Look it up in the list; "
+                "one that another organization made goes by the id of its device."
+            )
         return row
 
     async def _profile(self, connection: Connection, principal: Principal, reference: str) -> DeviceProfile:
@@ -357,13 +381,20 @@ class StaticTokens:
             report.refuse(FileError(ErrorKind.QUOTA, None, None, None, None, str(fault)))
 
     async def _keep(
-        self, connection: Connection, principal: Principal, batch: UUID, profile: DeviceProfile, count: int, source: str
+        self,
+        connection: Connection,
+        principal: Principal,
+        batch: UUID,
+        profile: DeviceProfile,
+        count: int,
+        source: str,
+        progress: Progress = _nobody,
     ) -> Batch:
         """Add what is staged, if the profile is still what it was staged for."""
         now = await store.lock_profile(connection, profile.id)
         if now is None or now.metadata_fields != profile.metadata_fields:
             raise Conflict("The profile was changed meanwhile; no token was made. Look at it, and try again.")
-        first, last = await store.add_staged(connection, profile.organization_id, profile.id)
+        first, last = await store.add_staged(connection, profile.organization_id, profile.id, progress)
         if count >= ANALYSED:
             with suppress(PostgresError):  # tokens are tokens without it
                 async with connection.transaction():

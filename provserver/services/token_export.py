@@ -1,6 +1,7 @@
 """Static tokens as files: CSV, a zip with QR codes, labels to print; made while they are sent."""
 
 import asyncio
+import io
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -10,8 +11,10 @@ from provserver.core import qr, tokenexport
 from provserver.core.archive import Archive
 from provserver.core.authorization import Principal
 from provserver.core.labels import SHEETS, Label, LabelDocument
+from provserver.core.metadata import DEVICE_NAME
 from provserver.core.tokenexport import FileNames, OpenedToken
 from provserver.errors import Invalid
+from provserver.services import memory
 from provserver.services.static_tokens import Selection, StaticTokens
 
 Progress: TypeAlias = Callable[[int], None]
@@ -63,24 +66,27 @@ class TokenExport:
         self,
         principal: Principal,
         selection: Selection,
-        naming: str = SERIAL,
+        naming: str | None = None,
         images: Images = "png",
         progress: Progress | None = None,
     ) -> AsyncGenerator[bytes, None]:
         """A zip of tokens.csv and the QR code of each token in it, `qr/<name>.png` or `.svg`.
 
-        The tokens are read once: what is kept of each is its image's name and what its QR code says.
+        naming: None: by a metadata field that is unique, where the profile has one, else by number.
+        The tokens are read once: what is kept of each is its image's name and what its QR code says, as bytes.
         Raises Forbidden, NotFound, Invalid.
         """
         if images not in ("png", "svg"):
             raise Invalid("Images are png or svg.")
         fields = await self._tokens.export_fields(principal, selection)
-        name = _naming(naming, fields)
+        unique = await self._tokens.unique_fields(principal, selection) if naming is None else []
+        name = FileNames(*unique).name if naming is None else _naming(naming, fields)
         archive = Archive(datetime.now(UTC))
-        named: list[tuple[str, str]] = []
+        named = io.BytesIO()  # a line each: neither has a line break in it
 
         def keep(token: OpenedToken) -> None:
-            named.append((name(token), qr.payload(token.qr_token, token.organization_number)))
+            payload = qr.payload(token.qr_token, token.organization_number)
+            named.write(f"{payload} {name(token)}\n".encode())
 
         pending = bytearray(archive.begin("tokens.csv", mode=0o600))
         async with aclosing(self._rows(principal, selection, fields, keep)) as chunks:
@@ -91,7 +97,10 @@ class TokenExport:
                     pending.clear()
         pending += archive.end()
         turn = _Turn()
-        for done, (file_name, payload) in enumerate(named, 1):
+        named.seek(0)
+        done = 0
+        for done, line in enumerate(named, 1):
+            payload, _, file_name = line.decode().rstrip("\n").partition(" ")
             symbol = self._encoder.symbol(payload)
             image = symbol.png() if images == "png" else symbol.svg()
             pending += archive.add(f"qr/{file_name}.{images}", image, deflate=images == "svg")
@@ -104,7 +113,7 @@ class TokenExport:
         yield bytes(pending)
         yield archive.close()
         if progress:
-            progress(len(named))
+            progress(done)
 
     async def labels(
         self,
@@ -135,6 +144,8 @@ class TokenExport:
             if progress:
                 progress(done + len(part))
         data = await asyncio.to_thread(document.finish)
+        del document, wanted
+        await asyncio.to_thread(memory.give_back)
         for start in range(0, len(data), _CHUNK):
             yield data[start : start + _CHUNK]
 
@@ -178,7 +189,7 @@ def _naming(naming: str, fields: Sequence[str]) -> Callable[[OpenedToken], str]:
     field = naming.removeprefix(METADATA)
     if field == naming:
         raise Invalid(f"Images are named by {SERIAL!r}, {AUTH_TOKEN!r} or '{METADATA}' and a metadata field.")
-    _check_field(field, fields)
+    _check_field(field, [*fields, DEVICE_NAME])
     return FileNames(field).name
 
 

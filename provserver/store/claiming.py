@@ -124,7 +124,7 @@ _SAME = "c.organization_id = $2 AND c.user_id IS NOT DISTINCT FROM $3"
 # as there, and is not made a second time; who asks again finds it.
 _APPEAR = f"""
 WITH wanted AS MATERIALIZED (
-    SELECT t.id, t.organization_id, t.profile_id, t.number, t.name, t.id_digest, t.sealed, t.metadata,
+    SELECT t.id, t.organization_id, t.profile_id, t.number, t.name, t.id_digest, t.sealed, t.metadata, t.revision,
         w.event_id, w.transport
     FROM unnest($1::bytea[], $2::uuid[], $3::text[]) AS w(id_digest, event_id, transport)
     JOIN static_token t ON t.id_digest = w.id_digest
@@ -142,8 +142,8 @@ WITH wanted AS MATERIALIZED (
     ) AS free
     WHERE NOT EXISTS (SELECT FROM device d WHERE d.id = w.id)
 ), made AS (
-    INSERT INTO device (id, organization_id, profile_id, name)
-    SELECT id, organization_id, profile_id, given FROM fresh
+    INSERT INTO device (id, organization_id, profile_id, name, revision)
+    SELECT id, organization_id, profile_id, given, revision FROM fresh  -- above any that it had: see devices.delete
     ORDER BY given  -- as every process and import does, lest two wait for each other
     ON CONFLICT DO NOTHING
     RETURNING id

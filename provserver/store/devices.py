@@ -305,6 +305,13 @@ async def rearm(connection: Connection, device_id: UUID) -> None:
     )
 
 
+async def disarm(connection: Connection, device_id: UUID) -> None:
+    """Take back that a device may provision itself once more."""
+    await connection.execute(
+        "UPDATE device SET rearmed = false, revision = revision + 1 WHERE id = $1 AND rearmed", device_id
+    )
+
+
 async def revoke(connection: Connection, device_id: UUID) -> None:
     """Remove a device's credentials; the nonce of its last provisioning is spent."""
     await connection.execute(  # the device first, as provisioning does
@@ -338,7 +345,8 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
     unclaimed, so that it comes back with it.
     """
     await connection.execute(  # before the device, as every move of a static token does
-        "UPDATE static_token SET status = 'UNCLAIMED', claimed_at = NULL, revision = revision + 1 WHERE id = $1",
+        "UPDATE static_token t SET status = 'UNCLAIMED', claimed_at = NULL,"
+        " revision = greatest(t.revision, (SELECT revision FROM device WHERE id = $1)) + 1 WHERE id = $1",
         device_id,
     )
     # The device first, as provisioning does: who comes second finds what the other one left.

@@ -6,6 +6,7 @@ from datetime import datetime
 from uuid import UUID
 
 from provserver.store.attempts import AttemptSummary
+from provserver.store.audit import shown
 from provserver.store.database import Connection
 
 
@@ -94,7 +95,10 @@ async def audits_since(
         organization_id,
     )
     names = ("organizationId", "actor", "action", "subjectId", "detail")
-    return [Happening(row[0], "audit", row[1], row[2], dict(zip(names, row[3:], strict=False))) for row in rows]
+    return [
+        Happening(row[0], "audit", row[1], row[2], dict(zip(names, (*row[3:-1], shown(row[-1])), strict=True)))
+        for row in rows
+    ]
 
 
 async def attempts_since(

@@ -62,7 +62,8 @@ async def finish(
 ) -> None:
     """Say what came of it; one that has ended stays as it is, but for the result of what could not be stopped."""
     await connection.execute(
-        "UPDATE job SET state = CASE WHEN state = 'running' THEN $2 ELSE state END, done = $3, result = $4,"
+        "UPDATE job SET state = CASE WHEN state = 'running' THEN $2 ELSE state END,"
+        " done = CASE WHEN state = 'running' THEN $3 ELSE done END, result = $4,"
         " error = CASE WHEN state = 'running' THEN $5 ELSE error END, updated_at = now(),"
         " finished_at = coalesce(finished_at, now()) WHERE id = $1",
         id_,

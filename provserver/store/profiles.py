@@ -117,13 +117,18 @@ async def list_(connection: Connection, organization_id: UUID) -> list[DevicePro
 
 
 async def find(
-    connection: Connection, organization_id: UUID, reference: str, *, lock: RowLock | None = None
+    connection: Connection, organization_id: UUID, reference: str, *, lock: RowLock | None = None, below: bool = False
 ) -> DeviceProfile | None:
-    """A profile by its name, template id or id; lock: taken on its row until the transaction ends."""
+    """A profile by its name, template id or id; lock: taken on its row until the transaction ends.
+
+    below: by template id or id those of the organizations below it, too.
+    """
+    own = "p.organization_id = $1"
+    seen = "p.organization_id IN (SELECT o.id FROM organization o WHERE o.path @> ARRAY[$1])" if below else own
     row = await connection.fetchrow(
-        f"SELECT {_PROFILE} FROM device_profile p WHERE p.organization_id = $1"
-        " AND (p.name = $2 OR p.template_id = $2 OR p.id::text = $2)"
-        " ORDER BY p.name = $2 DESC LIMIT 1" + (f" FOR {lock}" if lock else ""),
+        f"SELECT {_PROFILE} FROM device_profile p"
+        f" WHERE {own} AND p.name = $2 OR (p.template_id = $2 OR p.id::text = $2) AND {seen}"
+        f" ORDER BY {own} AND p.name = $2 DESC LIMIT 1" + (f" FOR {lock} OF p" if lock else ""),
         organization_id,
         reference,
     )

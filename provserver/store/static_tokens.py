@@ -1,6 +1,6 @@
 """The SQL of static tokens: staged and added, listed, shown."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
@@ -126,6 +126,9 @@ ORDER BY t.id
 _LONG = 600.0
 """Seconds that a statement about everything staged may take."""
 
+_PART, _PARTS = 10_000, 20
+"""Staged tokens that one statement adds at least, and statements at most: each reads all that is staged."""
+
 
 async def find_profile(connection: Connection, above: UUID, reference: str) -> list[DeviceProfile]:
     """The profiles that a name, template id or id means in an organization and those below it; the own one goes first.
@@ -177,16 +180,28 @@ async def taken(
         yield [Taken(*row) for row in rows]
 
 
-async def add_staged(connection: Connection, organization_id: UUID, profile_id: UUID) -> tuple[int, int]:
-    """Add what is staged; their first and last number. Raises asyncpg.UniqueViolationError for what is there by now."""
-    await connection.execute(
-        "INSERT INTO static_token (id, organization_id, profile_id, id_digest, sealed, qr_digest, qr_sealed, name,"
-        " metadata) SELECT id, $1, $2, id_digest, sealed, qr_digest, qr_sealed, name, metadata FROM staged_token"
-        " ORDER BY place",
-        organization_id,
-        profile_id,
-        timeout=_LONG,
-    )
+async def add_staged(
+    connection: Connection, organization_id: UUID, profile_id: UUID, progress: Callable[[int], None] | None = None
+) -> tuple[int, int]:
+    """Add what is staged; their first and last number. Raises asyncpg.UniqueViolationError for what is there by now.
+
+    progress: told up to which place they are added.
+    """
+    end = await connection.fetchval("SELECT coalesce(max(place), 0) FROM staged_token", timeout=_LONG) + 1
+    part = max(_PART, -(-end // _PARTS))
+    for first in range(0, end, part):
+        await connection.execute(
+            "INSERT INTO static_token (id, organization_id, profile_id, id_digest, sealed, qr_digest, qr_sealed, name,"
+            " metadata) SELECT id, $1, $2, id_digest, sealed, qr_digest, qr_sealed, name, metadata FROM staged_token"
+            " WHERE place >= $3 AND place < $4 ORDER BY place",
+            organization_id,
+            profile_id,
+            first,
+            first + part,
+            timeout=_LONG,
+        )
+        if progress:
+            progress(min(first + part, end) - 1)
     # In the order of their key: two that add the same values do not wait for each other crosswise.
     await connection.execute(
         "INSERT INTO static_token_value (profile_id, field, value, token_id)"

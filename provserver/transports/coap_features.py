@@ -164,7 +164,8 @@ class Features:
                 await self._data.claim(device, payload)
             case "credentials":
                 answer = await self._data.credentials(device, payload, peer)
-                return Reply(RENDERINGS[answer.outcome].coap, answer.body, request.json_format)
+                code = RENDERINGS[answer.outcome].coap
+                return Reply(code, answer.body, request.json_format, answer.retry_after or None)
             case _ if request.code == Code.GET or target.request_id is None:
                 return Reply(Code.NOT_IMPLEMENTED)  # there are no remote procedure calls
         return Reply(Code.CREATED)

@@ -150,7 +150,8 @@ class DeviceApi:
     async def _credentials(self, request: web.Request, device: Authenticated, payload: bytes) -> web.Response:
         answer = await self._data.credentials(device, payload, peer(request))
         status = RENDERINGS[answer.outcome].http
-        return web.Response(body=answer.body, status=status, content_type="application/json", headers=CORS)
+        wait = {"Retry-After": str(answer.retry_after)} if answer.retry_after else {}
+        return web.Response(body=answer.body, status=status, content_type="application/json", headers=CORS | wait)
 
     async def _attributes(self, request: web.Request, device: Authenticated, _payload: bytes) -> web.Response:
         client, shared = (split_keys(",".join(request.query.getall(name, ()))) for name in ("clientKeys", "sharedKeys"))

@@ -217,7 +217,7 @@ class DtlsEndpoint:
     def _establish(self, association: Association, channel: Channel) -> None:
         address = association.address
         psk = association.psk if channel.psk_identity else None
-        association.peer = Peer(association.peer.transport, association.peer.address, channel.certificates, psk)
+        association.peer = Peer(Transport.COAP, association.peer.address, channel.certificates, psk, proved=True)
         association.established = True
         _COMPLETED.value += 1
         _OPEN.value += 1

@@ -77,7 +77,7 @@ class OscoreRemote(OSCOREAddress):  # type: ignore[misc] # aiocoap has no types
     def peer(self) -> Peer:
         """What its channel has proved, OSCORE's and the one below."""
         below = _peer(self.underlying_address)
-        return Peer(below.transport, below.address, below.certificates, self.security_context.psk)
+        return Peer(below.transport, below.address, below.certificates, self.security_context.psk, below.proved)
 
     def prove(self) -> None:
         """A request of it was let in: the channel below hears of it."""

@@ -267,3 +267,32 @@ async def test_a_time_that_cannot_be_kept(admin: Caller) -> None:
     for time in ("9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"):
         body = {"name": "k", "permissions": ["devices:view"], "expiresAt": time}
         assert (await admin("POST", "/keys", body)).code == "invalid"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"name": "x", "name": "y"}',
+        b'{"name": "x", "n\\u0061me": "y"}',
+        b'{"name": "x", "metadataFields": [{"name": "a"}, {"name": "b", "type": "text", "type": "mac"}]}',
+        b'{"name": "x", "\\ud800": 1, "\\ud800": 2}',
+    ],
+)
+async def test_a_member_that_is_there_twice_is_malformed(admin: Caller, body: bytes) -> None:
+    answer = await admin("POST", "/profiles", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.code) == (400, "malformed")
+    assert "twice" in answer.json["detail"]
+    assert (await admin.ok("GET", "/profiles"))["items"] == []
+
+
+async def test_equal_names_in_different_objects_are_fine(admin: Caller) -> None:
+    fields = [{"name": "x", "default": '"name": "name"'}, {"name": "name"}]
+    await admin.ok("POST", "/profiles", {"name": "x", "metadataFields": fields})
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"name": ' + b"9" * 5_000 + b"}", b"\xef\xbb\xbf{", b"{", b"nonsense"]
+)
+async def test_what_is_no_json_is_malformed(admin: Caller, body: bytes) -> None:
+    answer = await admin("POST", "/profiles", body, {"Content-Type": "application/json"})
+    assert (answer.status, answer.code) == (400, "malformed")

@@ -82,6 +82,7 @@ async def test_only_requests_for_our_names_are_answered(
         async with Wire.open(site) as wire:
             status, body = await wire.ask(f"GET /api/admin/openapi.json HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
         assert status == (200 if accepted else 421), body
+        assert accepted or b"admin_hosts" in body
 
 
 async def test_a_request_without_a_host_or_with_two_is_refused(site: Site) -> None:

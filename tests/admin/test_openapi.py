@@ -74,3 +74,12 @@ def test_who_may_is_described() -> None:
     assert paths["/api/admin/users"]["get"]["security"] == [{"apiKey": []}, {"session": []}]
     assert paths["/api/admin/users"]["post"]["security"] == [{"apiKey": []}, {"session": [], "csrfToken": []}]
     assert paths["/api/admin/users"]["post"]["x-permission"] == "users:manage"
+
+
+def test_imports_say_that_the_report_is_the_answer() -> None:
+    paths = openapi.document(ROUTES)["paths"]
+    for path in ("/api/admin/devices/import", "/api/admin/static-tokens/import"):
+        operation = paths[path]["post"]
+        assert "report" in operation["summary"]
+        for word in ("200", "`errorCount`", "`imported`", "Needs the permission"):
+            assert word in operation["description"], (path, word)

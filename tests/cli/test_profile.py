@@ -228,7 +228,10 @@ def test_a_key_is_bounded_anew(cli: Cli, name: str) -> None:
     update = ("profile", "key", "update", name, f"key {name}")
 
     shown = cli.json(*update, "--max-uses", "10", "--per-minute", "3")
-    assert shown["keyBudgets"] == [{"provisionDeviceKey": f"key {name}", "maxUses": 10, "perMinute": 3}]
+    assert shown["keyBudgets"] == [{"provisionDeviceKey": f"key {name}", "maxUses": 10, "perMinute": 3, "uses": 0}]
+    assert "counted from now on" in cli.run(*update, "--max-uses", "10", "--per-minute", "3").err
+    assert "counted" not in cli.run(*update, "--per-minute", "3").err
+    shown = cli.json(*update, "--max-uses", "10", "--per-minute", "3")
     assert cli.json("profile", "show", name)["keyBudgets"] == shown["keyBudgets"]
     assert "keyBudgets" not in cli.json(*update)
     added = cli.json("profile", "key", "add", name, "--max-uses", "5")
@@ -443,3 +446,24 @@ def test_a_ca_that_is_not_accepted_is_told_with_the_fix(cli: Cli, name: str, tmp
 @pytest.mark.parametrize(("given", "said"), [("t:6", "'6' is no pin"), ("t:V256", "no pin"), ("t:V1:dobule", "double")])
 def test_a_datastream_must_have_a_pin_and_a_type_that_exist(cli: Cli, given: str, said: str) -> None:
     assert said in cli.refused("profile", "create", "a", "--datastream", given, code=2)
+
+
+def test_profiles_of_an_organization_below(cli: Cli, name: str) -> None:
+    made = cli.json("organization", "create", f"of {name}")
+    for reference in (made["id"], str(made["number"]), made["name"]):
+        own = ("--organization", reference)
+        profile = cli.json("profile", "create", name, *own)
+        assert [each["name"] for each in cli.json("profile", "list", *own)] == [name]
+        assert cli.json("profile", "show", name, *own)["id"] == profile["id"]
+        assert cli.json("profile", "show", profile["templateId"])["id"] == profile["id"]
+        assert "--organization" in cli.refused("profile", "show", name)
+        assert cli.json("profile", "update", name, "--two-sided-claim", *own)["twoSidedClaim"]
+        key = cli.json("profile", "key", "add", name, *own)["provisionDeviceKey"]
+        cli.json("profile", "key", "update", name, key, "--max-uses", "3", *own)
+        cli.json("profile", "key", "remove", name, key, *own)
+        cli.json("profile", "ca", "create", name, *own)
+        cli.json("profile", "ca", "show", name, *own)
+        cli.json("profile", "clone", name, f"{name}-2", *own)
+        assert name in cli.run("profile", "export", name, *own).out
+        for each in (name, f"{name}-2"):
+            cli.json("profile", "delete", each, *own)

@@ -303,6 +303,9 @@ async def test_claims_are_limited_by_principal_and_by_organization(estate: Estat
     assert await tries(admin) == 0.0  # what the organization's limit refused was not counted against him
     with pytest.raises(TooManyRequests, match=r"Try again in 10 s\."):
         await claiming.claim_device(user, "nonsense")
+    now = 19.9  # a tenth of a second is a second to whom it is told
+    with pytest.raises(TooManyRequests, match=r"Try again in 1 s\."):
+        await claiming.claim_device(user, "nonsense")
 
 
 async def test_claims_in_vain_are_guesses_of_their_address_whoever_makes_them(estate: Estate, space: Space) -> None:
@@ -680,6 +683,22 @@ async def test_a_device_that_the_maker_deletes_comes_back_unclaimed(
     assert await status(space, token) == ("UNCLAIMED", None, None)
     assert await wiped(space, token)
     await claiming.claim(estate.who("ben"), token.qr)
+
+
+async def test_a_device_that_comes_back_has_a_revision_it_never_had(
+    estate: Estate, access: Access, space: Space
+) -> None:
+    token = await estate.token()
+    makers = Devices(space.database, space.keys, estate["brand"])
+    revision = "SELECT revision FROM device"
+    await connect(access, token)
+    for changes in (0, 5, 0):
+        for n in range(changes):
+            await makers.update(str(token.id), AttributeChange(server={"place": str(n)}))
+        seen = await space.value(revision)
+        await makers.delete(str(token.id))
+        await connect(access, token)
+        assert await space.value(revision) > seen
 
 
 async def test_credentials_that_its_maker_revoked_stay_so(

@@ -88,6 +88,22 @@ async def test_a_job_is_cancelled_from_another_process(space: Space, jobs: Jobs,
     assert await space.value("SELECT action FROM audit WHERE subject_id = $1", str(job.id)) == "job.cancelled"
 
 
+async def test_a_cancelled_job_counts_no_more(space: Space, jobs: Jobs, operator: Principal) -> None:
+    async def work(progress: Progress) -> None:
+        progress(3, 10)
+        try:
+            await asyncio.Event().wait()
+        finally:
+            progress(10)
+
+    job = await jobs.start(operator, "static_tokens.make", work)
+    while (await jobs.show(operator, job.id)).done < 3:
+        pass
+    cancelled = await Jobs(space.database).cancel(operator, job.id)
+    shown = await ended(jobs, operator, job)
+    assert (shown.state, shown.done, shown.finished_at) == ("cancelled", 3, cancelled.finished_at)
+
+
 async def test_a_job_ends_with_its_server(jobs: Jobs, operator: Principal) -> None:
     async def work(_: Progress) -> None:
         await asyncio.Event().wait()

@@ -523,7 +523,7 @@ async def test_a_new_server_leaves_a_link_by_which_the_first_admin_is_made(
     assert await accounts.space.value("SELECT count(*) FROM one_time_link") == 0
     *_, signed_in = await accounts.sign_in.password(EMAIL, PASSWORD, ADDRESS)
     assert signed_in.activated_at is not None
-    with pytest.raises(NotFound):
+    with pytest.raises(NotFound, match="While there is no user"):
         await accounts.sign_in.set_up(link, "eve@example.com", PASSWORD)
     assert not await accounts.sign_in.offer_set_up(PREFIX)
     assert not path.exists()

@@ -86,7 +86,7 @@ async def test_tokens_are_made_by_number(shop: Shop) -> None:
     batch = await shop.tokens.make(shop.maker, "sensors", static_tokens.SLICE + 7, heard.append)
 
     made = await shop.stored()
-    assert heard == [static_tokens.SLICE, static_tokens.SLICE + 7]
+    assert heard == [250, 253, 506, 507]  # half of it when all are staged; all of it once they are kept
     assert (batch.count, batch.profile, batch.organization_id) == (len(made), "sensors", shop.space.organization_id)
     assert (batch.first_number, batch.last_number) == (made[0].number, made[-1].number)
     assert [token.number for token in made] == list(range(batch.first_number, batch.last_number + 1))
@@ -160,7 +160,17 @@ async def test_others_are_served_while_tokens_are_made(shop: Shop) -> None:
 
     await asyncio.gather(shop.tokens.make(shop.maker, "sensors", 4 * static_tokens.SLICE, note), other())
 
-    assert {0, static_tokens.SLICE, 2 * static_tokens.SLICE, 3 * static_tokens.SLICE} <= set(turns)
+    assert {n * static_tokens.SLICE // 2 for n in range(4)} <= set(turns)
+
+
+async def test_all_are_done_only_when_they_are_there(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "_PART", 300)
+    await shop.profile()
+    heard: list[int] = []
+
+    await shop.tokens.make(shop.maker, "sensors", 1000, heard.append)
+
+    assert heard == [250, 500, 649, 799, 949, 999, 1000]
 
 
 async def test_making_that_is_cancelled_makes_nothing(shop: Shop) -> None:
@@ -466,7 +476,7 @@ async def test_what_is_not_below_is_not_there(shop: Shop) -> None:
             await shop.tokens.make(stranger, "sensors", 1)
         with pytest.raises(NotFound, match="no profile"):
             await shop.import_("Device Name\na\n", by=stranger)
-        with pytest.raises(NotFound, match="no static token"):
+        with pytest.raises(NotFound, match=r"no static token .* by the id of its device"):
             await shop.tokens.show(stranger, str(above.first_number), open_=True)
     assert await shop.stored(other) == []
     assert await shop.tokens.list_(other) == []
@@ -556,7 +566,7 @@ async def test_a_qr_token_is_shown_without_the_auth_token_and_so_is_not_audited(
 @pytest.mark.parametrize("reference", [UUID(int=1), str(UUID(int=2)), "4711", "9" * 30, "x", "", "²", "-1"])
 async def test_a_token_that_is_not_there(shop: Shop, reference: UUID | str) -> None:
     for call in (shop.tokens.show(shop.maker, reference), shop.tokens.show_qr(shop.maker, reference)):
-        with pytest.raises(NotFound, match="no static token"):
+        with pytest.raises(NotFound, match=r"no static token .* by the id of its device"):
             await call
 
 

@@ -135,6 +135,23 @@ async def test_the_zip_has_the_csv_and_each_tokens_code_by_number(factory: Facto
         assert not any(auth_token.encode() in name.encode() + image for name, image in files.items())
 
 
+async def test_images_are_named_by_a_unique_field_unless_told_otherwise(factory: Factory) -> None:
+    fields = [MetadataField("AppKey", "key128", unique=True), MetadataField("IMEI"), MetadataField("S/N", unique=True)]
+    await factory.space.profiles.create(ProfileChange(name="nodes", metadata_fields=fields))
+    text = f"AppKey,IMEI,S/N,Device Name\n{'0' * 32},1,N-1,Pump 1\n{'1' * 32},2,,\n"
+    assert not (await factory.tokens.import_(factory.principal, "nodes", io.StringIO(text))).errors
+    await factory.import_(",S-1,1")
+    first, second, other = await factory.opened()
+
+    async def names(**naming: str) -> set[str]:
+        files = unzipped(await whole(factory.export.zip_(factory.principal, ALL, **naming)))  # type: ignore[arg-type]
+        return {name.removeprefix("qr/").removesuffix(".png") for name in files} - {"tokens.csv"}
+
+    assert await names() == {"N-1", second, other}
+    assert await names(naming="serial") == {first, second, other}
+    assert await names(naming="metadata:Device Name") == {"Pump 1", second, other}
+
+
 async def test_images_are_named_by_a_field_safely(factory: Factory) -> None:
     await factory.import_(",S-1,", ",../../S-1,", ",s-1,", ",,x", ",CON,")
     numbers = list(await factory.opened())

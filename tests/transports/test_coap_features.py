@@ -18,9 +18,11 @@ from aiocoap.numbers.types import Type
 from aiocoap.pipe import Pipe
 from aiocoap.resource import Resource
 
+from provserver.core.limits import Buckets
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
 from provserver.services.data import Data
+from provserver.services.limits import RotationLimits
 from provserver.transports import coap, coap_features
 from provserver.transports.coap import CoapTransport
 from provserver.transports.coap_udp import UdpRemote, listen
@@ -65,6 +67,18 @@ async def ask(site: Site, device: Device, feature: str = "attributes", *query: s
 
 
 # --- what a device sends
+
+
+async def test_who_rotates_too_often_is_told_when_to_come_back(back: Backend, front: bool) -> None:
+    device = await back.device("rotates")
+    data = Data(back.made.database, back.made.keys, limits=RotationLimits(Buckets(1, 1e-6)))
+    async with serving(back, front=front, data=data) as site:
+        assert (await send(site, device, "credentials")).code is Code.CREATED
+        response = await send(site, device, "credentials")
+    await data.drain()
+    assert response.code is Code.TOO_MANY_REQUESTS
+    assert response.opt.max_age == json.loads(response.payload)["retryAfter"]
+    assert response.opt.max_age in WAITS
 
 
 @pytest.mark.parametrize("feature", ["telemetry", "TELEMETRY"])

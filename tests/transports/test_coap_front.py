@@ -48,6 +48,7 @@ class Desk(Provisioning):
         *,
         accept_protobuf: bool = True,  # noqa: ARG002
         opened: bytes | None = None,  # noqa: ARG002
+        heard: bool = False,  # noqa: ARG002
     ) -> None:
         self.asked.append((payload, peer))
         answer = self.answers.get(payload, Answer(Outcome.SUCCESS, b'{"status":"SUCCESS"}'))

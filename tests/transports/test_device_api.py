@@ -11,10 +11,12 @@ from uuid import UUID
 import pytest
 from aiohttp.test_utils import make_mocked_request
 
+from provserver.core.limits import Buckets
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
+from provserver.services.limits import RotationLimits
 from provserver.transports import device_api
 from provserver.transports.attributes import Polls
 from provserver.transports.http import HttpTransport
@@ -90,6 +92,18 @@ async def test_attributes_are_kept_and_given(back: Backend, site: Site) -> None:
     }.items():
         response = await ask(site, device, f"attributes{query}")
         assert (response.status, response.json) == (200, expected), query
+
+
+async def test_who_rotates_too_often_is_told_when_to_come_back(back: Backend) -> None:
+    device = await back.device("rotates")
+    data = Data(back.made.database, back.made.keys, limits=RotationLimits(Buckets(1, 1e-6)))
+    async with serving(back, data=data) as site:
+        assert (await send(site, device, "credentials")).status == 200
+        response = await send(site, device, "credentials")
+    await data.drain()
+    assert response.status == 429
+    assert response.headers["retry-after"] == str(json.loads(response.body)["retryAfter"])
+    assert int(response.headers["retry-after"]) in WAITS
 
 
 async def test_there_may_be_no_attributes(back: Backend, site: Site) -> None:

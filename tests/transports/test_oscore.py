@@ -513,7 +513,7 @@ async def test_a_key_that_was_changed_is_looked_up_again(server: Server, device:
             assert response.payload == b"Decryption failed"
 
     assert server.resource.peers[-1] == Peer(Transport.COAP, "127.0.0.1", psk=new)
-    assert len(server.keys.calls) <= 1
+    assert len(server.keys.calls) <= 2  # and, as it is the same, that for which it could be the other's turn
 
 
 def contexts(server: Server) -> list[Any]:

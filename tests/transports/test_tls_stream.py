@@ -386,6 +386,7 @@ class Echoing(Provisioning):
         *,
         accept_protobuf: bool = True,  # noqa: ARG002
         opened: bytes | None = None,  # noqa: ARG002
+        heard: bool = False,  # noqa: ARG002
     ) -> None:
         done(Answer(Outcome.SUCCESS, b"answer to " + payload))
 

@@ -276,7 +276,12 @@ async def create_device(call: Call[None, NewDevice]) -> Reply[DeviceAnswer]:
 
 
 async def import_devices(call: Call[DeviceImportQuery, bytes]) -> Reply[DeviceImportAnswer]:
-    """Make devices beforehand from CSV."""
+    """Make devices beforehand from CSV; the answer is a report, also of a file that is refused.
+
+    A file with wrong rows is no problem of HTTP: it is answered with 200 (by a job: it is done) and the report of what
+    is wrong. Look at `errorCount`: unless it is 0, nothing was made and `imported` is 0; with `partial`, `imported`
+    counts the rows that were right.
+    """
     query, data, devices = call.query, call.body, _devices(call)
 
     async def work(progress: Progress) -> DeviceImportAnswer:

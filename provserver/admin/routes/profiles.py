@@ -70,7 +70,10 @@ class AuthorityMember(Answer, frozen=True):
 
 
 class BudgetMember(Answer, frozen=True):
-    """When, from where and how often a provision key is good. uses: so far, counted while maxUses bounds them."""
+    """When, from where and how often a provision key is good.
+
+    uses: what was counted while maxUses bounded them, and not what it provisioned without; null: they are not counted.
+    """
 
     provision_device_key: str
     not_before: datetime | None
@@ -78,7 +81,7 @@ class BudgetMember(Answer, frozen=True):
     networks: Sequence[str]
     max_uses: int | None
     per_minute: int | None
-    uses: int
+    uses: int | None
 
 
 class ProfileAnswer(Answer, frozen=True):
@@ -137,7 +140,10 @@ class RemovedKey(Answer, frozen=True):
 
 
 class InOrganization(Query, frozen=True):
-    """organization: whose; the caller's own if it is left out."""
+    """organization: whose; the caller's own if it is left out.
+
+    A profile's name is one of this organization; its id or template id may be of one below it, too.
+    """
 
     organization: Reference | UnsetType = UNSET
 
@@ -182,7 +188,7 @@ class NewProfile(ProfilePatch, frozen=True, kw_only=True):
 class NewBudget(Body, frozen=True):
     """What bounds a provision key; what is left out bounds nothing. networks: CIDR, from which alone it is good.
 
-    maxUses: for so many provisionings in all. perMinute: for so many requests a minute.
+    maxUses: for so many provisionings, counted from when it is set. perMinute: for so many requests a minute.
     """
 
     not_before: Moment | None = None
@@ -407,7 +413,7 @@ def _details(details: ProfileDetails) -> Reply[ProfileDetailsAnswer]:
                 [str(each) for each in budget.networks],
                 budget.max_uses,
                 budget.per_minute,
-                details.uses.get(key, 0),
+                details.uses.get(key),
             )
             for key, budget in details.budgets.items()
         ],

@@ -155,9 +155,12 @@ class SelectionQuery(Query, frozen=True):
 
 
 class ZipQuery(SelectionQuery, frozen=True):
-    """How to name the images: serial (the token's number), auth-token (which tells it), or a metadata field."""
+    """How to name the images: serial (the number), auth-token (which tells it), a metadata field or Device Name.
 
-    name_by: Name = SERIAL
+    By default by a metadata field that is unique, and tokens without one by number.
+    """
+
+    name_by: Name | UnsetType = UNSET
     format: Literal["png", "svg"] = "png"
 
 
@@ -227,7 +230,11 @@ async def make_static_tokens(call: Call[None, NewTokens]) -> Reply[MadeTokens]:
 
 
 async def import_static_tokens(call: Call[TokenImportQuery, bytes]) -> Reply[TokenImportAnswer]:
-    """Make static tokens from CSV, all rows or none."""
+    """Make static tokens from CSV, all rows or none; the answer is a report, also of a file that is refused.
+
+    A file with errors is no problem of HTTP: it is answered with 200 (by a job: it is done) and the report of what is
+    wrong. Look at `errorCount`: unless it is 0, nothing was made and `imported` is 0.
+    """
     tokens, principal, query, data = call.services.tokens, call.principal, call.query, call.body
     mapping = _mapping(query.map)
 
@@ -288,8 +295,8 @@ async def export_tokens_csv(call: Call[SelectionQuery, None]) -> Content:
 async def export_tokens_zip(call: Call[ZipQuery, None]) -> Content:
     """Static tokens as a zip: the CSV, and an image of each QR code."""
     query = call.query
-    naming = query.name_by
-    if naming not in (SERIAL, AUTH_TOKEN) and not naming.startswith(METADATA):
+    naming = query.name_by or None
+    if naming is not None and naming not in (SERIAL, AUTH_TOKEN) and not naming.startswith(METADATA):
         naming = METADATA + naming
     parts = call.services.export.zip_(call.principal, query.selection(), naming, query.format)
     return Content(parts, ZIP, "tokens.zip")

@@ -491,6 +491,10 @@ class _Connection(asyncio.Protocol):
         elif not verdict:  # its first use, other credentials, or bad ones
             self._live = None
             self._listener.run(self._judge(connect, services))
+        elif self._live is not None and services.access.doubtful(self._peer()):
+            self._live.close()
+            self._live = None
+            self._listener.run(self._judge(connect, services))
         elif self._live is not None and not self._live.closed:
             _ACCEPTED.value += 1  # what `Access` judges it counts itself
             self._let_in(connect, services, self._live)

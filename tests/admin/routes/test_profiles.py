@@ -1,8 +1,9 @@
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from tests.admin.conftest import Caller
+from tests.admin.conftest import Caller, Site
 
 FIELDS = [{"name": "Serial Number", "unique": True}, {"name": "MAC address", "type": "mac"}]
 
@@ -40,11 +41,12 @@ async def test_provision_keys_have_budgets(admin: Caller) -> None:
     budget = {"networks": ["192.0.2.0/24"], "notAfter": "2099-01-01T00:00:00Z"}
     pair = await admin.ok("POST", "/profiles/wifi-sensor/keys", {"provisionDeviceKey": "second", **budget})
     shown = await admin.ok("GET", "/profiles/wifi-sensor")
-    free = {"notBefore": None, "maxUses": None, "perMinute": None, "uses": 0}
+    free = {"notBefore": None, "maxUses": None, "perMinute": None, "uses": None}
     assert shown["keyBudgets"] == [{"provisionDeviceKey": "second", **free, **budget}]
     bounds = {"maxUses": 10, "perMinute": 3}
+    counted: dict[str, object] = {"notAfter": None, "networks": [], "uses": 0}  # from when there is a bound to them
     bound = await admin.ok("PUT", "/profiles/wifi-sensor/keys/second/budget", bounds)
-    assert bound["keyBudgets"] == [{"provisionDeviceKey": "second", **free, **bounds, "notAfter": None, "networks": []}]
+    assert bound["keyBudgets"] == [{"provisionDeviceKey": "second", **free, **bounds, **counted}]
     assert (await admin("PUT", "/profiles/wifi-sensor/keys/third/budget", bounds)).code == "not_found"
     assert (await admin("PUT", "/profiles/wifi-sensor/keys/second/budget", {"maxUses": 0})).code == "malformed"
     assert (await admin.ok("PUT", "/profiles/wifi-sensor/keys/second/budget", {}))["keyBudgets"] == []
@@ -85,3 +87,40 @@ async def test_profiles_of_organizations_below_are_named_by_them(admin: Caller) 
     made = await admin.ok("POST", "/profiles", {"name": "theirs"}, organization="Customer")
     assert (await admin("GET", "/profiles/theirs")).code == "not_found"
     assert (await admin.ok("GET", "/profiles/theirs", organization="Customer"))["id"] == made["id"]
+
+
+async def test_a_profile_below_is_found_by_its_ids_and_by_name_only_there(site: Site, admin: Caller) -> None:
+    customer = await admin.ok("POST", "/organizations", {"name": "Customer"})
+    other = await admin.ok("POST", "/organizations", {"name": "Other"})
+    made = await admin.ok("POST", "/profiles", {"name": "theirs"}, organization="Customer")
+    own = await admin.ok("POST", "/profiles", {"name": "own"})
+    for reference in (made["id"], made["templateId"]):
+        path = f"/profiles/{reference}"
+        assert (await admin.ok("GET", path))["id"] == made["id"]
+        changed = await admin.ok("PATCH", path, {"twoSidedClaim": True})
+        assert changed["twoSidedClaim"]
+        await admin.ok("POST", f"{path}/keys", {"provisionDeviceKey": f"key of {reference}"})
+        await admin.ok("POST", f"{path}/ca", {"replace": True})
+        copy = await admin.ok("POST", f"{path}/clone", {"name": f"like {reference}"})
+        assert copy["organizationId"] == customer["id"]
+    audited = await admin.ok("GET", "/audit", subject=made["id"])
+    assert {each["organizationId"] for each in audited["items"]} == {customer["id"]}
+    assert "issuing_ca.made" in {each["action"] for each in audited["items"]}
+
+    aside = await site.caller(organization=UUID(other["id"]))
+    below = await site.caller(organization=UUID(customer["id"]))
+    assert (await aside("GET", f"/profiles/{made['id']}")).code == "not_found"
+    assert (await aside("PATCH", f"/profiles/{made['id']}", {"name": "x"})).code == "not_found"
+    assert (await below("GET", f"/profiles/{own['id']}")).code == "not_found"
+    assert (await below("DELETE", f"/profiles/{own['templateId']}")).code == "not_found"
+    assert (await admin("GET", f"/profiles/{made['id']}", organization="Other")).code == "not_found"
+    missing = await admin("GET", "/profiles/theirs")
+    assert (missing.code, "organization" in missing.json["detail"]) == ("not_found", True)
+    assert (await admin.ok("DELETE", f"/profiles/{made['id']}"))["id"] == made["id"]
+
+
+async def test_ones_own_name_goes_before_an_id_below(admin: Caller) -> None:
+    await admin.ok("POST", "/organizations", {"name": "Customer"})
+    theirs = await admin.ok("POST", "/profiles", {"name": "theirs"}, organization="Customer")
+    own = await admin.ok("POST", "/profiles", {"name": theirs["templateId"]})
+    assert (await admin.ok("GET", f"/profiles/{theirs['templateId']}"))["id"] == own["id"]

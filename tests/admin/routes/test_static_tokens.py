@@ -115,6 +115,9 @@ async def test_tokens_are_exported(admin: Caller, profile: str) -> None:
     with zipfile.ZipFile(io.BytesIO(packed.body)) as archive:
         assert archive.read("tokens.csv") == exported.body
         assert scanned(archive.read("qr/SN000001.png")) == rows[0]["QR Token"] + "+1"
+    assert (await admin("GET", "/static-tokens/export.zip")).body == packed.body
+    named = await admin("GET", "/static-tokens/export.zip", nameBy="Device Name")
+    assert named.status == 200
     svgs = await admin("GET", "/static-tokens/export.zip", nameBy="auth-token", format="svg")
     with zipfile.ZipFile(io.BytesIO(svgs.body)) as archive:
         assert f"qr/{rows[0]['Device Token']}.svg" in archive.namelist()

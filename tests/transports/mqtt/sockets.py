@@ -44,6 +44,7 @@ class Scripted(Provisioning):
         *,
         accept_protobuf: bool = True,  # noqa: ARG002
         opened: bytes | None = None,  # noqa: ARG002
+        heard: bool = False,  # noqa: ARG002
     ) -> None:
         self.asked.append((payload, peer))
         self.changed.set()

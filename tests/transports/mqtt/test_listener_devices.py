@@ -5,6 +5,7 @@ import json
 import logging
 import os
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.enrollment import Enrollment
+from provserver.services.limits import Limits, Rates
 from provserver.services.profiles import ProfileChange, Profiles
 from provserver.services.sessions import LiveSession, Sessions
 from provserver.store.database import Database
@@ -824,6 +826,26 @@ async def test_a_revocation_list_ends_the_session_of_whom_it_names(back: Backend
         await raw.close()
     await access.drain()
     await enrollment.drain()
+
+
+async def test_a_right_token_among_guesses_of_one_moment_is_not_told(back: Backend, site: Site, device: Named) -> None:
+    made = await device()
+    await (await site.session(V5, made)).close()  # from now on it takes neither a look-up nor a task
+    limits = Limits(Rates(guess_limit=5, guess_interval=60.0, locked_interval=60.0))
+    assert site.listener.services is not None
+    access = Access(back.made.database, back.made.keys, limits=limits)
+    site.listener.services = replace(site.listener.services, access=access)
+    raws = [await site.connect() for _ in range(100)]
+    for n, raw in enumerate(raws):
+        await raw.send(V5.connect("client", f"guess {n}" if n < 99 else made.token))
+    told = Counter([(await raw.packet())[3] for raw in raws])
+
+    assert told[0] == 0
+    assert told[0x86] <= 5 + 1
+    assert told[0x86] + told[0x9F] == 100
+    for raw in raws:
+        await raw.close()
+    await access.drain()
 
 
 async def test_stop_does_not_wait_for_handshakes(secured: Secured) -> None:
