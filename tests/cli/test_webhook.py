@@ -13,7 +13,7 @@ def test_a_webhook_from_its_making_to_its_end(everywhere: Cli) -> None:
     assert cli.json("webhook", "update", id_, "--all-types", "--disable")["types"] == []
     assert cli.json("webhook", "update", id_, "--type", "device.claimed", "--enable")["enabled"] is True
     assert cli.json("webhook", "deliveries", id_, "--state", "dead") == []
-    assert cli.json("webhook", "replay", id_, "--since", "2026-01-01T00:00:00") == {"replayed": 0}
+    assert cli.json("webhook", "replay", id_, "--since", "2026-01-01", "--until", "2026-01-02") == {"replayed": 0}
     assert cli.json("webhook", "replay", id_, "--dead") == {"replayed": 0}
     assert "Name one event" in cli.refused("webhook", "replay", id_)
     assert cli.run("webhook", "delete", id_).err == f"Deleted the webhook to {URL}.\n"

@@ -600,7 +600,7 @@ async def test_a_link_expires_in_an_hour(accounts: Accounts) -> None:
     await accounts.sign_in.offer_set_up(PREFIX)
     accounts.clock.advance(hours=1)
 
-    with pytest.raises(NotFound, match="when the server starts"):
+    with pytest.raises(NotFound, match="when it starts"):
         await accounts.sign_in.set_up(link_in(accounts.set_up_file), EMAIL, PASSWORD)
 
 
