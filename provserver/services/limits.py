@@ -199,8 +199,11 @@ class Limits:
         return not self._noted.take((source_of(peer), what), self._clock())
 
     def recorded(self, peer: Peer, what: str) -> bool:
-        """Whether what a peer has sent in vain is to be recorded: a few times a minute for each address."""
-        return not self._recorded.take((source_of(peer), what), self._clock())
+        """Whether what a peer has sent in vain is to be recorded: a few times a minute for each address.
+
+        Always where guesses are not limited: who wants all of them heard wants all of them recorded.
+        """
+        return self._guesses is None or not self._recorded.take((source_of(peer), what), self._clock())
 
     # Once key and secret are right
 
