@@ -77,14 +77,14 @@ def provision(server: Server, profile: dict[str, str], name: str) -> Heater:
         return Heater(server, profile["templateId"], json.load(response)["credentialsValue"])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def profile(server: Server) -> dict[str, str]:
     options = [option for stream in STREAMS for option in ("--datastream", stream)]
     made: dict[str, str] = server.cli("profile", "create", "blynk", *options, "--metadata-field", "Serial Number")
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def heater(server: Server, profile: dict[str, str]) -> Heater:
     return provision(server, profile, "heater-1")
 

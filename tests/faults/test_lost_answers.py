@@ -126,7 +126,7 @@ class Bench:
         return Counter(each["name"] for each in self.server.cli("device", "list", "--profile", "lost"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # as the server: who steals work comes to a module twice
 def bench(server: Server) -> Bench:
     made = server.cli("profile", "create", "lost", "--strategy", "allow-create")
     return Bench(server, made["provisionDeviceKey"], made["provisionDeviceSecret"])

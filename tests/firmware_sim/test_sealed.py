@@ -35,7 +35,7 @@ class Tapped:
         return answer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def pair(server: Server) -> Any:
     return server.cli("profile", "create", "sealed")
 
