@@ -28,7 +28,7 @@ JSON = "application/json"
 CSV = "text/csv"
 
 MAX_JSON = 1024 * 1024
-MAX_CSV = 32 * 1024 * 1024
+MAX_CSV = 128 * 1024 * 1024  # a million devices with tokens are 60
 MAX_FILES = 45 * 1024 * 1024
 """Bytes of a body."""
 

@@ -5,8 +5,8 @@ address.
 import asyncio
 import random
 import struct
-from collections import OrderedDict
 from collections.abc import Callable
+from math import inf
 
 from provserver.transports.udp import Address
 
@@ -16,6 +16,9 @@ EXCHANGE_LIFETIME = 247.0
 ACK_TIMEOUT = 2.0
 ACK_RANDOM_FACTOR = 1.5
 MAX_RETRANSMIT = 4
+
+_PERIOD = EXCHANGE_LIFETIME / 2
+"""Seconds of a generation."""
 
 _ENTRY = 350  # bytes of memory that an answer takes besides its own
 _pack = struct.Struct("!HH").pack
@@ -31,57 +34,77 @@ def exchange(address: Address, id_: int) -> bytes:
     return local + key if local else key
 
 
-class Answers:
-    """What requests were answered, so that one which comes again is not done again (§4.5). The oldest are forgotten
-    first, by age or for want of room. max_bytes: of memory, about.
+class _Generation:
+    """Answers of about the same age. over: from when on none of them is worth anything."""
 
-    entries: by exchange; `find` says what an entry is worth.
+    __slots__ = ("answers", "bytes", "over", "until")
+
+    def __init__(self, until: float) -> None:
+        self.answers: dict[bytes, tuple[float, bytes]] = {}
+        self.bytes = 0
+        self.until = until
+        self.over = inf
+
+
+class Answers:
+    """What requests were answered, so that one which comes again is not done again (§4.5). max_bytes: of memory, about.
+
+    They are kept in generations, and forgotten a generation at a time: by age, or for want of room, a quarter of it. A
+    table from which the oldest goes each time would be made anew now and then, at twice its size.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self.entries: OrderedDict[bytes, tuple[float, bytes]] = OrderedDict()
+        self._share = max_bytes // 4
         self._bytes = 0
-        self._oldest = 0.0  # no entry ends before
+        self._generations = [_Generation(0.0)]  # newest first
 
     def __len__(self) -> int:
-        return len(self.entries)
+        return sum(len(each.answers) for each in self._generations)
+
+    def __contains__(self, key: bytes) -> bool:
+        """Whether there may be an answer; `find` says what it is worth."""
+        for each in self._generations:  # noqa: SIM110 - a generator costs more than it says
+            if key in each.answers:
+                return True
+        return False
 
     def keep(self, key: bytes, datagram: bytes, now: float) -> None:
         """Remember an answer, instead of what was remembered before. Empty: there is none, or not yet.
 
         now: seconds of a monotonic clock, as of `find`.
         """
-        entries = self.entries
-        if key in entries:
+        size = len(datagram) + _ENTRY
+        if size > self._max_bytes:
             self.forget(key)
-        entries[key] = now + EXCHANGE_LIFETIME, datagram
-        self._bytes += len(datagram) + _ENTRY
+            return
+        newest = self._generations[0]
+        if now >= newest.until or newest.bytes + size > self._share:
+            newest = self._begin(newest, now)
+        newest.answers[key] = now + EXCHANGE_LIFETIME, datagram  # an older one is not looked at any more
+        newest.bytes += size
+        self._bytes += size
         while self._bytes > self._max_bytes:
-            _, (_, answer) = entries.popitem(last=False)
-            self._bytes -= len(answer) + _ENTRY
-        if now >= self._oldest:
-            self._let_go(now)
+            self._bytes -= self._generations.pop().bytes
 
-    def _let_go(self, now: float) -> None:
-        """Forget what is too old."""
-        entries = self.entries
-        while entries:
-            key, (end, _) = next(iter(entries.items()))
-            if end > now:
-                self._oldest = end
-                return
-            self.forget(key)
+    def _begin(self, newest: _Generation, now: float) -> _Generation:
+        newest.over = now + EXCHANGE_LIFETIME
+        alive = [each for each in self._generations if each.over > now]
+        self._bytes = sum(each.bytes for each in alive)
+        self._generations = [newest := _Generation(now + _PERIOD), *alive]
+        return newest
 
     def forget(self, key: bytes) -> None:
         """Take a request as new."""
-        if (entry := self.entries.pop(key, None)) is not None:
-            self._bytes -= len(entry[1]) + _ENTRY
+        for each in self._generations:
+            each.answers.pop(key, None)
 
     def find(self, key: bytes, now: float) -> bytes | None:
         """The answer; None when the request is new."""
-        entry = self.entries.get(key)
-        return entry[1] if entry is not None and entry[0] > now else None
+        for each in self._generations:
+            if (entry := each.answers.get(key)) is not None:
+                return entry[1] if entry[0] > now else None
+        return None
 
 
 class Confirmations:

@@ -200,7 +200,7 @@ def test_bodies_are_bounded() -> None:
     assert (made.query, made.body, made.answer, made.max_body) == (PageQuery, Thing, Thing, MAX_JSON)
     assert made.parameters == ("id", "name")
     read = route("POST", "/things", Access.PUBLIC, read_thing)
-    assert (read.query, read.body, read.answer, read.max_body) == (None, bytes, Content, 32 * MAX_JSON)
+    assert (read.query, read.body, read.answer, read.max_body) == (None, bytes, Content, 128 * MAX_JSON)
     assert read_json(b'{"number": 2.0}', Thing) == Thing(2)
 
 
