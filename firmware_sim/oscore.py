@@ -16,7 +16,7 @@ _LAST = 2**40 - 1  # RFC 8613 §7.2.1, of a Partial IV of 5 bytes
 
 BLOCK = 64  # sequence numbers that one write to flash sets aside
 _FRESH = 16  # random bytes of an ID Context for provisioning
-_PER_REQUEST = 16  # at most: the blocks of a body, and a repeat with Echo
+_PER_REQUEST = 16  # at most: the blocks of a body, and repeats with Echo
 
 
 def master_secret(key: bytes) -> bytes:
@@ -38,13 +38,23 @@ class SecurityContext(
     sender_id, recipient_id = CLIENT_ID, SERVER_ID
 
     def __init__(self, key: bytes, id_context: bytes, numbers: "SequenceNumbers") -> None:
-        """key: the token or provision secret."""
+        """key: the token or provision secret. echo: for the next request (RFC 9175), outside of what is protected."""
+        self.echo: bytes | None = None
         self.id_context = id_context
         self._numbers = numbers
         # Responses only, each bound to its request: nothing in it needs to outlive the process (RFC 8613 §7.4).
         self.recipient_replay_window = aiocoap.oscore.ReplayWindow(32, lambda: None)
         self.recipient_replay_window.initialize_empty()
         self.derive_keys(b"", master_secret(key))
+
+    def protect(
+        self, message: aiocoap.Message, request_id: object = None, *, kid_context: bool | bytes = True
+    ) -> tuple[aiocoap.Message, object]:
+        """With the Echo that is wanted outside, if one is."""
+        protected, protected_id = super().protect(message, request_id, kid_context=kid_context)
+        if self.echo is not None:
+            protected.opt.echo, self.echo = self.echo, None
+        return protected, protected_id
 
     def new_sequence_number(self) -> int:
         """A Partial IV that was not used before, also not before the last power cut."""

@@ -15,7 +15,7 @@ from firmware_sim.flash import Flash
 from firmware_sim.links import SHARED_KEYS
 from firmware_sim.reply import snippet
 from firmware_sim.tls import PreSharedKey, Security
-from firmware_sim.transports.coap import JSON, failure, oscore_context, plain_context, refusal, response_of
+from firmware_sim.transports.coap import JSON, echoing, failure, oscore_context, plain_context, refusal, response_of
 
 _QUIET = 60.0  # seconds without a notification after which the device asks again
 
@@ -31,7 +31,7 @@ class CoapLink:
     async def __aenter__(self) -> Self:
         self._endpoint = await self._open()
         try:
-            self._first = await self._attributes(await self._request(self._get()))  # CoAP connects by asking
+            self._first = self._attributes(await self._asked(self._get()))  # CoAP connects by asking
         except BaseException:
             await self._endpoint.shutdown()
             raise
@@ -46,13 +46,13 @@ class CoapLink:
         """Confirmable POST."""
         uri = f"{self._url}/telemetry"
         message = aiocoap.Message(code=aiocoap.POST, uri=uri, payload=body, content_format=JSON)
-        self._success(await self._response(await self._request(message)))
+        self._success(await self._asked(message))
 
     async def rotate(self, body: bytes) -> bytes:
         """Confirmable POST; a reply of 4.00 is a verdict, too."""
         uri = f"{self._url}/credentials"
         message = aiocoap.Message(code=aiocoap.POST, uri=uri, payload=body, content_format=JSON)
-        response = await self._response(await self._request(message))
+        response = await self._asked(message)
         if response.code == aiocoap.BAD_REQUEST and response.payload:
             return bytes(response.payload)
         return self._success(response)
@@ -61,8 +61,8 @@ class CoapLink:
         """What the first question found, then notifications; a server that does not notify is asked now and then."""
         yield self._first
         while True:
-            request = await self._request(self._get(observe=0))
-            yield await self._attributes(request)
+            request, response = await self._begun(self._get(observe=0))
+            yield self._attributes(response)
             notifications = aiter(request.observation)
             try:
                 while True:
@@ -89,9 +89,20 @@ class CoapLink:
     async def _request(self, message: aiocoap.Message) -> Any:
         return self._endpoint.request(message)
 
-    async def _attributes(self, request: Any) -> Mapping[str, Any]:
-        """The values in the response to `_get`: such, or in `shared`."""
+    async def _asked(self, message: aiocoap.Message) -> aiocoap.Message:
+        return (await self._begun(message))[1]
+
+    async def _begun(self, message: aiocoap.Message) -> tuple[Any, aiocoap.Message]:
+        """A request, that may go on, and its (first) response."""
+        request = await self._request(message)
         response = await self._response(request)
+        if (again := echoing(self._endpoint, message, response)) is not None:
+            request = await self._request(again)
+            response = await self._response(request)
+        return request, response
+
+    def _attributes(self, response: aiocoap.Message) -> Mapping[str, Any]:
+        """The values in the response to `_get`: such, or in `shared`."""
         if response.code == aiocoap.NOT_FOUND:  # ThingsBoard's way of saying that there are none
             return {}
         return _shared(self._success(response))

@@ -159,7 +159,21 @@ async def oscore_context(security_context: object) -> aiocoap.Context:
 
 async def exchange(endpoint: aiocoap.Context, message: aiocoap.Message, timeout: float) -> aiocoap.Message:
     """Send a request; its response, of any code. Raises a SimulatorError; the caller sets the time limit."""
-    return await response_of(endpoint.request(message), timeout)
+    response = await response_of(endpoint.request(message), timeout)
+    if (again := echoing(endpoint, message, response)) is not None:
+        response = await response_of(endpoint.request(again), timeout)
+    return response
+
+
+def echoing(endpoint: aiocoap.Context, message: aiocoap.Message, response: aiocoap.Message) -> aiocoap.Message | None:
+    """The request again, if the server wants to see that its response arrives here (RFC 9175 §2.3), else None."""
+    if response.code not in (aiocoap.UNAUTHORIZED, aiocoap.TOO_MANY_REQUESTS) or response.opt.echo is None:
+        return None
+    security_context = endpoint.client_credentials.get("coap://*")
+    if security_context is None:
+        return message.copy(echo=response.opt.echo, mid=None, token=b"")
+    security_context.echo = response.opt.echo
+    return message.copy(mid=None, token=b"")
 
 
 async def response_of(request: aiocoap.protocol.Request, timeout: float) -> aiocoap.Message:
@@ -169,6 +183,8 @@ async def response_of(request: aiocoap.protocol.Request, timeout: float) -> aioc
         return await asyncio.shield(request.response)
     except aiocoap.error.Error as error:
         if (plain := getattr(error, "plain_message", None)) is not None:
+            if plain.code == aiocoap.UNAUTHORIZED and plain.opt.echo is not None:
+                return plain  # which nobody is harmed by who believes it
             refused = refusal(plain)  # one that OSCORE does not protect: there was no context to do it with
             raise (refused if isinstance(refused, NoAnswer) else Unauthorized(f"{refused}, under OSCORE")) from error
         raise failure(error, timeout) from error

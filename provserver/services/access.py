@@ -10,7 +10,8 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 from uuid import UUID
@@ -21,7 +22,7 @@ from provserver import metrics
 from provserver.core import authentication, ids
 from provserver.core.authentication import Claim, Denial, Held
 from provserver.core.decision import Reason
-from provserver.core.model import Authenticated, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
+from provserver.core.model import Authenticated, Credentials, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import Unavailable
 from provserver.services.attempts import Attempts
@@ -142,27 +143,35 @@ class Access:
         return Denial.SHARED_KEY if isinstance(found, Denial) else found
 
     async def shared_key(self, identity: str) -> PreSharedKey | None:
-        """The key that a PSK identity or OSCORE context stands for: of the device of this id, else a provision key.
+        """The one of `shared_keys` that a handshake is tried with: two take turns, until one of them is used."""
+        keys = await self.shared_keys(identity)
+        if len(keys) < 2:
+            return keys[0] if keys else None
+        turn = self._alternatives.pop(identity, 0)
+        self._alternatives[identity] = turn + 1
+        if len(self._alternatives) > _MAX_ALTERNATIVES:
+            del self._alternatives[next(iter(self._alternatives))]
+        return keys[turn % len(keys)]
 
-        A device whose token is being rotated may hold either: they take turns, until one is used.
+    async def shared_keys(self, identity: str) -> Sequence[PreSharedKey]:
+        """The keys that a PSK identity or OSCORE context stands for: of the device of this id, else a provision key's.
+
+        A device whose token is being rotated may hold either. For nobody as much is done as for somebody.
         """
+        device_id = _device_id(identity)
         async with self._database.connection() as connection:
-            device_id = _device_id(identity)
-            rows = await store.tokens(connection, device_id) if device_id is not None else []
-            if not rows:  # a provision key may look like a device id
-                sealed = await store.sealed_secret(connection, identity) if "\0" not in identity else None
-                if sealed is None:
-                    return None
-                return PreSharedKey(identity, open_secret(self._keys, identity, sealed).encode())
-        turn = 0
-        if len(rows) > 1:
-            turn = self._alternatives.pop(identity, 0)
-            self._alternatives[identity] = turn + 1
-            if len(self._alternatives) > _MAX_ALTERNATIVES:
-                del self._alternatives[next(iter(self._alternatives))]
-        row = rows[turn % len(rows)]
-        token = open_credentials(self._keys, row.device.device_id, CredentialsType.ACCESS_TOKEN, row.sealed).id
-        return PreSharedKey(identity, token.encode(), row.device.id_digest)
+            text = identity if "\0" not in identity else ""  # no text of Postgres has one
+            tokens, sealed = await store.shared(connection, device_id, text)
+        if device_id is not None and tokens:
+            type_ = CredentialsType.ACCESS_TOKEN
+            return [
+                PreSharedKey(identity, open_credentials(self._keys, device_id, type_, each).id.encode(), digest)
+                for digest, each in tokens
+            ]
+        if sealed is None:
+            self._keys.unseal(self._keys.seal(bytes(32), b"nobody", self._random(12)), b"nobody")
+            return ()
+        return (PreSharedKey(identity, open_secret(self._keys, identity, sealed).encode()),)
 
     async def drain(self) -> None:
         """Wait until everybody has been told."""
@@ -244,11 +253,18 @@ class Access:
             digest: transport
             for (claim, transport), each, verdict in zip(presented, digests, verdicts, strict=True)
             if isinstance(verdict, Denial) and not claim.provisional
-            for digest in each.keys() - rows.keys()
+            for digest in self._nobodys(each, rows)
         }
         found = await self._appear(strangers) if strangers else {}
         if strangers and not found and keys.unsettled:  # one may have been getting another digest just then
             found = await self._appear(strangers)
+        if strangers and not found:
+            await self._pretend(
+                sum(
+                    isinstance(verdict, Denial) and not claim.provisional and rows.keys().isdisjoint(each)
+                    for claim, each, verdict in zip(claims, digests, verdicts, strict=True)
+                )
+            )
         if found:
             rows |= found
             verdicts = [
@@ -321,11 +337,28 @@ class Access:
             return dict.fromkeys(strangers, away)
         return rows | dict.fromkeys(wanted, Unavailable("Others make devices of the same name just now."))
 
+    def _nobodys(self, digests: Iterable[bytes], rows: Container[bytes]) -> Iterator[bytes]:
+        """These digests; in place of those that are somebody's, others, so that as many are looked up."""
+        for digest in digests:
+            other = self._keys.digest("nobody", digest)
+            yield other if digest in rows else digest
+
+    async def _pretend(self, number: int) -> None:
+        """Do for so many whom nobody knows what was done for those who are known: time tells neither from the other."""
+        with suppress(Unavailable, PostgresError, Unsealable):
+            async with self._database.connection() as connection:
+                rows = await store.anybodys(connection, number)
+            for row in rows:
+                self._credentials(row)
+
+    def _credentials(self, row: HeldRow) -> Credentials:
+        return open_credentials(self._keys, row.device.device_id, CredentialsType(row.type), row.sealed)
+
     def _open(self, row: HeldRow) -> Held:
         type_ = CredentialsType(row.type)
         basic = None
         if type_ is CredentialsType.MQTT_BASIC:
-            value = open_credentials(self._keys, row.device.device_id, type_, row.sealed).value
+            value = self._credentials(row).value
             basic = value if isinstance(value, MqttBasic) else None
         return Held(row.device, type_, row.used, basic, row.expired)
 

@@ -7,6 +7,7 @@ locked, a request pays for one look at a clock.
 
 import logging
 import random
+import secrets
 import time
 from array import array
 from collections import deque
@@ -78,6 +79,8 @@ class Rates:
     repeat_limit, repeat_interval: the same of a device whose secret is right, and that asks again or is refused.
     refusal_interval: between two refusals that tell an address something; past REFUSALS_AT_ONCE.
     address_interval, organization_interval: between two provision requests; BURST seconds' worth at once.
+    burning_interval: between two devices that a provision key makes which has no rate of its own; a minute's worth at
+        once. Whoever is past it is told of, and served.
     """
 
     guess_limit: int = 20
@@ -88,9 +91,10 @@ class Rates:
     refusal_interval: float = 0.1
     address_interval: float = 0.0
     organization_interval: float = 0.0
+    burning_interval: float = 0.1
 
 
-UNLIMITED = Rates(guess_interval=0.0, repeat_interval=0.0, refusal_interval=0.0)
+UNLIMITED = Rates(guess_interval=0.0, repeat_interval=0.0, refusal_interval=0.0, burning_interval=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,13 +123,17 @@ class Limits:
     """What devices may ask, counted by all processes that are forked after it was made.
 
     clock: seconds that never go back, and are the same in all processes. people: who is no device. rotations: of
-    devices that ask for other credentials. at_once: how many guesses an address has; 0: as many as it likes.
+    devices that ask for other credentials. at_once: how many guesses an address has; 0: as many as it likes. secret: 32
+    bytes that these processes share and nobody else has. usual_rate: how many devices a provision key may make in a
+    minute before that is told of; 0: as many as it likes.
     """
 
     def __init__(self, rates: Rates = UNLIMITED, clock: Callable[[], float] = time.monotonic) -> None:
         self.people = PeopleLimits()
         self.rotations = RotationLimits()
         self.at_once = rates.guess_limit if rates.guess_interval else 0
+        self.secret = secrets.token_bytes(32)
+        self.usual_rate = max(round(_MINUTE / rates.burning_interval), 1) if rates.burning_interval else 0
         self._clock = clock
         self._guesses = _buckets(rates.guess_limit, rates.guess_interval, 65_536)
         heard = rates.locked_interval * 2  # half of them for who comes back as he was told
@@ -138,6 +146,7 @@ class Limits:
         self._addresses = _rate(rates.address_interval, 65_536)
         self._organizations = _rate(rates.organization_interval, 8_192)
         self._keys = Buckets(1, 1 / _MINUTE)
+        self._made = Buckets(self.usual_rate, self.usual_rate / _MINUTE) if self.usual_rate else None
         self._repeats = _buckets(rates.repeat_limit, rates.repeat_interval, 65_536)
         self._refusals = _buckets(REFUSALS_AT_ONCE, rates.refusal_interval, 8_192)
         self._locked_until = _until(self._guesses, always=self._addresses is not None)
@@ -176,16 +185,27 @@ class Limits:
         """Whether a peer's address is locked, or would be if what is in doubt of it were guesses."""
         return self._guesses is not None and self._guesses.wait(source_of(peer), self._clock(), doubts + 1) > 0
 
-    def guessed(self, peer: Peer, what: Hashable = None) -> None:
-        """What a peer has presented was wrong. what: it, as `hold` is told; it comes again in vain for some minutes."""
+    def guessed(self, peer: Peer, what: Hashable = None) -> bool:
+        """What a peer has presented was wrong; whether that was counted: of a locked address nothing is.
+
+        what: it, as `hold` is told; it comes again in vain for some minutes.
+        """
         guesses = self._guesses
         if guesses is None:
-            return
-        now, source = self._clock(), source_of(peer)
+            return False
         if what is not None:
-            self._wrong.take((source, what), now)
-        if not guesses.take(source, now) and guesses.wait(source, now) and self.noteworthy(peer, "locked"):
+            self.came_in_vain(peer, what)
+        now, source = self._clock(), source_of(peer)
+        if guesses.take(source, now):
+            return False
+        if guesses.wait(source, now) and self.noteworthy(peer, "locked"):
             log.warning("%s is locked for guessing: it is heard at a low rate until it stops", peer.address)
+        return True
+
+    def came_in_vain(self, peer: Peer, what: Hashable) -> None:
+        """What a peer has presented was wrong, and is counted already."""
+        if self._guesses is not None:
+            self._wrong.take((source_of(peer), what), self._clock())
 
     def pardon(self, peer: Peer, what: Hashable = None) -> None:
         """What was counted as a guess was none."""
@@ -231,6 +251,10 @@ class Limits:
             _KEY.value += 1
             return Reason.KEY_BUSY
         return None
+
+    def burns(self, key: ProvisionKey, devices: int) -> bool:
+        """Count devices that a provision key has made lately; whether these are more than keys usually make."""
+        return self._made is not None and self._made.take(key.key, self._clock(), devices) > 0
 
     def refused(self, peer: Peer, key: ProvisionKey, name: str | None) -> None:
         """Who has the key and secret was told something of a device."""
@@ -317,30 +341,80 @@ class _Line:
         self.waiting: deque[Callable[[], bool]] = deque()
 
 
-class Strangers:
-    """Who names an identity in a handshake, and has yet to prove its pre-shared key; by one transport."""
+class Trial:
+    """A stranger's one try at the key of what it names.
 
-    def __init__(self, limits: Limits, transport: Transport) -> None:
+    Ask `heard` right before the verdict, whatever was waited for before: of many that go on at once, the first may
+    have had the address locked. Count right after it, or right before and `proved` takes it back: in between nothing
+    may be waited for, so nobody is locked for what is under way.
+    """
+
+    __slots__ = ("_counted", "_heard", "_limits", "_note", "peer", "tried", "what")
+
+    def __init__(self, limits: Limits, peer: Peer, what: Hashable, note: Callable[[Peer], None] | None = None) -> None:
+        self.peer = peer
+        self.what = what
+        self.tried = False
         self._limits = limits
+        self._note = note
+        self._heard = False  # although the address is locked: it need not ask again
+        self._counted = False
+
+    def heard(self) -> bool:
+        """Whether there may be a verdict now."""
+        limits = self._limits
+        if self._heard or not limits.watchful():
+            return True
+        if limits.hold(self.peer, self.what) is not None:
+            return False
+        self._heard = limits.locked(self.peer)
+        return True
+
+    def charge(self) -> None:
+        """Count it as a guess, once."""
+        if not self.tried:
+            self.tried = True
+            self._counted = self._limits.guessed(self.peer)
+
+    def proved(self) -> None:
+        """It was none."""
+        if self._counted:
+            self._counted = False
+            self._limits.pardon(self.peer)
+
+    def lost(self) -> None:
+        """It was in vain."""
+        self.charge()
+        self._limits.came_in_vain(self.peer, self.what)
+        if self._note is not None and self._limits.recorded(self.peer, "PSK_UNPROVEN"):
+            self._note(self.peer)
+
+
+class Strangers:
+    """Who names an identity in a handshake, and has yet to prove its pre-shared key; by one transport.
+
+    note: told of who has not.
+    """
+
+    def __init__(self, limits: Limits, transport: Transport, note: Callable[[Peer], None] | None = None) -> None:
+        self._limits = limits
+        self._note = note
         self._transport = transport
 
-    def heard(self, address: str, identity: str) -> bool:
-        """Whether the key of an identity is to be looked up."""
-        return not self._limits.watchful() or self._limits.hold(self._peer(address), identity) is None
-
-    def failed(self, address: str) -> None:
-        """Who named an identity has not proved its key."""
-        self._limits.guessed(self._peer(address))
-
-    def _peer(self, address: str) -> Peer:
-        return Peer(self._transport, address, psk=_UNPROVEN)  # the handshake has proved the address
+    def trial(self, address: str, identity: str) -> Trial:
+        """One try of an address, which the handshake has proved, at the key of an identity."""
+        return Trial(self._limits, Peer(self._transport, address, psk=_UNPROVEN), identity, self._note)
 
 
 def source_of(peer: Peer) -> str:
     """Whom guesses are charged to. The source of a plain datagram can be forged: it holds up nothing else."""
     where = network(peer.address)
-    plain = peer.transport is _COAP and not (peer.proved or peer.psk or peer.certificates)
-    return f"{where} by datagram" if plain else where
+    return f"{where} by datagram" if forgeable(peer) else where
+
+
+def forgeable(peer: Peer) -> bool:
+    """Whether nothing but the source of a datagram says where a peer is."""
+    return peer.transport is _COAP and not (peer.proved or peer.psk or peer.certificates)
 
 
 def _named(source: str, key: ProvisionKey, name: str) -> Hashable:

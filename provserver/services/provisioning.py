@@ -7,9 +7,10 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from uuid import UUID
 
 from msgspec import Struct
 
@@ -29,6 +30,7 @@ from provserver.services.request_keys import Opening
 from provserver.services.settlement import HINT_LENGTH, Settlement, StaleProfile, Ticket
 from provserver.store import profiles
 from provserver.store.database import Database
+from provserver.store.profiles import Unproven
 
 log = logging.getLogger("provserver.provisioning")
 
@@ -53,9 +55,12 @@ _ON_PROFILE = {
 """Refusals that rest on the profile and its keys alone, hence on a copy that may be old."""
 
 
-_HEARD, _GUESSED, _COUNTED, _WENT = 1, 2, 4, 8
-"""What was counted of a request: heard although its address is locked; taken for a guess; one of its key's; its turn
-came to have its name looked for."""
+_LOOK_AT_KEYS = 10.0
+"""Seconds between two looks at how many devices came by each provision key."""
+
+_HEARD, _GUESSED, _COUNTED, _WENT, _DOUBTED = 1, 2, 4, 8, 16
+"""What was counted of a request: heard although its address is locked; a guess; one of its key's; its turn came to have
+its name looked for; among those of its address whose look-up says whether they are guesses."""
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -101,12 +106,15 @@ class Provisioning:
         self._granted = {each: metrics.PROVISIONS.cell(each.value, _SUCCESS.value) for each in Transport}
         self._seconds = metrics.PROVISION_SECONDS.cell()
         self._recognised: dict[str, ProvisionKey] = {}
+        self._made: dict[str, int] = defaultdict(int)  # devices, by their provision keys, since these were looked at
+        self._next_look: asyncio.TimerHandle | None = None
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
             "provision",
             self._settle,
             sharer=lambda ticket: ticket.intent.profile.id,
         )
         self._turns = Turns(self._limits)
+        self._doubts: Counter[Hashable] = Counter()  # by address: what is looked up and may be a guess
         self._clones = Clones(database, random)
         self._settlement = Settlement(database, keys, random, clock, self._clones)
         self._lookups = Grouper("provision-key", self._recognise)
@@ -182,6 +190,7 @@ class Provisioning:
             await self._opening.drain()
             await self._lookups.drain()
             await self._tickets.drain()
+        self._look_at_keys()
         await self._attempts.drain()
         await self._clones.drain()
 
@@ -245,9 +254,9 @@ class Provisioning:
             asked.settled(fault)
             return
         if isinstance(found, Ticket):
-            if asked.limits & _GUESSED:  # by an old copy's word
-                self._limits.pardon(asked.peer, _presented(asked.request))
-                asked.limits &= ~_GUESSED
+            if not fresh and self._doubts and self._limits.short(asked.peer, self._doubts[source_of(asked.peer)]):
+                self._doubt(asked)  # guesses are looked up that may have its address locked: it is judged after them
+                return
             if (over := self._count(asked)) is None:
                 if found.intent.profile.strategy is not _CHECK or asked.limits & _WENT:
                     self._tickets.submit_to(found, asked.settled)
@@ -258,10 +267,10 @@ class Provisioning:
         if fresh or found.reason not in _ON_PROFILE:
             self._refuse(asked, found)
         else:  # nobody is turned away on an old copy of what the database says
-            if found.reason is Reason.SECRET_WRONG and not asked.limits & _GUESSED:  # now, as many come at once
-                self._limits.guessed(asked.peer, _presented(asked.request))
-                asked.limits |= _GUESSED
-            self._look_again(asked)
+            if found.reason in GUESSES:
+                self._doubt(asked)
+            else:
+                self._look_again(asked)
 
     def _go(self, asked: "_Request", ticket: Ticket) -> bool:
         """Look for a name, now that it is its turn; whether it came to that."""
@@ -296,36 +305,64 @@ class Provisioning:
         """Count a refusal for what it is; returns whether it is to be recorded."""
         limits, peer, key, reason = self._limits, asked.peer, asked.key, refusal.reason
         if reason in GUESSES:
-            if not asked.limits & _GUESSED:
-                limits.guessed(peer, _presented(asked.request))
-                asked.limits |= _GUESSED
-        elif asked.limits & _GUESSED:
-            limits.pardon(peer, _presented(asked.request))
+            limits.guessed(peer, _presented(asked.request))
+            asked.limits |= _GUESSED
         if key is not None and reason in TOLD:
             limits.refused(peer, key, _called(asked.request))
         if reason is Reason.KEY_BUSY and key is not None and key.budget is not None:
-            self._attempts.signals.note(
-                EventType.PROVISION_KEY_BURNING,
-                (key.profile.id, key.key),
-                {
-                    "profileId": str(key.profile.id),
-                    "hint": key.key[:HINT_LENGTH],
-                    "cause": "rate",
-                    "perMinute": key.budget.per_minute or 0,
-                },
-                organization_id=key.profile.organization_id,
-            )
+            self._tell_of(key, key.budget.per_minute or 0)
         return refusal.outcome is not Outcome.LIMITED or limits.noteworthy(peer, reason.name)
+
+    def _look_at_keys(self) -> None:
+        """Tell of those by which more devices came than usually come: of a key that has leaked, that is."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        made, self._made = self._made, defaultdict(int)
+        for name, devices in made.items():
+            key = self._recognised.get(name)
+            if key is None or (key.budget is not None and key.budget.per_minute):  # which has a rate of its own
+                continue
+            if self._limits.burns(key, devices):
+                self._tell_of(key, self._limits.usual_rate)
+
+    def _tell_of(self, key: ProvisionKey, per_minute: int) -> None:
+        self._attempts.signals.note(
+            EventType.PROVISION_KEY_BURNING,
+            (key.profile.id, key.key),
+            {
+                "profileId": str(key.profile.id),
+                "hint": key.key[:HINT_LENGTH],
+                "cause": "rate",
+                "perMinute": per_minute,
+            },
+            organization_id=key.profile.organization_id,
+        )
+
+    def _doubt(self, asked: "_Request") -> None:
+        """Look up what may be a guess: a wrong secret as an unknown key, lest the order of answers tells them apart."""
+        asked.limits |= _DOUBTED
+        self._doubts[source_of(asked.peer)] += 1
+        self._look_again(asked)
+
+    def _judge(self, asked: "_Request") -> None:
+        """It is looked up: no doubt any more."""
+        source = source_of(asked.peer)
+        asked.limits &= ~_DOUBTED
+        self._doubts[source] -= 1
+        if not self._doubts[source]:
+            del self._doubts[source]
 
     def _look_again(self, asked: "_Request") -> None:
         if "\0" in asked.request.key:  # no text of Postgres has one
             asked.looked_up(None)
         else:
-            self._lookups.submit_to(asked.request.key, asked.looked_up)
+            self._lookups.submit_to((asked.request.key, asked.request.secret), asked.looked_up)
 
-    def _refuse(self, asked: "_Request", refusal: Refusal) -> None:
+    def _refuse(self, asked: "_Request", refusal: Refusal, profile_id: UUID | None = None) -> None:
         request = asked.request
-        profile_id = asked.key.profile.id if asked.key is not None else None
+        if asked.key is not None:
+            profile_id = asked.key.profile.id
         # Before the secret is known to be right, what stands as a name may be a secret in the wrong member.
         name = request.device_name if refusal.reason not in _UNPROVEN else None
         if self._charge(asked, refusal):
@@ -378,25 +415,38 @@ class Provisioning:
 
     async def _settle(self, tickets: Sequence[Ticket]) -> list[Granted | Refusal | Exception]:
         results = await self._settlement.settle(tickets)
-        self._seconds.observe(asyncio.get_running_loop().time() - tickets[0].deadline + self._wait_limit)
+        loop = asyncio.get_running_loop()
+        self._seconds.observe(loop.time() - tickets[0].deadline + self._wait_limit)
+        if self._next_look is None:
+            self._next_look = loop.call_later(_LOOK_AT_KEYS, self._look_at_keys)
         return results
 
     def _secret_matches(self, digest: bytes, secret: str) -> bool:
         return self._keys.verify(digest, "provision-secret", secret)
 
-    async def _recognise(self, wanted: Sequence[str]) -> list[ProvisionKey | Exception | None]:
+    async def _recognise(self, wanted: Sequence[tuple[str, str]]) -> list[ProvisionKey | Unproven | Exception | None]:
+        """Look up provision keys, each with the secret that it came with."""
+        keys, epoch = self._keys, 0
+        found: dict[str, ProvisionKey | Unproven] = {}
         async with self._database.connection() as connection:
-            found = await profiles.recognise(connection, list(set(wanted)))
-        for key in wanted:
-            self._recognised.pop(key, None)
-        self._recognised.update(found)  # holds keys that exist only, so guesses cannot fill it
-        return [found.get(key) for key in wanted]
+            while epoch != keys.epoch:  # versions of the keys may come while we look
+                epoch = keys.epoch
+                digests = {each for _, secret in wanted for each in keys.digests("provision-secret", secret)}
+                found = await profiles.prove(connection, list({key for key, _ in wanted}), list(digests))
+        recognised = self._recognised  # holds keys that exist only, so guesses cannot fill it
+        for key, _ in wanted:
+            known, now = recognised.get(key), found.get(key)
+            if isinstance(now, ProvisionKey):
+                recognised[key] = now
+            elif known is not None and (now is None or now.secret_digest != known.secret_digest):
+                del recognised[key]
+        return [found.get(key) for key, _ in wanted]
 
 
 class _Request:
     """A request on its way. done: None once it is answered. key: what its provision key is known as.
 
-    limits: of _HEARD, _GUESSED, _COUNTED.
+    limits: of _HEARD, _GUESSED, _COUNTED, _WENT, _DOUBTED.
     """
 
     __slots__ = ("_provisioning", "deadline", "done", "key", "limits", "peer", "request")
@@ -418,8 +468,11 @@ class _Request:
             return
         provisioning, request = self._provisioning, self.request
         if isinstance(result, Granted):
-            if result.repeated and self.key is not None:
-                provisioning._limits.repeated(self.peer, self.key, _called(request))  # noqa: SLF001
+            if (key := self.key) is not None:
+                if result.repeated:
+                    provisioning._limits.repeated(self.peer, key, _called(request))  # noqa: SLF001
+                else:
+                    provisioning._made[key.key] += 1  # noqa: SLF001
             body = wire.encode_granted(result, protobuf=request.protobuf)
             provisioning._granted[self.peer.transport].value += 1  # noqa: SLF001
             provisioning._answer(self, Answer(_SUCCESS, body, request.protobuf))  # noqa: SLF001 - one thing
@@ -433,20 +486,29 @@ class _Request:
             _count_refused(self.peer, Outcome.UNAVAILABLE)
             provisioning._answer(self, _refused(request, Outcome.UNAVAILABLE))  # noqa: SLF001
 
-    def looked_up(self, result: ProvisionKey | Exception | None) -> None:
+    def looked_up(self, result: ProvisionKey | Unproven | Exception | None) -> None:
         """What its provision key is, in the database."""
+        provisioning, doubted = self._provisioning, self.limits & _DOUBTED
+        if doubted:
+            provisioning._judge(self)  # noqa: SLF001
         if isinstance(result, Exception):
             self.settled(result)
         elif self.done is not None:
-            provisioning, unknown = self._provisioning, self.key is None
-            self.key = result
+            self.key = result if isinstance(result, ProvisionKey) else None
             # Of many that came at once, the guesses among the first may have had the address locked.
-            late = unknown and not self.limits & _HEARD and provisioning._limits.watchful()  # noqa: SLF001
-            if not late or provisioning._hear(self):  # noqa: SLF001
+            late = doubted and not self.limits & _HEARD and provisioning._limits.watchful()  # noqa: SLF001
+            if late and not provisioning._hear(self):  # noqa: SLF001
+                return
+            if self.key is not None:
                 provisioning._consider(self, fresh=True)  # noqa: SLF001
+            elif isinstance(result, Unproven):
+                provisioning._refuse(self, _SECRET_WRONG, result.profile_id)  # noqa: SLF001
+            else:
+                provisioning._refuse(self, _KEY_UNKNOWN)  # noqa: SLF001
 
 
 _FORGOTTEN = ProvisionRequest("", "")
+_KEY_UNKNOWN, _SECRET_WRONG = Refusal(Reason.KEY_UNKNOWN), Refusal(Reason.SECRET_WRONG)
 
 
 def _refused(request: ProvisionRequest, outcome: Outcome, message: str | None = None) -> Answer:

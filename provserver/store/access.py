@@ -44,9 +44,11 @@ class Standing(NamedTuple):
     issued_at: datetime
 
 
-_HELD = """
-SELECT d.id, d.name, d.organization_id, d.profile_id, p.revision, d.gateway, c.id_digest, c.created_at,
-    c.type, c.first_used_at IS NOT NULL, c.sealed, coalesce(c.expires_at <= now(), false)
+_ROW = """d.id, d.name, d.organization_id, d.profile_id, p.revision, d.gateway, c.id_digest, c.created_at,
+    c.type, c.first_used_at IS NOT NULL, c.sealed, coalesce(c.expires_at <= now(), false)"""
+
+_HELD = f"""
+SELECT {_ROW}
 FROM credentials c JOIN device d ON d.id = c.device_id JOIN device_profile p ON p.id = d.profile_id
 """
 
@@ -57,14 +59,31 @@ async def held(connection: Connection, id_digests: Sequence[bytes]) -> dict[byte
     return {row["id_digest"]: HeldRow(Authenticated(*row[:8]), *row[8:]) for row in rows}
 
 
-async def tokens(connection: Connection, device_id: UUID) -> list[HeldRow]:
-    """A device's access tokens that are good still, the one that it was told last first."""
+async def anybodys(connection: Connection, number: int) -> list[HeldRow]:
+    """Any credentials, so many times: to do for nobody's what is done for somebody's."""
     rows = await connection.fetch(
-        f"{_HELD} WHERE d.id = $1 AND c.type = 'ACCESS_TOKEN' AND NOT c.quarantined"
-        " AND (c.expires_at > now()) IS NOT FALSE ORDER BY c.pending DESC, c.created_at DESC",
-        device_id,
+        f"SELECT {_ROW} FROM (SELECT id_digest FROM credentials ORDER BY id_digest LIMIT 1) AS any_"
+        " CROSS JOIN generate_series(1, $1::int) JOIN credentials c ON c.id_digest = any_.id_digest"
+        " JOIN device d ON d.id = c.device_id JOIN device_profile p ON p.id = d.profile_id",
+        number,
     )
     return [HeldRow(Authenticated(*row[:8]), *row[8:]) for row in rows]
+
+
+async def shared(
+    connection: Connection, device_id: UUID | None, key: str
+) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+    """A device's access tokens that are good still, digest and sealed, the one that it was told last first; and a
+    provision key's sealed secret. One look, whichever of them there is.
+    """
+    rows = await connection.fetch(
+        "SELECT c.id_digest, c.sealed, k.secret_sealed FROM (SELECT) AS one LEFT JOIN credentials c"
+        " ON c.device_id = $1 AND c.type = 'ACCESS_TOKEN' AND NOT c.quarantined AND (c.expires_at > now()) IS NOT FALSE"
+        " LEFT JOIN provision_key k ON k.key = $2 ORDER BY c.pending DESC, c.created_at DESC",
+        device_id,
+        key,
+    )
+    return [(row[0], row[1]) for row in rows if row[0] is not None], rows[0][2]
 
 
 async def digest_of(connection: Connection, device_id: UUID, issued_at: datetime) -> bytes | None:
@@ -73,12 +92,6 @@ async def digest_of(connection: Connection, device_id: UUID, issued_at: datetime
         "SELECT id_digest FROM credentials WHERE device_id = $1 AND created_at = $2", device_id, issued_at
     )
     return digest
-
-
-async def sealed_secret(connection: Connection, key: str) -> bytes | None:
-    """The sealed secret of a provision key."""
-    sealed: bytes | None = await connection.fetchval("SELECT secret_sealed FROM provision_key WHERE key = $1", key)
-    return sealed
 
 
 # Who had used what dies now goes on with other credentials; any other device has come for the first time.

@@ -113,6 +113,10 @@ class RequestBodies:
         self._parts.pop(key)
         return body
 
+    def keep(self, key: Hashable, body: bytes, now: float) -> None:
+        """Have what came before a block again, so that it may come once more."""
+        self._parts.put(key, body, None, now)
+
 
 class ResponseBodies(Generic[Kept]):
     """Keeps responses that are fetched in Block2 blocks (RFC 7959 §2.4), so that none is produced twice."""

@@ -22,8 +22,10 @@ from aiocoap.resource import Resource
 
 from provserver.services.access import Access
 from provserver.services.data import Data
+from provserver.services.limits import Limits
 from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
+from provserver.transports.coap_echo import Echoes
 from provserver.transports.coap_features import Features
 from provserver.transports.coap_options import Reply, Request
 from provserver.transports.coap_resources import Resources
@@ -37,6 +39,7 @@ class CoapTransport:
     wrap: puts a site before ours, for OSCORE; it passes the requests on by `render_to_pipe`. The remote address of a
         request has a `peer`, who may have proved something by its channel. Plain requests do not come by it.
     front: whether plain requests over UDP are answered without aiocoap.
+    limits: who guesses too often; to them who sends plain datagrams may prove its address. None: nobody does.
     request_timeout, notification_interval: see Features.
     """
 
@@ -48,6 +51,7 @@ class CoapTransport:
         data: Data | None = None,
         sessions: Sessions | None = None,
         wrap: Callable[[Resource], Resource] | None = None,
+        limits: Limits | None = None,
         front: bool = True,
         max_payload_size: int = 65_536,
         request_timeout: float = 10.0,
@@ -62,7 +66,8 @@ class CoapTransport:
                 request_timeout=request_timeout,
                 notification_interval=notification_interval,
             )
-        self._resources = Resources(provisioning, features, max_payload_size)
+        echoes = Echoes(limits) if limits is not None else None
+        self._resources = Resources(provisioning, features, max_payload_size, echoes=echoes)
         self._site = _Site(self._resources)
         self._outer_site = wrap(self._site) if wrap is not None else self._site
         self._front = front
@@ -157,12 +162,14 @@ class _Site(Resource):  # type: ignore[misc] # aiocoap has no types
         let_in = getattr(remote, "prove", None)
         if isinstance(begun, Reply):
             yield begun
-        elif begun.observes:
-            async with aclosing(self._resources.observe(begun, remote.peer, let_in)) as replies:
+            return
+        peer = self._resources.proved(remote.peer, request)
+        if begun.observes:
+            async with aclosing(self._resources.observe(begun, peer, let_in)) as replies:
                 async for reply in replies:
                     yield reply
         else:
-            yield await self._resources.answer(begun, remote.peer, let_in)
+            yield await self._resources.answer(begun, peer, let_in)
 
 
 def _response(reply: Reply) -> Message:

@@ -117,7 +117,7 @@ class Front:
         id_ = message.id
         key = exchange(address, id_)
         if (  # hardly ever
-            key in self._under_way or key in self._granted.entries or key in self._others.entries
+            key in self._under_way or key in self._granted or key in self._others
         ) and self._repeated(key, id_, address):
             return
         resources, request = self._resources, requested(message.code, message.options)
@@ -137,10 +137,13 @@ class Front:
             self._unacknowledged.append(one)
             if self._timer is None:
                 self._timer = self._loop.call_at(due, self._acknowledge)
+        peer = Peer(_COAP, address.host)
+        if request.echo is not None:
+            peer = resources.proved(peer, request)
         if begun.target.feature == "provision":
-            resources.provision(begun, Peer(_COAP, address.host), partial(self._finish, one))
+            resources.provision(begun, peer, partial(self._finish, one))
         else:
-            one.task = self._loop.create_task(self._decide(one, begun, resources))
+            one.task = self._loop.create_task(self._decide(one, begun, peer, resources))
 
     def _repeated(self, key: bytes, id_: int, address: Address) -> bool:
         """Whether a request came before; then what was said is said again."""
@@ -165,8 +168,8 @@ class Front:
     def _remember(self, key: bytes, code: int, datagram: bytes) -> None:
         (self._granted if code == _CREATED else self._others).keep(key, datagram, self._clock())
 
-    async def _decide(self, one: "_Exchange", call: Call, resources: Resources) -> None:
-        self._finish(one, await resources.answer(call, Peer(_COAP, one.address.host)))
+    async def _decide(self, one: "_Exchange", call: Call, peer: Peer, resources: Resources) -> None:
+        self._finish(one, await resources.answer(call, peer))
 
     def _finish(self, one: "_Exchange", reply: Reply) -> None:
         """Answer a request that was under way; not after the end."""

@@ -28,6 +28,7 @@ class Option(IntEnum):
     SIZE2 = 28
     PROXY_URI = 35
     PROXY_SCHEME = 39
+    ECHO = 252
     NO_RESPONSE = 258
 
 
@@ -75,7 +76,10 @@ class Target(NamedTuple):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """What is answered. max_age: seconds; observe: the number of a notification, None when no more follow."""
+    """What is answered. max_age: seconds; observe: the number of a notification, None when no more follow.
+
+    echo: what the request is to come again with (RFC 9175).
+    """
 
     code: int
     body: bytes = b""
@@ -85,6 +89,7 @@ class Reply(msgspec.Struct, frozen=True):
     block1: Block | None = None
     block2: Block | None = None
     size2: int | None = None
+    echo: bytes | None = None
 
     def __repr__(self) -> str:  # bodies are secrets
         return f"<Reply {self.code >> 5}.{self.code & 31:02}>"
@@ -100,12 +105,14 @@ class Reply(msgspec.Struct, frozen=True):
             Option.BLOCK1: self.block1.option if self.block1 is not None else None,
             Option.SIZE2: self.size2,
         }
-        return tuple((number, uint(value)) for number, value in numbers.items() if value is not None)
+        options = tuple((int(number), uint(value)) for number, value in numbers.items() if value is not None)
+        return options if self.echo is None else (*options, (int(Option.ECHO), self.echo))
 
     @property
     def encoded_options(self) -> bytes:
         """As bytes."""
-        if self.observe is None and self.block1 is None and self.block2 is None and self.size2 is None:
+        plain = self.observe is None and self.block1 is None and self.block2 is None and self.size2 is None
+        if plain and self.echo is None:
             return _encoded(self.format, self.max_age)
         return encode_options(self.options)
 
@@ -126,9 +133,10 @@ class Request:
         request that needs no confirmation, and to one that does.
     plain: whether one datagram has all of it, and needs no other.
     json_format: what JSON is sent under: text where that was asked for.
+    echo: what it was asked to come again with (RFC 9175).
     """
 
-    __slots__ = ("code", "json_format", "path", "plain", "query", "refusal", "target", "unwanted", "values")
+    __slots__ = ("code", "echo", "json_format", "path", "plain", "query", "refusal", "target", "unwanted", "values")
 
     def __init__(self, code: int, options: Iterable[tuple[int, bytes]]) -> None:
         """options: in the order of their numbers."""
@@ -156,6 +164,7 @@ class Request:
         self.path = tuple(path)
         self.query = tuple(query)
         self.values = values
+        self.echo = values.get(Option.ECHO)
         self.target = _target(code, path)
         self.plain = _NOT_PLAIN.isdisjoint(values) and not (code == Code.GET and Option.OBSERVE in values)
         self.refusal: Reply | None = None

@@ -13,6 +13,7 @@ from provserver.errors import RENDERINGS, Outcome
 from provserver.services.limits import retry_after
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.transports.blockwise import Progress, RequestBodies, ResponseBodies, cut
+from provserver.transports.coap_echo import Echoes
 from provserver.transports.coap_features import Features
 from provserver.transports.coap_message import Code
 from provserver.transports.coap_options import Format, Option, Reply, Request, Target
@@ -29,6 +30,7 @@ _PROGRESS = {
 }
 
 _BLOCKS = frozenset({Option.BLOCK1, Option.BLOCK2})
+_LIMITED = Outcome.LIMITED
 
 
 def busy() -> Reply:
@@ -54,7 +56,10 @@ class Call(Struct, frozen=True):
 
 
 class Resources:
-    """Provisioning and, where there are features, those. max_payload_size: bytes of a request's body."""
+    """Provisioning and, where there are features, those. max_payload_size: bytes of a request's body.
+
+    echoes: by which who sends plain datagrams proves his address; None: nobody does.
+    """
 
     def __init__(
         self,
@@ -62,11 +67,13 @@ class Resources:
         features: Features | None,
         max_payload_size: int,
         *,
+        echoes: Echoes | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._provisioning = provisioning
         self._features = features
         self._max_payload_size = max_payload_size
+        self._echoes = echoes
         self._clock = clock
         self._requests = RequestBodies(max_payload_size)
         self._responses: ResponseBodies[tuple[int, int | None]] = ResponseBodies()
@@ -87,11 +94,16 @@ class Resources:
             return Reply(Code.REQUEST_ENTITY_TOO_LARGE)
         return Call(target, request, payload, remote)
 
+    def proved(self, peer: Peer, request: Request) -> Peer:
+        """Who asks, with its address proved if the request does that."""
+        return peer if request.echo is None or self._echoes is None else self._echoes.proved(peer, request.echo)
+
     def provision(self, call: Call, peer: Peer, done: Callable[[Reply], None]) -> None:
         """Answer a call that provisions as `answer` does, but through `done`, at once or later, and without a task."""
 
         def answered(answer: Answer) -> None:
-            done(self._reply(call, answer))
+            reply = self._reply(call, answer)
+            done(reply if answer.outcome is not _LIMITED else self._challenged(reply, call, peer))
 
         try:
             self._provisioning.request(call.payload, peer, answered)
@@ -109,11 +121,11 @@ class Resources:
                 answer = await self._provisioning.answer(call.payload, peer)
                 if let_in is not None and answer.outcome is Outcome.SUCCESS:
                     let_in()
-                return self._reply(call, answer)
+                return self._challenged(self._reply(call, answer), call, peer)
             if self._features is None:
                 return Reply(Code.BAD_REQUEST)
             reply = await self._features.answer(call.target, call.request, call.payload, peer, let_in)
-            return self._fitting(reply, call)
+            return self._challenged(self._fitting(reply, call), call, peer)
         except Exception:
             log.exception("a request failed")
             return Reply(Code.INTERNAL_SERVER_ERROR)
@@ -126,10 +138,26 @@ class Resources:
         try:
             async with aclosing(self._features.observe(call.target, call.request, peer, let_in)) as replies:
                 async for reply in replies:
-                    yield self._fitting(reply, call)
+                    yield self._challenged(self._fitting(reply, call), call, peer)
         except Exception:
             log.exception("a request failed")
             yield Reply(Code.INTERNAL_SERVER_ERROR)
+
+    def _challenged(self, reply: Reply, call: Call, peer: Peer) -> Reply:
+        """The reply; who is not heard, and might be if it proved its address, is told how (RFC 9175 §2.3)."""
+        if reply.code != Code.TOO_MANY_REQUESTS or self._echoes is None:
+            return reply
+        echo = self._echoes.challenge(peer)
+        if echo is None:
+            return reply
+        block1 = call.request.block1
+        if block1 is not None and block1.number:  # its last block is what comes again
+            self._requests.keep(_exchange(call.request, call.remote), call.payload[: block1.start], self._clock())
+        if len(reply.body) > len(call.payload):  # lest much is sent to whoever is forged (RFC 9175 §2.4)
+            reply = replace(reply, body=b"", format=None)
+        # Firmware that does not know Echo takes a 4.01 for its token to be wrong; a provision request presents none.
+        code = Code.UNAUTHORIZED if call.target.feature == "provision" else reply.code
+        return replace(reply, code=code, echo=echo)
 
     def _reply(self, call: Call, answer: Answer) -> Reply:
         outcome, body, format_ = answer.outcome, answer.body, None

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from provserver import metrics
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
-from provserver.services.limits import Strangers
+from provserver.services.limits import Strangers, Trial
 from provserver.transports.dtls_cookie import CookieExchange, Hello
-from provserver.transports.handshake import MessageType, fragments
+from provserver.transports.handshake import MessageType, encrypted, fragments
 from provserver.transports.tls import Channel, ServerContext
 from provserver.transports.udp import Address, UdpSocket
 
@@ -56,7 +56,9 @@ class Limits:
 class Association:
     """What is shared with one peer, from its verified hello on.
 
-    peer: who it has proved to be, once it is established. unproven: it has named an identity, whose key it is to prove.
+    peer: who it has proved to be, once it is established. unproven: the identity that it has named, whose key it is to
+    prove. early: encrypted records that came before the key was there. trials: what was made of the key, one for each
+    encrypted record: of a wrong one nothing is heard, neither by the peer nor by us.
     """
 
     def __init__(self, endpoint: "DtlsEndpoint", address: Address, channel: Channel, hello: bytes) -> None:
@@ -64,7 +66,9 @@ class Association:
         self.hello = hello
         self.peer = Peer(Transport.COAP, address.peer[0].removeprefix("::ffff:"))
         self.psk: PreSharedKey | None = None
-        self.unproven = False
+        self.unproven: str | None = None
+        self.early = 0
+        self.trials: list[Trial] = []
         self.established = False
         self.look_up: asyncio.Task[None] | None = None
         self.due = 0.0
@@ -187,10 +191,35 @@ class DtlsEndpoint:
         self._feed(association, data)
 
     def _feed(self, association: Association, data: bytes) -> None:
-        if association.channel is None:
+        if association.channel is None or not (association.established or self._may_prove(association, data)):
             return
         association.channel.feed(data)
         self._advance(association)
+
+    def _may_prove(self, association: Association, data: bytes) -> bool:
+        """Whether a datagram is taken, each of whose encrypted records may prove the key."""
+        records = encrypted(data)
+        if association.unproven is not None:
+            return self._try(association, association.unproven, records)
+        if records and association.early and association.look_up is not None:
+            return False  # it repeats itself, as the look-up takes its time
+        association.early += records
+        return True
+
+    def _try(self, association: Association, identity: str, times: int) -> bool:
+        """Count tries at a key before OpenSSL makes them; False: one too many, and the association has ended."""
+        if self._strangers is None:
+            return True
+        trials = association.trials
+        for _ in range(times):
+            if not trials or trials[-1].tried:
+                trials.append(self._strangers.trial(association.peer.address, identity))
+            if not trials[-1].heard():
+                trials.pop()  # which was in vain for no fault of its own
+                self._end(association)
+                return False
+            trials[-1].charge()
+        return True
 
     def _advance(self, association: Association) -> None:
         """Do what the channel is ready for."""
@@ -219,6 +248,9 @@ class DtlsEndpoint:
         psk = association.psk if channel.psk_identity else None
         association.peer = Peer(Transport.COAP, association.peer.address, channel.certificates, psk, proved=True)
         association.established = True
+        for trial in association.trials:
+            trial.proved()
+        association.trials.clear()
         _COMPLETED.value += 1
         _OPEN.value += 1
         if self._handshakes.get(address) is association:
@@ -274,14 +306,18 @@ class DtlsEndpoint:
             self._ended(association)
         else:
             _FAILED.value += 1
-            if association.unproven and self._strangers is not None:
-                self._strangers.failed(association.peer.address)
+            if association.unproven is not None:
+                for trial in association.trials[-1:]:
+                    trial.lost()
 
     async def _look_up(self, association: Association, channel: Channel, identity: str) -> None:
-        if self._strangers is not None and not self._strangers.heard(association.peer.address, identity):
-            association.look_up = None
-            self._end(association)
-            return
+        if self._strangers is not None:
+            trial = self._strangers.trial(association.peer.address, identity)
+            if not trial.heard():
+                association.look_up = None
+                self._end(association)
+                return
+            association.trials.append(trial)
         found = True
         try:
             async with self._looking_up:
@@ -295,7 +331,10 @@ class DtlsEndpoint:
         if not found:
             self._end(association)  # without a word: nobody is told that a key is wrong because Postgres is away
             return
-        association.unproven = True
+        association.unproven = identity
+        early, association.early = association.early, 0
+        if not self._try(association, identity, early):
+            return
         channel.resume_with(association.psk.key if association.psk is not None else None)
         self._advance(association)
 

@@ -198,6 +198,15 @@ def fragments(datagram: bytes) -> Iterator[Fragment]:
             content = content[end:]
 
 
+def encrypted(datagram: bytes) -> int:
+    """How many records of a DTLS datagram are under a key, or claim to be: those of a later epoch than the first."""
+    count = at = 0
+    while at + _RECORD_SIZE <= len(datagram):
+        count += datagram[at + 3 : at + 5] != b"\0\0"
+        at += _RECORD_SIZE + int.from_bytes(datagram[at + 11 : at + 13])
+    return count
+
+
 def records(data: bytes) -> Iterator[bytes]:
     """Split what was written by a DTLS endpoint into its records, headers included."""
     at = 0

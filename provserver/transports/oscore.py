@@ -20,7 +20,7 @@ import hashlib
 import logging
 import secrets
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from math import inf
 from typing import Any, Protocol
 from uuid import UUID
@@ -35,7 +35,8 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
-from provserver.services.limits import Limits, retry_after
+from provserver.services.limits import Limits, Trial, retry_after
+from provserver.transports.coap_echo import Echoes
 
 log = logging.getLogger("provserver.oscore")
 
@@ -51,7 +52,10 @@ _MAX_CONTEXTS = 16_384
 _MAX_LOOK_UPS = 2  # at a time: anybody may ask for one, and others need the database too
 _LOOK_UP_TIMEOUT = 10.0  # seconds, the wait for one's turn included
 
-SharedKey = Callable[[str], Awaitable[PreSharedKey | None]]
+_ATTEMPTS = 2
+"""Keys that a request is tried with: as many as a device may have, while its token is being rotated."""
+
+SharedKeys = Callable[[str], Awaitable[Sequence[PreSharedKey]]]
 _Unprotected = tuple[Message, oscore.RequestIdentifiers]
 
 
@@ -92,22 +96,26 @@ class OscoreSite(Resource):  # type: ignore[misc]
     def __init__(
         self,
         site: Resource,
-        shared_key: SharedKey,
+        shared_keys: SharedKeys,
         numbers: SequenceNumbers,
         *,
         limits: Limits | None = None,
         max_contexts: int = _MAX_CONTEXTS,
     ) -> None:
-        """shared_key: what an identity stands for; may raise Unavailable. limits: who guesses too often."""
+        """shared_keys: what an identity stands for, the newest first; may raise Unavailable.
+
+        limits: who guesses too often.
+        """
         super().__init__()
         self._site = site
-        self._shared_key = shared_key
+        self._shared_keys = shared_keys
         self._numbers = numbers
         self._limits = limits or Limits()
+        self._echoes = Echoes(self._limits)
         self._contexts: OrderedDict[bytes, _Context] = OrderedDict()
         self._max_contexts = max_contexts
         self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
-        self._nobody = PreSharedKey("", secrets.token_bytes(32))
+        self._nobodys = [PreSharedKey("", secrets.token_bytes(32)) for _ in range(_ATTEMPTS)]
 
     async def render_to_pipe(self, pipe: Pipe) -> None:
         """Answer the request of a pipe."""
@@ -118,8 +126,6 @@ class OscoreSite(Resource):  # type: ignore[misc]
             context, request, request_id = await self._open(pipe.request)
             await self._answer(pipe, context, request, request_id)
         except _Refusal as refusal:
-            if refusal.unproven:
-                self._limits.guessed(_peer(pipe.request.remote))
             pipe.add_response(refusal.message, is_last=True)
         except Unavailable:
             pipe.add_response(Message(code=Code.SERVICE_UNAVAILABLE, max_age=retry_after()), is_last=True)
@@ -127,52 +133,87 @@ class OscoreSite(Resource):  # type: ignore[misc]
     async def _open(self, request: Message) -> "_Opened":
         id_context = _id_context(request)
         context = self._contexts.get(id_context)
-        if context is not None:
-            self._contexts.move_to_end(id_context)
-            try:
-                return await self._open_in(context, request)
-            except _Refusal as refusal:
-                if not refusal.unproven or not context.may_be_outdated():
-                    raise
-        limits = self._limits
-        if limits.watchful() and limits.hold(_peer(request.remote), id_context) is not None:
-            raise _Refusal(Message(code=Code(TOO_MANY_REQUESTS), max_age=retry_after()))
-        # Of an identity that is not known a key is tried all the same: no answer tells which there are.
+        trial = Trial(self._limits, self._sender(request), id_context)
+        try:
+            if context is not None:
+                self._contexts.move_to_end(id_context)
+                try:
+                    return await self._open_in(context, request, trial)
+                except _Refusal as refusal:
+                    if not refusal.unproven or not context.may_be_outdated():
+                        raise
+            return await self._open_anew(id_context, request, context, trial)
+        except _Refusal as refusal:
+            if refusal.unproven:
+                trial.lost()
+            raise
+
+    async def _open_anew(
+        self, id_context: bytes, request: Message, tried: "_Context | None", trial: Trial
+    ) -> "_Opened":
+        """Open a request with the keys that its identity has now. tried: in vain."""
+        self._listen(trial)
         try:
             async with asyncio.timeout(_LOOK_UP_TIMEOUT), self._looking_up:
-                psk = await self._shared_key(_identity(id_context)) or self._nobody
-                if context is not None and context.psk.key == psk.key:  # of two that are good, the other's turn
-                    psk = await self._shared_key(_identity(id_context)) or self._nobody
+                keys = await self._shared_keys(_identity(id_context))
         except TimeoutError:
             raise Unavailable("The key was not found in time.") from None
-        context = self._contexts.get(id_context)
-        if context is None or context.psk.key != psk.key:
-            context = _Context(id_context, psk, self._numbers)
-        return await self._open_in(context, request)
+        failed: _Refusal | None = None
+        # Of an identity that is not known as many keys are tried: no answer tells which there are.
+        for psk in [*keys, *self._nobodys[len(keys) :]]:
+            context = self._contexts.get(id_context)
+            if context is None or context.psk.key != psk.key:
+                context = _Context(id_context, psk, self._numbers)
+            elif context is tried:
+                continue
+            try:
+                return await self._open_in(context, request, trial)
+            except _Refusal as refusal:
+                if not refusal.unproven:
+                    raise
+                failed = refusal
+        raise failed or _Refusal.plain(Code.BAD_REQUEST, b"Decryption failed", unproven=True)
 
-    async def _open_in(self, context: "_Context", request: Message) -> "_Opened":
+    def _sender(self, request: Message) -> Peer:
+        """Whom a request came from; an Echo outside of the protection may prove his address (RFC 9175 §2.3)."""
+        return self._echoes.proved(_peer(request.remote), request.opt.echo)
+
+    def _listen(self, trial: Trial) -> None:
+        """Raises _Refusal when there is to be no verdict now."""
+        if not trial.heard():
+            if (echo := self._echoes.challenge(trial.peer)) is not None:  # outside, as nothing is agreed on yet
+                raise _Refusal(Message(code=Code.UNAUTHORIZED, max_age=retry_after(), echo=echo))
+            raise _Refusal(Message(code=Code(TOO_MANY_REQUESTS), max_age=retry_after()))
+
+    async def _open_in(self, context: "_Context", request: Message, trial: Trial) -> "_Opened":
         await self._numbers.provide(context.shard)
+        if not (trial.tried or context.is_used_from(request)):
+            self._listen(trial)
         try:
             opened, request_id = context.unprotect(request)
         except oscore.ReplayErrorWithEcho as challenge:
-            self._keep(context)
+            self._keep(context, request)
+            trial.proved()
             raise _Refusal(challenge.to_message()) from None
         except oscore.ReplayError:
             raise _Refusal.plain(Code.UNAUTHORIZED, b"Replay detected") from None
         except oscore.DecodeError:
             raise _Refusal.plain(Code.BAD_OPTION, b"Failed to decode COSE") from None
         except oscore.ProtectionInvalid:
+            trial.charge()
             raise _Refusal.plain(Code.BAD_REQUEST, b"Decryption failed", unproven=True) from None
         except (error.UnparsableMessage, ValueError, IndexError):  # what was protected is no message
             raise _Refusal.plain(Code.BAD_REQUEST, b"") from None
-        self._keep(context)
+        self._keep(context, request)
+        trial.proved()
         if not opened.code.is_request():
             raise _Refusal.plain(Code.BAD_REQUEST, b"")
         opened.remote = OscoreRemote(context, request.remote)
         return context, opened, request_id
 
-    def _keep(self, context: "_Context") -> None:
+    def _keep(self, context: "_Context", request: Message) -> None:
         """Only what has proved its key is kept, so nobody else can push contexts out."""
+        context.used_from = request.remote.blockwise_key
         self._contexts[context.id_context] = context
         self._contexts.move_to_end(context.id_context)
         while len(self._contexts) > self._max_contexts:
@@ -246,11 +287,16 @@ class _Context(oscore.CanProtect, oscore.CanUnprotect, oscore.SecurityContextUti
         self.recipient_replay_window = _unopened()
         self.echo_recovery = secrets.token_bytes(8)
         self._numbers = numbers
+        self.used_from: object = None  # who has proved its key there is no stranger
         self._remote: object = None
         self._looked_up = -inf
 
     def __repr__(self) -> str:
         return "<OSCORE context>"
+
+    def is_used_from(self, request: Message) -> bool:
+        """Whether a request comes from where its key was proved last."""
+        return bool(self.used_from == request.remote.blockwise_key)
 
     def may_be_outdated(self) -> bool:
         """Whether to look the key up again, as it may have changed: once a second at most."""

@@ -13,7 +13,7 @@ from typing import Any, Final, cast
 from provserver import metrics
 from provserver.core.model import PreSharedKey
 from provserver.errors import Unavailable
-from provserver.services.limits import Strangers
+from provserver.services.limits import Strangers, Trial
 from provserver.transports.admission import Admission
 from provserver.transports.tls import CHUNK_SIZE, MAX_HANDSHAKE_SIZE, Channel, ServerContext
 
@@ -209,7 +209,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         "_tcp",
         "_tcp_reading",
         "_timer",
-        "_unproven",
+        "_trial",
         "_writable",
         "address",
     )
@@ -222,7 +222,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         self._channel = Channel(acceptor.context)
         self._inner: asyncio.BaseProtocol | None = None  # from the end of the handshake to that of the connection
         self._psk: PreSharedKey | None = None
-        self._unproven = False  # has named an identity, whose key it is to prove
+        self._trial: Trial | None = None  # at the key of the identity that it has named
         self._key_search: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._early: bytearray | None = bytearray()  # what has come before its turn; None from then on
@@ -245,8 +245,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._closing = self._ended = True
         self._acceptor.done(self)
-        if self._unproven and self._acceptor.strangers is not None:
-            self._acceptor.strangers.failed(self.address)
+        self._lose()
         if self._timer is not None:
             self._timer.cancel()
         if self._key_search is not None:
@@ -266,8 +265,9 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             return
         data = self._acceptor.read_buffer[:nbytes]
         if self._early is None:
-            self._channel.feed(data)
-            self._advance()
+            if self._trial is None or self._may_prove(self._trial):
+                self._channel.feed(data)
+                self._advance()
             return
         if not self._early:
             if self._timer is not None:
@@ -406,7 +406,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         channel = self._channel
         if channel.established:
             _COMPLETED.value += 1
-            self._unproven = False
+            self._trial = None
             self._acceptor.done(self)
             if self._timer is not None:
                 self._timer.cancel()
@@ -415,12 +415,13 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             self._inner.connection_made(self)
         elif channel.wanted_identity is not None and self._key_search is None:
             self._key_search = self._acceptor.loop.create_task(self._find_key(channel.wanted_identity))
+        elif channel.failure:
+            self._lose()
 
     async def _find_key(self, identity: str) -> None:
         strangers = self._acceptor.strangers
-        if strangers is not None and not strangers.heard(self.address, identity):
-            self._log("too many wrong keys came from its address")
-            self.abort()
+        trial = strangers.trial(self.address, identity) if strangers is not None else None
+        if trial is not None and not self._may_prove(trial):
             return
         try:
             self._psk = await self._acceptor.shared_key(identity)
@@ -433,9 +434,26 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             self.abort()
             return
         self._key_search = None
-        self._unproven = True
+        if trial is not None and not self._may_prove(trial):
+            return
+        self._trial = trial
         self._channel.resume_with(None if self._psk is None else self._psk.key)
         self._advance()
+
+    def _may_prove(self, trial: Trial) -> bool:
+        """Whether what came may be tried as the proof of a key; if not, it is over."""
+        if trial.heard():
+            return True
+        self._trial = None
+        self._log("too many wrong keys came from its address")
+        self.abort()
+        return False
+
+    def _lose(self) -> None:
+        """The key that it has named was not proved."""
+        trial, self._trial = self._trial, None
+        if trial is not None:
+            trial.lost()
 
     def _deliver(self, inner: asyncio.BaseProtocol) -> None:
         channel = self._channel

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import asyncpg
@@ -21,7 +22,10 @@ from tests.test_story import Person, browser, mqtt
 PLANTED = "Pl4nted"
 """What begins each secret that a test may choose: what is found of one says which it is."""
 
-LISTS = ("/audit", "/attempts", "/devices", "/profiles", "/users", "/keys", "/static-tokens", "/webhooks", "/jobs")
+LISTS = (
+    *("/audit", "/attempts", "/devices", "/profiles", "/users", "/keys", "/static-tokens", "/webhooks", "/jobs"),
+    *("/integrations", "/particle"),
+)
 
 
 class Planted:
@@ -61,6 +65,7 @@ async def test_no_secret_is_anywhere_it_does_not_belong(server: Server, tmp_path
         await people(server, planted, maker, customer)
         await devices(server, planted, maker, one, tmp_path, told)
         await tokens(server, planted, maker, customer, one)
+        await networks(planted, maker, told)
         attempts = (await maker.get("GET", "/attempts"))["items"]
         paths = [*LISTS, *(f"/attempts/{attempt['id']}/explanation" for attempt in attempts)]
         told += [json.dumps(await maker.get("GET", path)) for path in paths]
@@ -181,6 +186,24 @@ async def tokens(
     url = f"http://{server.http}/external/api/batch/update"
     async with session.get(url, params={"token": token, "V1": "1"}) as response:
         assert response.status in (200, 400)
+
+
+async def networks(planted: Planted, maker: Person, told: list[str]) -> None:
+    """The API key of a network, and the secret that its uplinks come with."""
+    await maker.get("POST", "/profiles", {"name": "lora", "keyless": True})
+    integration = {
+        "profile": "lora",
+        "network": "chirpstack",
+        "applicationId": str(uuid4()),
+        "apiKey": planted.choose("API key of a network"),
+        "settings": {"lorawanVersion": "MAC_V1_0_3", "address": "network.invalid", "deviceProfileId": str(uuid4())},
+    }
+    made = await maker.get("POST", "/integrations", integration)
+    path = f"/integrations/{made['id']}"
+    planted.know("secret of a network's webhook", (await maker.get("POST", path + "/webhook"))["secret"])
+    told += [json.dumps(await maker.get("POST", path + "/test")), json.dumps(await maker.get("GET", path))]
+    odd = {"apiKey": planted.choose("API key with a blank") + " x"}
+    told.append(json.dumps((await maker.ask("PATCH", path, odd))[1]))
 
 
 async def rows(server: Server, planted: Planted) -> dict[str, list[str]]:

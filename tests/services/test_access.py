@@ -1,6 +1,6 @@
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from uuid import UUID
 
 import asyncpg
@@ -191,7 +191,9 @@ async def test_old_and_new_tokens_take_turns_as_shared_keys(space: Space, access
     fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
     old, new = [await fleet.ask("sensor-1") for _ in range(2)]
 
+    both = await access.shared_keys(old["deviceId"])
     keys = [await access.shared_key(old["deviceId"]) for _ in range(4)]
+    assert [keys[0], keys[1]] == list(both) == [keys[2], keys[3]]
 
     assert [key.key.decode() for key in keys if key] == 2 * [new["credentialsValue"], old["credentialsValue"]]
     assert await use(access, new["credentialsValue"])
@@ -445,9 +447,35 @@ async def test_a_device_that_is_known_costs_no_statement_more(estate: Estate, sp
         assert "static_token" not in made[0]
     async with statements(opened) as made:
         assert await access.with_token("unknown", PEER) is Denial.CREDENTIALS
-    assert len(made) == 2
+    assert len(made) == 3
     async with statements(opened) as made:  # a certificate is no token
         assert await access.with_channel(replace(PEER, certificates=(b"leaf",))) is Denial.CERTIFICATE
+    await opened.close()
+
+
+async def test_what_is_unknown_takes_the_same_statements_as_what_is_known(fleet: Fleet, database_url: str) -> None:
+    """So it takes as long: `benchmarks.telling` measures it."""
+    device = (await fleet.ask("sensor-1"))["deviceId"]
+    await fleet.ask("meter", credentialsType="MQTT_BASIC", username="meter-1", password="its password")
+    opened = Database(database_url, size=1, serving=True)
+    await opened.open()
+    access = Access(opened, fleet.space.keys)
+    asked: list[tuple[Callable[[str], Awaitable[object]], str, str]] = [
+        (lambda name: access.with_mqtt("", name, b"wrong", PEER), "meter-1", "nobody"),
+        (lambda name: access.with_mqtt("client", name, b"wrong", PEER), "meter-1", "nobody"),
+        (lambda name: access.with_token(name, PEER), "meter-1", "nobody"),
+        (access.shared_keys, device, str(UUID(int=7))),
+        (access.shared_keys, fleet.pair.key, "no key"),
+    ]
+    for ask, known, unknown in asked:
+        await ask("the first")  # after which all types are known
+        seen: list[list[str]] = []
+        for name in (known, unknown, known):
+            async with statements(opened) as made:
+                await ask(name)
+            seen.append(made)
+        assert seen[0] == seen[1] == seen[2], known
+        assert seen[0], known
     await opened.close()
 
 

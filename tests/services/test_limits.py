@@ -12,11 +12,19 @@ import pytest
 from provserver.core import credentials as building
 from provserver.core.authentication import Denial
 from provserver.core.limits import Buckets
-from provserver.core.model import Authenticated, KeyBudget, Peer, PreSharedKey, ProvisionStrategy, Transport
+from provserver.core.model import (
+    Authenticated,
+    KeyBudget,
+    Peer,
+    PreSharedKey,
+    ProvisionStrategy,
+    ReprovisionPolicy,
+    Transport,
+)
 from provserver.errors import RETRY_AFTER_SECONDS, Outcome
 from provserver.services import limits as module
 from provserver.services.access import Access
-from provserver.services.limits import UNLIMITED, Limits, Rates, retry_after
+from provserver.services.limits import UNLIMITED, Limits, Rates, Strangers, retry_after
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.store.database import Database
 from tests.conftest import Space
@@ -98,6 +106,30 @@ async def test_so_it_is_when_the_key_is_known_already(site: Site) -> None:
     assert (await site.ask("first")).outcome is Outcome.SUCCESS
 
     assert Counter(await site.guess(100))[Outcome.NOT_FOUND] == RATES.guess_limit + 2
+
+
+async def test_the_order_of_answers_does_not_tell_whether_a_key_exists(site: Site) -> None:
+    assert (await site.ask("first", THERE)).outcome is Outcome.SUCCESS
+    orders = []
+    for peer, key in ((HERE, site.fleet.pair.key), (Peer(Transport.HTTP, "192.0.2.9"), "no such key")):
+        told: list[tuple[int, Outcome]] = []
+
+        async def guess(number: int, peer: Peer = peer, key: str = key, told: list[Any] = told) -> None:
+            secret = f"guess {number}"
+            answer = await site.ask("x", peer, provisionDeviceKey=key, provisionDeviceSecret=secret)
+            told.append((number, answer.outcome))
+
+        await asyncio.gather(*map(guess, range(60)))
+        orders.append(told)
+    assert orders[0] == orders[1]
+
+
+async def test_a_right_secret_among_too_many_guesses_of_one_moment_is_not_told(site: Site) -> None:
+    assert (await site.ask("first", THERE)).outcome is Outcome.SUCCESS
+    guesses = [site.ask("x", provisionDeviceSecret=f"guess {n}") for n in range(20)]
+    *_, last = await asyncio.gather(*guesses, site.ask("second"))
+
+    assert last.outcome is Outcome.LIMITED
 
 
 async def test_who_waits_may_guess_again(site: Site) -> None:
@@ -228,6 +260,22 @@ async def test_who_forges_the_source_of_datagrams_holds_up_nothing_but_datagrams
     assert (await site.ask("c", proved)).outcome is Outcome.SUCCESS
     key = PreSharedKey("a device", b"its key", b"digest")
     assert (await site.ask("b", Peer(Transport.COAP, "192.0.2.7", psk=key))).outcome is Outcome.SUCCESS
+
+
+def test_who_comes_back_with_an_identity_that_was_wrong_takes_nobodys_place() -> None:
+    clock = Clock()
+    strangers = Strangers(Limits(RATES, clock), Transport.MQTT)
+    for _ in range(RATES.guess_limit + 2):
+        trial = strangers.trial(HERE.address, "wrong")
+        assert trial.heard()
+        trial.lost()
+    assert not strangers.trial(HERE.address, "right").heard()
+    assert not strangers.trial(HERE.address, "wrong").heard()
+    clock.now += RETRY_AFTER_SECONDS
+    for identity in [*(f"another {n}" for n in range(10)), *["wrong"] * 10]:
+        strangers.trial(HERE.address, identity).heard()
+
+    assert strangers.trial(HERE.address, "right").heard()
 
 
 async def test_processes_hold_the_limit_together(site: Site) -> None:
@@ -463,6 +511,50 @@ async def test_a_key_has_a_rate_that_only_those_use_up_who_have_its_secret(bound
         "count": 1,
     }
     assert await burning(bounded.fleet.space) == [event, event]  # the first at once, the others together
+
+
+async def test_a_key_without_a_rate_that_makes_more_than_is_usual_is_told_of(fleet: Fleet) -> None:
+    site = Site(fleet, Rates(guess_interval=0, burning_interval=6.0))  # ten a minute
+    other = Provisioning(fleet.space.database, fleet.space.keys, limits=site.limits)
+    for n in range(8):
+        assert (await site.ask(f"sensor-{n}")).outcome is Outcome.SUCCESS
+    site.provisioning._look_at_keys()
+    await site.provisioning.drain()
+    assert await burning(fleet.space) == []
+
+    site.provisioning, before = other, site.provisioning  # the processes count together
+    for n in range(8, 11):
+        assert (await site.ask(f"sensor-{n}")).outcome is Outcome.SUCCESS
+    site.provisioning = before
+    await other.drain()
+    event = {
+        "profileId": str(fleet.profile.id),
+        "hint": fleet.pair.key[:4],
+        "cause": "rate",
+        "perMinute": 10,
+        "count": 1,
+    }
+    assert await burning(fleet.space) == [event]
+    assert site.provisioning._next_look is None
+
+
+@pytest.mark.parametrize("budget", [KeyBudget(per_minute=1_000), None])
+async def test_a_rate_of_its_own_and_none_at_all_tell_of_no_other(fleet: Fleet, budget: KeyBudget | None) -> None:
+    if budget is not None:
+        await fleet.space.profiles.set_budget("sensors", fleet.pair.key, budget)
+    site = Site(fleet, Rates(guess_interval=0, burning_interval=60.0 if budget else 0.0))
+    await asyncio.gather(*(site.ask(f"sensor-{n}") for n in range(10)))
+    await site.provisioning.drain()
+    assert await burning(fleet.space) == []
+
+
+async def test_who_is_given_again_what_it_has_burns_no_key(space: Space) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.RETURN_SAME)
+    site = Site(fleet, Rates(guess_interval=0, repeat_interval=0, burning_interval=60.0))
+    for _ in range(3):
+        assert (await site.ask("sensor-1", requestNonce=NONCE)).outcome is Outcome.SUCCESS
+    await site.provisioning.drain()
+    assert await burning(fleet.space) == []
 
 
 async def test_a_rate_that_is_raised_holds_from_then_on(bounded: Site) -> None:

@@ -20,6 +20,7 @@ from provserver.store import keyfile
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import NONCE, PEER, Fleet, Locking, Outage, contents, until, use
+from tests.services.ownership import statements
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 PEM = "-----BEGIN CERTIFICATE-----\nTUlJQ2VydGlmaWNhdGU\n=\n-----END CERTIFICATE-----\n"
@@ -852,6 +853,33 @@ async def test_a_strategy_changed_elsewhere_holds_at_the_next_request(fleet: Fle
 
     await fleet.space.profiles.update("sensors", ProfileChange(strategy=ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES))
     assert (await fleet.ask())["status"] == "SUCCESS"
+
+
+async def test_an_unknown_key_takes_the_same_statements_as_a_wrong_secret(fleet: Fleet, database_url: str) -> None:
+    """So it takes as long, however much there is in the key's profile: `benchmarks.telling` measures it."""
+    opened = Database(database_url, size=1, serving=True)
+    await opened.open()
+    provisioning = Provisioning(opened, fleet.space.keys)
+    seen = []
+    for key in ("the first", fleet.pair.key, "another", fleet.pair.key):
+        await provisioning.drain()
+        body = json.dumps(members(key, "wrong") | {"deviceName": "sensor-1"}).encode()
+        async with statements(opened) as made:
+            assert (await provisioning.answer(body, PEER, accept_protobuf=False)).outcome is Outcome.NOT_FOUND
+            await provisioning.drain()
+        seen.append(made)
+    await opened.close()
+
+    assert seen[1] == seen[2] == seen[3]
+    attempts = await fleet.space.rows("SELECT profile_id FROM attempt WHERE reason = 'SECRET_WRONG'")
+    assert [row["profile_id"] for row in attempts] == [fleet.profile.id] * 2
+
+
+async def test_a_wrong_secret_keeps_what_is_known_of_its_key(fleet: Fleet) -> None:
+    await fleet.ask("sensor-1")
+    known = fleet.space.provisioning._recognised[fleet.pair.key]
+    assert await fleet.refused("sensor-2", provisionDeviceSecret="wrong") == "SECRET_WRONG"
+    assert fleet.space.provisioning._recognised[fleet.pair.key] is known
 
 
 async def test_guesses_of_keys_are_not_kept(fleet: Fleet) -> None:

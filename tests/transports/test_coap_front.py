@@ -15,7 +15,7 @@ from provserver.core.model import Peer, Transport
 from provserver.errors import Outcome
 from provserver.services.provisioning import Answer, Done, Provisioning
 from provserver.transports import coap_exchanges, coap_front
-from provserver.transports.coap_exchanges import EXCHANGE_LIFETIME
+from provserver.transports.coap_exchanges import EXCHANGE_LIFETIME, Answers
 from provserver.transports.coap_front import Front
 from provserver.transports.coap_message import Code, Message, Options, Type, decode, empty, encode, uint
 from provserver.transports.coap_options import Reply
@@ -357,7 +357,7 @@ async def test_a_message_id_means_another_message_from_elsewhere_or_later(talk: 
 
 
 async def test_strangers_cannot_make_an_answer_forgotten(talk: Talk) -> None:
-    talk.front._others._max_bytes = 10_000
+    talk.front._others = Answers(10_000)
     talk.desk.answers[b"stranger"] = Answer(Outcome.NOT_FOUND, b'{"status":"NOT_FOUND"}')
     granted = await talk.ask(post())
     for n in range(1_000):

@@ -17,7 +17,7 @@ from provserver.errors import Unavailable
 from provserver.services.limits import Limits as Guesses
 from provserver.services.limits import Rates, Strangers
 from provserver.transports.dtls import Association, DtlsEndpoint, Limits
-from provserver.transports.handshake import ContentType
+from provserver.transports.handshake import ContentType, encrypted
 from provserver.transports.tls import ServerContext
 from provserver.transports.udp import Address
 from tests.pki import Authority, Issued, self_signed
@@ -523,11 +523,97 @@ async def test_who_does_not_prove_the_key_it_names_guesses(endpoint: Endpoint) -
             client.step()
             await client.take()
         (association,) = endpoint._handshakes.values()
-        await until(lambda: association.unproven)
+        await until(lambda: association.unproven is not None)
         endpoint._end(association)
 
     assert limits.locked(Peer(Transport.COAP, "127.0.0.1", psk=KEY))
     assert not limits.locked(Peer(Transport.COAP, "127.0.0.1"))  # whose source may be forged
+
+
+AT_ONCE = 20
+GUESSING = Rates(guess_limit=AT_ONCE, guess_interval=1e6, locked_interval=1e6)
+"""That many guesses, and the one that a locked address is heard at once."""
+
+
+async def test_guesses_that_go_on_at_once_are_no_more(endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong key is met with silence, so its handshake goes on; one that is not heard ends."""
+    endpoint._strangers = Strangers(Guesses(GUESSING), Transport.COAP)
+    turned_away: set[Address] = set()
+    end = endpoint._end
+
+    def turn_away(association: Association) -> None:
+        turned_away.add(association.address)
+        end(association)
+
+    monkeypatch.setattr(endpoint, "_end", turn_away)
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(DtlsClient.open(endpoint.port, psk=(KEY.identity, b"guess %d" % n)))
+            for n in range(400)
+        ]
+        handshakes = [asyncio.ensure_future(client.handshake()) for client in clients]
+        await until(lambda: len(turned_away) == 400 - AT_ONCE - 1)
+        assert endpoint.state == (AT_ONCE + 1, 0)
+        assert all(each.unproven for each in endpoint._handshakes.values())
+        for each in handshakes:
+            each.cancel()
+        await asyncio.gather(*handshakes, return_exceptions=True)
+
+
+async def test_many_keys_that_are_tried_in_one_handshake_are_as_many_guesses(endpoint: Endpoint) -> None:
+    limits = Guesses(GUESSING)
+    endpoint._strangers = Strangers(limits, Transport.COAP)
+    async with DtlsClient.open(endpoint.port, psk=(KEY.identity, b"a guess")) as client:
+        sent: Datagrams = []
+        client.passing = lambda datagrams: sent.extend(datagrams) or datagrams  # type: ignore[func-returns-value]
+        while not endpoint.asked:
+            client.step()
+            await client.take() if not encrypted(b"".join(sent)) else await asyncio.sleep(0)
+        (association,) = endpoint._handshakes.values()
+        await until(lambda: association.unproven is not None)
+        finished = next(each for each in sent if encrypted(each))
+        for _ in range(AT_ONCE - 1):
+            assert not limits.locked(Peer(Transport.COAP, "127.0.0.1", psk=KEY))
+            endpoint.datagram_received(finished, association.address)
+        assert limits.locked(Peer(Transport.COAP, "127.0.0.1", psk=KEY))
+        assert endpoint.state == (1, 0)
+        endpoint.datagram_received(finished * 2, association.address)  # one is heard, one is too many
+    assert endpoint.state == (0, 0)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["together", "Finished late"])
+async def test_right_devices_of_one_address_may_come_at_once(endpoint: Endpoint, late: bool) -> None:
+    """A fleet behind one NAT, when the power comes back."""
+    limits = Guesses(GUESSING)
+    endpoint._strangers = Strangers(limits, Transport.COAP)
+    go_on = asyncio.Event()
+
+    async def shake_hands(client: DtlsClient) -> None:
+        held: Datagrams = []
+
+        def hold(datagrams: Datagrams) -> Datagrams:
+            held.extend(each for each in datagrams if encrypted(each))
+            return [each for each in datagrams if not encrypted(each)]
+
+        if late:
+            client.passing = hold
+            while not held:
+                client.step() or await client.take()
+            await go_on.wait()
+            client.passing = lambda datagrams: datagrams
+            for each in held:
+                client.transport.sendto(each)
+        await client.handshake()
+
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(DtlsClient.open(endpoint.port, psk=PSK)) for _ in range(300)]
+        handshakes = asyncio.gather(*(shake_hands(client) for client in clients))
+        if late:
+            await until(lambda: sum(each.unproven is not None for each in endpoint._handshakes.values()) == 300)
+            go_on.set()
+        await handshakes
+        await endpoint.until(0, 300)
+    assert not limits.watchful()
 
 
 async def test_while_postgres_is_away_nobody_is_told_that_a_key_is_wrong(endpoint: Endpoint) -> None:

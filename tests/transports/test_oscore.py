@@ -3,7 +3,7 @@ import itertools
 import logging
 import os
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, cast
 from uuid import UUID
 
@@ -51,18 +51,22 @@ class Echoing(ObservableResource):  # type: ignore[misc]
 
 
 class Keys:
-    """What identities stand for. calls: what was asked."""
+    """What identities stand for. others: those of a rotation. calls: what was asked."""
 
     def __init__(self, *keys: PreSharedKey) -> None:
         self.known = {key.identity: key for key in keys}
+        self.others: dict[str, PreSharedKey] = {}
         self.calls: list[str] = []
         self.away = False
+        self.gate: asyncio.Event | None = None
 
-    async def __call__(self, identity: str) -> PreSharedKey | None:
+    async def __call__(self, identity: str) -> list[PreSharedKey]:
         self.calls.append(identity)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.away:
             raise Unavailable("Postgres is away.")
-        return self.known.get(identity)
+        return [known[identity] for known in (self.known, self.others) if identity in known]
 
 
 class Socket(asyncio.DatagramProtocol):
@@ -479,7 +483,7 @@ async def test_what_is_protected_must_be_a_request(
     assert server.resource.bodies == [b""]
 
 
-async def test_who_does_not_prove_the_key_it_names_guesses(server: Server, device: DeviceContext) -> None:
+async def test_who_does_not_prove_the_key_it_names_guesses(server: Server) -> None:
     await server.stop()
     await server.start(limits=Limits(Rates(guess_limit=3, guess_interval=1e6, locked_interval=1e6)))
     guesses = [DeviceContext(UUID(int=n).bytes, TOKEN) for n in range(10)]
@@ -487,9 +491,87 @@ async def test_who_does_not_prove_the_key_it_names_guesses(server: Server, devic
 
     assert [(code, text) for code, text, _ in told[:4]] == [(Code.BAD_REQUEST, b"Decryption failed")] * 4
     for code, text, max_age in told[4:]:
-        assert (code, text) == (Code(157), b"")
+        assert (code, text) == (Code.UNAUTHORIZED, b"")
         assert max_age in WAITS
-    assert (await refused(server, device.request(next(mids))[0]))[0] is Code(157)
+
+
+GUESSING = Rates(guess_limit=20, guess_interval=1e6, locked_interval=1e6)
+
+
+async def test_guesses_that_come_at_once_are_no_more(server: Server) -> None:
+    await server.stop()
+    await server.start(limits=Limits(GUESSING))
+    guesses = [
+        DeviceContext(PROVISION_KEY.encode() + os.urandom(16), b"guess %d" % n).request(next(mids))[0]
+        for n in range(400)
+    ]
+    told = await at_once(server, guesses)
+
+    assert told.count(Code.BAD_REQUEST) == 21
+    assert told.count(Code.UNAUTHORIZED) == len(told) - 21 > 0
+
+
+async def test_right_devices_of_one_address_may_come_at_once(server: Server) -> None:
+    await server.stop()
+    await server.start(limits=(limits := Limits(GUESSING)))
+    devices = [
+        DeviceContext(PROVISION_KEY.encode() + os.urandom(16), SECRET.key).request(next(mids))[0] for _ in range(300)
+    ]
+    assert await at_once(server, devices) == [Code.CHANGED] * 300  # what a protected answer looks like
+    assert not limits.watchful()
+
+
+async def test_whose_context_is_known_is_guessed_no_more_often(server: Server, device: DeviceContext) -> None:
+    await server.stop()
+    await server.start(limits=Limits(GUESSING))
+    async with server.socket() as socket:
+        await greeted(device, socket)
+        guesses = [DeviceContext(DEVICE.bytes, b"guess %d" % n).request(next(mids))[0] for n in range(100)]
+        assert (await at_once(server, guesses)).count(Code.BAD_REQUEST) == 21
+        datagram, request_id = device.request(next(mids), b"still here")
+        assert device.response(await socket.ask(datagram), request_id).payload == b"still here"
+
+
+async def at_once(server: Server, datagrams: list[bytes]) -> list[Code]:
+    """The codes of the answers to datagrams from one address, all of which are there before a key is looked up."""
+    server.keys.gate = asyncio.Event()
+    async with AsyncExitStack() as stack:
+        asked = []
+        for datagram in datagrams:
+            socket = await stack.enter_async_context(server.socket())
+            asked.append(asyncio.ensure_future(socket.ask(datagram)))
+        await asyncio.sleep(0)
+        server.keys.gate.set()
+        return [(await each).code for each in asked]
+
+
+async def test_who_shows_that_a_locked_address_is_its_own_is_heard(server: Server, device: DeviceContext) -> None:
+    """An Echo outside of the protection: for that there is nothing agreed on yet."""
+    await server.stop()
+    await server.start(limits=Limits(Rates(guess_limit=3, guess_interval=1e6, locked_interval=1e6)))
+    async with server.socket() as socket:
+        for n in range(5):  # by anybody who forges its address
+            await socket.ask(DeviceContext(UUID(int=n).bytes, TOKEN).request(next(mids))[0])
+        challenge = await socket.ask(device.request(next(mids))[0])
+        assert (challenge.code, challenge.opt.oscore) == (Code.UNAUTHORIZED, None)
+        for echo, heard in ((b"a forgery", False), (challenge.opt.echo, True)):
+            datagram, request_id = device.request(next(mids))
+            answer = await socket.ask(outside(datagram, echo))
+            assert (answer.opt.oscore is not None) is heard
+        assert len(device.response(answer, request_id).opt.echo) == 8  # of OSCORE itself
+        await greeted(device, socket)
+        guess, _ = DeviceContext(UUID(int=7).bytes, TOKEN).request(next(mids))
+        told = [(await socket.ask(outside(changed(guess, mid=next(mids)), challenge.opt.echo))).code for _ in range(6)]
+    assert told == [Code.BAD_REQUEST] * 4 + [Code(157)] * 2  # it has guesses of its own, and no more
+
+
+def outside(datagram: bytes, echo: bytes) -> bytes:
+    """A protected message with an Echo that is not protected."""
+    message = Message.decode(datagram, None)
+    message.direction = oscore.Direction.OUTGOING
+    message.opt.echo = echo
+    encoded: bytes = message.encode()
+    return encoded
 
 
 async def test_who_asks_while_postgres_is_away_is_told_to_come_back(server: Server, device: DeviceContext) -> None:
@@ -513,7 +595,20 @@ async def test_a_key_that_was_changed_is_looked_up_again(server: Server, device:
             assert response.payload == b"Decryption failed"
 
     assert server.resource.peers[-1] == Peer(Transport.COAP, "127.0.0.1", psk=new)
-    assert len(server.keys.calls) <= 2  # and, as it is the same, that for which it could be the other's turn
+    assert len(server.keys.calls) <= 1
+
+
+async def test_both_tokens_of_a_rotation_open_and_one_look_finds_them(server: Server) -> None:
+    new = PreSharedKey(str(DEVICE), b"the token that is to come after", b"digest 2")
+    server.keys.known[str(DEVICE)], server.keys.others[str(DEVICE)] = new, KEY
+    async with server.socket() as socket:
+        for key in (KEY, new, KEY):
+            server.keys.calls.clear()
+            await greeted(DeviceContext(DEVICE.bytes, key.key), socket)
+            assert len(server.keys.calls) == 1
+            contexts(server)[0]._looked_up = -1.0  # long ago
+
+    assert [peer and peer.psk for peer in server.resource.peers] == [KEY, new, KEY]
 
 
 def contexts(server: Server) -> list[Any]:

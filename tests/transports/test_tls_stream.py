@@ -737,13 +737,15 @@ def test_when_no_key_can_be_looked_up_nothing_is_said_of_it(
 def test_who_does_not_prove_the_key_it_names_guesses(run: Run, context: ServerContext) -> None:
     limits = Limits(Rates(guess_limit=3, guess_interval=1e6, locked_interval=1e6))
     asked: list[str] = []
+    noted: list[Peer] = []
 
     async def key(identity: str) -> PreSharedKey | None:
         asked.append(identity)
         return await one_key(identity)
 
     async def main() -> None:
-        async with listening(context, shared_key=key, strangers=Strangers(limits, Transport.MQTT)) as server:
+        strangers = Strangers(limits, Transport.MQTT, noted.append)
+        async with listening(context, shared_key=key, strangers=strangers) as server:
             right = await (await Wire.open(server.port, Client(psk=(KEY.identity, KEY.key)))).handshake()
             for identity in [KEY.identity, "nobody", *["another"] * 8]:
                 wire = await Wire.open(server.port, Client(psk=(identity, b"a guess")))
@@ -756,6 +758,47 @@ def test_who_does_not_prove_the_key_it_names_guesses(run: Run, context: ServerCo
     run(main())
     # Of a locked address one more is heard at once, and one that comes back.
     assert asked == [KEY.identity, KEY.identity, "nobody", "another", "another"]
+    assert [(peer.transport, peer.address) for peer in noted] == [(Transport.MQTT, "127.0.0.1")] * 4
+
+
+@pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3])
+@pytest.mark.parametrize(("right", "many"), [(False, 400), (True, 300)], ids=["wrong", "right"])
+def test_however_many_handshakes_go_on_at_once_guesses_are_limited_and_the_right_are_not(
+    run: Run, context: ServerContext, version: int, right: bool, many: int
+) -> None:
+    """Of 400 that guess, all at the last step, 20 get a verdict, and the one that a locked address is heard."""
+    limits = Limits(Rates(guess_limit=20, guess_interval=1e6, locked_interval=1e6))
+    asked = 0
+    looked_up = asyncio.Event()
+
+    async def key(identity: str) -> PreSharedKey | None:
+        nonlocal asked
+        asked += 1
+        if asked == many:
+            looked_up.set()
+        await looked_up.wait()
+        return await one_key(identity)
+
+    async def shake_hands(port: int, client: Client) -> bool:
+        wire = await Wire.open(port, client)
+        await wire.handshake()
+        await wire.close()
+        return client.done or client.error is not None
+
+    async def main() -> None:
+        async with listening(
+            context,
+            shared_key=key,
+            strangers=Strangers(limits, Transport.MQTT),
+            at_once=many,
+            handshake_timeout=100,
+        ) as server:
+            clients = [Client(version, psk=(KEY.identity, KEY.key if right else b"guess %d" % n)) for n in range(many)]
+            told = await asyncio.gather(*(shake_hands(server.port, client) for client in clients))
+            assert sum(told) == (many if right else 21)
+            assert limits.watchful() is not right
+
+    run(main())
 
 
 def test_a_client_may_leave_while_its_key_is_looked_up(run: Run, context: ServerContext) -> None:
