@@ -1,4 +1,7 @@
-"""Jobs: work that takes longer than a request should, done in this process, watched and cancelled from any."""
+"""Jobs: work that takes longer than a request should, watched and cancelled from any process.
+
+Most are done in the process that was asked for them; the durable ones by `job_runner.py`, in any.
+"""
 
 import asyncio
 import logging
@@ -8,14 +11,16 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
+
 from provserver import metrics
 from provserver.core import ids
 from provserver.core.authorization import Permission, Principal
 from provserver.errors import Conflict, Invalid, NotFound, ProvserverError, TooManyRequests, Unavailable, described
 from provserver.store import audit
 from provserver.store import jobs as store
-from provserver.store.database import Database
-from provserver.store.jobs import Job
+from provserver.store.database import Connection, Database
+from provserver.store.jobs import Job, Step
 
 __all__ = ["Job", "Jobs", "Progress", "Work"]
 
@@ -29,6 +34,9 @@ _SILENCE = timedelta(seconds=60)
 """After so long without a word of its process, a job has failed."""
 
 _INTERRUPTED = "The server stopped while it ran. Look at what there is, then start it again."
+
+_MAX_STEPS = 1000
+"""Steps of a job that are shown: the newest."""
 
 
 class Progress:
@@ -86,27 +94,72 @@ class Jobs:
             raise NotFound("There is no such job.")
         return job
 
-    async def list_(self, principal: Principal, before: UUID | None = None, limit: int = 50) -> list[Job]:
-        """Jobs, newest first, from before one on."""
+    async def details(self, principal: Principal, id_: UUID) -> tuple[Job, list[Step]]:
+        """A job, and its steps if it is durable: the newest, in their order. Raises NotFound."""
+        job = await self.show(principal, id_)
+        async with self._database.connection() as connection:
+            return job, await store.steps(connection, id_, _MAX_STEPS)
+
+    async def list_(
+        self,
+        principal: Principal,
+        before: UUID | None = None,
+        limit: int = 50,
+        *,
+        state: str | None = None,
+        kind: str | None = None,
+        subject_id: UUID | None = None,
+    ) -> list[Job]:
+        """Jobs, newest first, from before one on; of a state, a kind, about a device or whatever else, or all."""
         async with self._database.connection() as connection:
             await store.bury(connection, _SILENCE, _INTERRUPTED)
-            return await store.newest(connection, principal.organization_id, _only(principal), before, limit)
+            return await store.newest(
+                connection,
+                principal.organization_id,
+                _only(principal),
+                before,
+                limit,
+                state=state,
+                kind=kind,
+                subject_id=subject_id,
+            )
 
     async def cancel(self, principal: Principal, id_: UUID) -> Job:
-        """Have a job end; what it has not committed is undone. Raises NotFound, Conflict."""
+        """Have a job end; what it has not committed is undone. Raises NotFound, Conflict.
+
+        A durable one ends between two steps, and what it did is undone before it is cancelled.
+        """
         async with self._database.transaction() as connection:
             cancelled = await store.cancel(connection, principal.organization_id, _only(principal), id_)
             job = await store.find(connection, principal.organization_id, _only(principal), id_)
             if job is None:
                 raise NotFound("There is no such job.")
             if not cancelled:
-                raise Conflict(f"The job has ended: it is {job.state}.")
-            entry = ids.uuid7(self._clock(), self._random)
-            await audit.record(
-                connection, entry, job.organization_id, principal.actor, "job.cancelled", id_, kind=job.kind
-            )
+                raise Conflict(_not_cancelled(job))
+            await self._record(connection, principal, job, "job.cancelled")
         if id_ in self._running:
             self._running[id_].cancel()
+        return job
+
+    async def retry(self, principal: Principal, id_: UUID) -> Job:
+        """Have a durable job that failed be tried again: what is done, and not undone, is not done again.
+
+        Raises NotFound, Conflict.
+        """
+        only = _only(principal)
+        try:
+            async with self._database.transaction() as connection:
+                waits = await store.retry(connection, principal.organization_id, only, id_)
+                job = await store.find(connection, principal.organization_id, only, id_)
+                if job is None:
+                    raise NotFound("There is no such job.")
+                if not waits and job.state != "failed":
+                    raise Conflict(f"Only a job that has failed is tried again: it is {job.state}.")
+                if not waits:
+                    raise Conflict("A job of this kind is not tried again. Ask for what it was to do once more.")
+                await self._record(connection, principal, job, "job.retried")
+        except UniqueViolationError:
+            raise Conflict("Another job is at the same already. Look at that one: provserver job list.") from None
         return job
 
     async def stop(self) -> None:
@@ -150,6 +203,16 @@ class Jobs:
                 await store.finish(connection, id_, state, done, result, error)
         except Unavailable:
             log.warning("that a job is %s could not be written", state)
+
+    async def _record(self, connection: Connection, principal: Principal, job: Job, action: str) -> None:
+        id_ = ids.uuid7(self._clock(), self._random)
+        await audit.record(connection, id_, job.organization_id, principal.actor, action, job.id, kind=job.kind)
+
+
+def _not_cancelled(job: Job) -> str:
+    if job.ending is not None:
+        return f"The job ends already: it is {job.ending} as soon as what it did is undone."
+    return f"The job has ended: it is {job.state}."
 
 
 def _only(principal: Principal) -> str | None:

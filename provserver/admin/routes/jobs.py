@@ -1,21 +1,32 @@
 """Jobs: work that takes longer than a request should."""
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from provserver.admin.fields import Answer, Page, PageQuery, paged
+from msgspec import UNSET, Meta, UnsetType
+
+from provserver.admin.fields import PRINTABLE, Answer, Page, PageQuery, paged
 from provserver.admin.route import Access, Call, route
+from provserver.core.job import JobState
+
+Kind = Annotated[str, Meta(min_length=1, max_length=64, pattern=PRINTABLE, examples=["static_tokens.make"])]
 
 
 class JobAnswer(Answer, frozen=True):
-    """A job. state: running, done, failed or cancelled. total: null while it is not known. result: of its kind."""
+    """A job. state: waiting, running, done, failed or cancelled. total: null while it is not known.
+
+    result: of its kind. error: why it failed, or why it is tried again; remedy: what to do about it. subjectId: what it
+    is about, a device for example. step: the one begun last. dueAt: when it is tried again. ending: what it is once
+    all it did is undone.
+    """
 
     id: UUID
     organization_id: UUID
     kind: str
     actor: str
-    state: str
+    state: JobState
     done: int
     total: int | None
     result: Any
@@ -23,6 +34,37 @@ class JobAnswer(Answer, frozen=True):
     created_at: datetime
     updated_at: datetime
     finished_at: datetime | None
+    subject_id: UUID | None
+    step: str | None
+    tries: int
+    due_at: datetime | None
+    ending: str | None
+    remedy: str | None
+
+
+class StepAnswer(Answer, frozen=True):
+    """A step of a job. state: begun, done, failed (and so without effect) or undone. tries: how often it was begun."""
+
+    name: str
+    state: str
+    tries: int
+    result: Any
+    begun_at: datetime
+    ended_at: datetime | None
+
+
+class JobDetailsAnswer(JobAnswer, frozen=True, kw_only=True):
+    """A job and its steps, in their order; of many the newest."""
+
+    steps: Sequence[StepAnswer]
+
+
+class JobsQuery(PageQuery, frozen=True):
+    """Which jobs. subject: the id of what they are about."""
+
+    state: JobState | UnsetType = UNSET
+    kind: Kind | UnsetType = UNSET
+    subject: UUID | UnsetType = UNSET
 
 
 class Begun(Answer, frozen=True):
@@ -31,25 +73,39 @@ class Begun(Answer, frozen=True):
     job: JobAnswer
 
 
-async def list_jobs(call: Call[PageQuery, None]) -> Page[JobAnswer]:
-    """List jobs, newest first."""
+async def list_jobs(call: Call[JobsQuery, None]) -> Page[JobAnswer]:
+    """List jobs, newest first: of a state, of a kind, about something, or all."""
     query = call.query
-    found = await call.services.jobs.list_(call.principal, query.after, query.limit + 1)
+    found = await call.services.jobs.list_(
+        call.principal,
+        query.after,
+        query.limit + 1,
+        state=query.state or None,
+        kind=query.kind or None,
+        subject_id=query.subject or None,
+    )
     return paged(found, query.limit, JobAnswer.of)
 
 
-async def show_job(call: Call[None, None]) -> JobAnswer:
-    """Show a job, with its progress or result."""
-    return JobAnswer.of(await call.services.jobs.show(call.principal, call.id))
+async def show_job(call: Call[None, None]) -> JobDetailsAnswer:
+    """Show a job, with its progress, steps and result."""
+    job, steps = await call.services.jobs.details(call.principal, call.id)
+    return JobDetailsAnswer.of(job, steps=[StepAnswer.of(each) for each in steps])
 
 
 async def cancel_job(call: Call[None, None]) -> JobAnswer:
-    """Have a job end."""
+    """Have a job end; what a durable one did is undone first."""
     return JobAnswer.of(await call.services.jobs.cancel(call.principal, call.id))
+
+
+async def retry_job(call: Call[None, None]) -> JobAnswer:
+    """Have a durable job that failed be tried again."""
+    return JobAnswer.of(await call.services.jobs.retry(call.principal, call.id))
 
 
 ROUTES = [
     route("GET", "/jobs", Access.ANYONE, list_jobs),
     route("GET", "/jobs/{id}", Access.ANYONE, show_job),
     route("POST", "/jobs/{id}/cancel", Access.ANYONE, cancel_job, problems=("conflict",)),
+    route("POST", "/jobs/{id}/retry", Access.ANYONE, retry_job, problems=("conflict",)),
 ]
