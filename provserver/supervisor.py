@@ -160,6 +160,7 @@ class Supervisor:
     def _become(self, child: Child, parent: int, writing: int) -> NoReturn:
         code = 1
         try:
+            os.setsid()  # what comes to the whole group, such as Ctrl-C, is ours alone: who ends first matters
             signal.set_wakeup_fd(-1)
             for number in self._previous:
                 signal.signal(number, signal.SIG_DFL)

@@ -51,7 +51,11 @@ class Run:
         script = SCRIPT.replace("STOP_TIMEOUT", str(stop_timeout))
         script = script.replace("BODY", textwrap.indent(textwrap.dedent(body).strip(), " " * 8).lstrip())
         self.process = subprocess.Popen(
-            [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, "-c", script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            process_group=0,
         )
 
     def next(self) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def test_all_run_until_they_are_told_to_stop(run: Any, number: signal.Signals) -
     pids = [two.pid_of("first"), two.pid_of("second")]
     assert two.next() == {"ready": [{"name": "first"}, {"name": "second"}]}
 
-    two.process.send_signal(number)
+    os.killpg(two.process.pid, number)  # as Ctrl-C does: the order is the supervisor's all the same
 
     assert [two.next(), two.next(), two.next()] == [{"ended": "second"}, {"ended": "first"}, {"code": 0}]
     assert two.process.wait() == 0

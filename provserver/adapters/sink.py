@@ -7,18 +7,16 @@
 import asyncio
 import base64
 import ipaddress
-import logging
-import socket
-import ssl
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any, Self
 from uuid import UUID
 
 import aiomqtt
 from yarl import URL
 
+from provserver.adapters import broker
+from provserver.adapters.broker import BrokerClient
 from provserver.adapters.outgoing import Outgoing, Unreachable
 from provserver.core.sink import Delivery, QueuedMessage, Receiver, topic
 from provserver.errors import Misconfigured
@@ -45,9 +43,6 @@ _UNSUPPORTED_VERSION = frozenset({0x84, 1})
 _MAX_RETRY_AFTER = 300
 
 _FORM = "It must be mqtt://[user:password@]broker[:port]/topic/prefix, mqtts://…, http://host/path or https://…"
-
-_quiet = logging.getLogger("provserver.sink.protocol")
-_quiet.setLevel(logging.ERROR)
 
 
 def receiver(url: str, outgoing: Outgoing) -> Receiver:
@@ -220,32 +215,27 @@ class MqttReceiver:
         if self._publisher is not None and not self._publisher.lost:
             return self._publisher
         await self.close()
-        address = await self._outgoing.resolve(self._host, self._port)
-        context = await asyncio.to_thread(_NamedContext.make, self._host) if self._tls else None
-        publisher = _Publisher(
-            address,
+        publisher = await broker.client(
+            _Publisher,
+            self._outgoing,
+            self._host,
             self._port,
+            tls=self._tls,
+            timeout=self._timeout,
             username=self._username,
             password=self._password,
             protocol=self._version,
-            tls_context=context,
-            timeout=self._timeout,
-            keepalive=30,
             max_inflight_messages=0,  # `_Publisher` counts them
-            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-            logger=_quiet,
         )
         try:
             self._publisher = await publisher.__aenter__()
         except aiomqtt.MqttError as fault:
             self._version = _next_version(self._version, fault)
-            if context is not None and context.opened is not None:
-                context.opened.close()
             raise
         return self._publisher
 
 
-class _Publisher(aiomqtt.Client):
+class _Publisher(BrokerClient):
     """A connection that tells what each PUBACK said, and at once when it is lost.
 
     In MQTT 5, reason: of the DISCONNECT that ended it; largest: bytes of a packet that the broker takes.
@@ -261,13 +251,12 @@ class _Publisher(aiomqtt.Client):
 
     @property
     def lost(self) -> bool:
-        return self._mute or self._disconnected.done()
+        return self._mute or super().lost
 
     async def __aenter__(self) -> Self:
         try:
             await super().__aenter__()
         except BaseException:
-            self._client.disconnect()
             self._end(self._disconnected)
             raise
         self._disconnected.add_done_callback(self._end)
@@ -289,11 +278,6 @@ class _Publisher(aiomqtt.Client):
             finally:
                 self._waiting.pop(info.mid, None)
 
-    async def leave(self) -> None:
-        """Disconnect, or note that it has happened."""
-        with suppress(aiomqtt.MqttError):
-            await self.__aexit__(None, None, None)
-
     def _on_connect(self, *arguments: Any, **options: Any) -> None:
         properties = arguments[4]
         self.largest = getattr(properties, "MaximumPacketSize", self.largest)
@@ -312,25 +296,6 @@ class _Publisher(aiomqtt.Client):
         for acknowledged in self._waiting.values():
             if not acknowledged.done():
                 acknowledged.set_exception(aiomqtt.MqttError(str(fault or "disconnected")))
-
-
-class _NamedContext(ssl.SSLContext):
-    """Verifies the broker's certificate for the name of the URL, although the connection goes to an address."""
-
-    name: str
-    opened: ssl.SSLSocket | None = None  # which paho forgets when the handshake fails
-
-    @classmethod
-    def make(cls, name: str) -> Self:
-        """With the system's certificate authorities, or those of SSL_CERT_FILE."""
-        context = cls(ssl.PROTOCOL_TLS_CLIENT)
-        context.load_default_certs()
-        context.name = name
-        return context
-
-    def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
-        self.opened = super().wrap_socket(*arguments, **options | {"server_hostname": self.name})
-        return self.opened
 
 
 def _next_version(version: aiomqtt.ProtocolVersion, fault: aiomqtt.MqttError) -> aiomqtt.ProtocolVersion:

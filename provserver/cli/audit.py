@@ -35,7 +35,10 @@ async def list_(
     """List what was done last in one's organization and those below it, newest first."""
     columns = {"TIME": "at", "ACTOR": "actor", "ACTION": "action", "SUBJECT": "subjectId", "DETAIL": "detail"}
     await output.print_list(
-        api.items("/audit", query={"subject": subject, "organization": organization}, limit=limit), columns, json=json
+        api.items("/audit", query={"subject": subject, "organization": organization}, limit=limit),
+        columns,
+        json=json,
+        cut={"DETAIL"},
     )
 
 

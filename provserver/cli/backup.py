@@ -12,7 +12,6 @@ from provserver.cli.options import ConfigFile, DatabaseUrl, DataDir
 from provserver.cli.output import Json
 from provserver.errors import Misconfigured
 from provserver.services import backup as service
-from provserver.store import schema
 from provserver.store.keyfile import check_private
 
 MIN_PASSPHRASE = 12
@@ -55,6 +54,13 @@ def backup(
 def restore(
     file: BackupFile,
     passphrase_file: PassphraseFile = None,
+    webhooks_off: Annotated[
+        bool,
+        typer.Option(
+            "--webhooks-off",
+            help="For a server that is only to be tried: disable webhooks and integrations, fail the jobs that wait.",
+        ),
+    ] = False,
     config: ConfigFile = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -64,20 +70,32 @@ def restore(
     settings = options.load(config, data_dir=data_dir, database_url=database_url)
     passphrase = _passphrase(passphrase_file, confirm=False)
 
-    async def run() -> tuple[service.Found, list[schema.Migration]]:
+    async def run() -> tuple[service.Found, service.Restored]:
         with output.progress("bytes", quiet=json) as told:
             found = service.examine(file, passphrase, told)
         async with workspace.database(settings, make=True) as opened:
             with output.progress("bytes", quiet=json) as told:
                 source = workspace.key_source(settings)
                 head_file = workspace.head_file(settings)
-                return found, await service.restore(opened, source, file, found, told, head_file)
+                restored = await service.restore(
+                    opened, source, file, found, told, head_file, webhooks_off=webhooks_off
+                )
+                return found, restored
 
-    found, applied = asyncio.run(run())
+    found, restored = asyncio.run(run())
     if json:
-        migrations = [{"number": each.number, "name": each.name} for each in applied]
-        output.print_json({"file": str(file), "createdAt": found.head.created_at, "applied": migrations})
+        migrations = [{"number": each.number, "name": each.name} for each in restored.applied]
+        output.print_json(
+            {
+                "file": str(file),
+                "createdAt": found.head.created_at,
+                "applied": migrations,
+                "webhooksDisabled": restored.silenced,
+            }
+        )
     else:
+        if webhooks_off:
+            output.say(f"{restored.silenced} webhooks are disabled (provserver webhook update ID --enable).")
         output.say(f"The backup of {found.head.created_at} is restored. Start the server: provserver serve")
 
 

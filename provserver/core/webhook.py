@@ -2,6 +2,7 @@
 
 import base64
 import hmac
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
@@ -18,6 +19,8 @@ SECRET_LENGTH = 32
 """Bytes."""
 
 MAX_URL = 2000
+
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9a-fA-F]*")
 
 
 class DeliveryState(StrEnum):
@@ -102,9 +105,8 @@ def checked_url(url: str) -> str:
 
 
 def _check_host(name: str) -> None:
-    """A host whose last label is a number is an IPv4 address (WHATWG URL), and must be written as one."""
-    last = name.rstrip(".").rpartition(".")[2]
-    if last.isdecimal():
+    """A host whose last label is a number, also hexadecimal, is an IPv4 address (WHATWG URL), and written as one."""
+    if _NUMBER.fullmatch(name.rstrip(".").rpartition(".")[2]):
         try:
             IPv4Address(name)
         except ValueError:

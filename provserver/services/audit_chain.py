@@ -13,6 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 
 from provserver.core import auditchain, ids
 from provserver.core.auditchain import GENESIS, Break, Entry, Head, Link, Verifier
@@ -26,6 +27,9 @@ __all__ = ["AuditChain", "Head", "Verification"]
 
 BATCH = 500
 """Entries of one transaction."""
+
+LOOK_PERIOD = 60.0
+"""Seconds after which the chain's end is looked at although nothing waits: somebody may have cut it off."""
 
 KEEP_PERIOD = 2.0
 """Seconds between writes of the file that the newest head is kept in."""
@@ -64,7 +68,7 @@ class AuditChain:
         self._random = random
         self._clock = clock
         self._file = file
-        self._looked = file is None
+        self._look_at = -inf  # when the end is looked at although nothing waits
         self._newest: Head | None = None
         self._kept_at = -KEEP_PERIOD
 
@@ -80,12 +84,18 @@ class AuditChain:
                 if not await store.lock(connection, wait=wait):
                     return count
                 entries = await store.waiting(connection, BATCH)
-                if entries:
-                    made = await self._chain(connection, entries)
-                elif not self._looked:
-                    await self._end(connection, await self._chain_keys(connection))
-                    made = await store.head(connection)
-            self._looked = True
+                looks = bool(entries) or time.monotonic() >= self._look_at
+                try:
+                    if entries:
+                        made = await self._chain(connection, entries)
+                    elif looks:
+                        await self._end(connection, await self._chain_keys(connection))
+                        made = await store.head(connection)
+                except Broken:
+                    self._look_at = -inf  # it stays broken, also once nothing waits
+                    raise
+            if looks:
+                self._look_at = time.monotonic() + LOOK_PERIOD
             self._newest = made or self._newest  # committed: it is never kept before
             count += len(entries)
             with suppress(Misconfigured):  # for who calls `keep` himself

@@ -1,17 +1,20 @@
 """Backups: the database as it is at one moment, and the server's keys, in one file; and back (docs/backup.md)."""
 
+import hashlib
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from provserver.core import backupfile, ids
+from provserver.core import backupfile, ids, webhook
+from provserver.core.authorization import OPERATOR
 from provserver.core.backupfile import Head
 from provserver.errors import Conflict, Misconfigured, Refused
-from provserver.store import audit_chain, dumps, keyfile, schema, server_keys
-from provserver.store.database import Database
+from provserver.store import audit, audit_chain, dumps, integrations, jobs, keyfile, schema, server_keys, webhooks
+from provserver.store.database import Connection, Database
 from provserver.store.headfile import HeadFile
 from provserver.store.keyfile import KeySource
 
@@ -89,19 +92,40 @@ def examine(file: Path, passphrase: str, told: Progress) -> Found:
     return Found(head, keys, start, end)
 
 
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did. applied: migrations; silenced: webhooks that were disabled, if they were to be."""
+
+    applied: list[schema.Migration]
+    silenced: int
+
+
 async def restore(
-    database: Database, source: KeySource, file: Path, found: Found, told: Progress, head_file: HeadFile | None = None
-) -> list[schema.Migration]:
+    database: Database,
+    source: KeySource,
+    file: Path,
+    found: Found,
+    told: Progress,
+    head_file: HeadFile | None = None,
+    *,
+    webhooks_off: bool = False,
+) -> Restored:
     """Fill an empty database and put the keys where they belong; again after an interruption is harmless.
 
     head_file: where the newest head of the audit is kept: the backup's is, from now on, even if it is an older one.
-    Returns the migrations that were applied to what was restored. Raises Misconfigured, Refused, Unavailable.
+    webhooks_off: disable all webhooks and integrations, and fail what jobs wait, so that nobody hears of the copy.
+    Raises Misconfigured, Refused, Unavailable.
     """
+    backup_ = hashlib.sha256(found.head.keys.encode()).hexdigest()  # sealed under a salt and a nonce of its own
     async with database.connection() as connection:
-        if await connection.fetchval(
+        filled = await connection.fetchval(
             "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'v'))"
-        ):
+        )
+        begun = await schema.restoring(connection)
+        if filled and begun is None:
             raise Refused("The database is not empty. Restore into a new data directory, or an empty database.")
+        if filled and begun != backup_:
+            raise Refused("The restore of another backup into this database was not finished. Finish that first.")
     keys = keyfile.KeySource(source.path, found.keys).load()
     if source.present and keyfile.text_of(source.load()) != keyfile.text_of(keys):
         mend = "Unset it." if source.text else "Restore into a new data directory, or move the file away."
@@ -112,15 +136,38 @@ async def restore(
         keyfile.write_new(source.path, keys)
     if head_file is not None:
         head_file.remove()
-    await dumps.restore(program, database.dsn, _content(file, found, told))
-    applied = await schema.upgrade(database)
+    if not filled:
+        async with database.transaction() as connection:
+            if begun is not None:
+                await schema.end_restore(connection)
+            await schema.begin_restore(connection, backup_)
+        await dumps.restore(program, database.dsn, _content(file, found, told))
+    applied = await schema.upgrade(database, restoring=True)
     await keyfile.prove(database, keys)
     if head_file is not None:
         async with database.connection() as connection:
             head = await audit_chain.head(connection)
         if head is not None:
             head_file.replace(head)
-    return applied
+    async with database.transaction() as connection:  # until it is committed, nobody serves the database
+        silenced = await _silence(connection) if webhooks_off else 0
+        await schema.end_restore(connection)
+    return Restored(applied, silenced)
+
+
+async def _silence(connection: Connection) -> int:
+    """Have the database tell nobody anything; how many webhooks are disabled."""
+    disabled = await webhooks.disable_all(connection)
+    for each in disabled:
+        id_ = ids.uuid7(time.time(), os.urandom)
+        about = (each.organization_id, OPERATOR, "webhook.updated", each.id)
+        await audit.record(connection, id_, *about, host=webhook.host(each.url), enabled=False)
+    for integration in await integrations.disable_all(connection):
+        id_ = ids.uuid7(time.time(), os.urandom)
+        about = (integration.organization_id, OPERATOR, "integration.updated", integration.id)
+        await audit.record(connection, id_, *about, onboarding=False)
+    await jobs.fail_all(connection, "the backup was restored with --webhooks-off", "Retry it if it is to be done here.")
+    return len(disabled)
 
 
 async def _content(file: Path, found: Found, told: Progress) -> AsyncIterator[bytes]:

@@ -87,5 +87,6 @@ class Lead(ABC):
     async def _pause(self, seconds: float) -> bool:
         """Wait; True when it is time to stop."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` may lose a cancellation until Python 3.12
+                await self._stopping.wait()
         return self._stopping.is_set()

@@ -149,7 +149,8 @@ class Outbox(Lead):
     async def _rest(self, seconds: float) -> None:
         """Until there may be something to do."""
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._wake.wait(), seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` may lose a cancellation until Python 3.12
+                await self._wake.wait()
 
     async def _fan_out(self, connection: Connection) -> int:
         async with self._turn:

@@ -97,7 +97,8 @@ class Sink(Lead):
                 self._say_well()
             else:
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), IDLE)
+                    async with asyncio.timeout(IDLE):  # `wait_for` may lose a cancellation until Python 3.12
+                        await self._wake.wait()
 
     async def _settle(self, connection: Connection, messages: Sequence[QueuedMessage], delivery: Delivery) -> None:
         gone = list(delivery.delivered)

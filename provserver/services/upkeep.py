@@ -5,6 +5,7 @@ import logging
 
 from asyncpg import PostgresError
 
+from provserver import metrics
 from provserver.core.secrets import Unsealable
 from provserver.errors import Misconfigured
 from provserver.services.audit_chain import AuditChain, Broken
@@ -37,33 +38,45 @@ class Upkeep(Lead):
         self._interval = interval
         self._complaint = ""
         self._quiet_until = 0.0
+        self._faults = {kind: metrics.AUDIT_FAULT.cell(kind) for (kind,) in metrics.AUDIT_FAULT.cells}
 
     async def _serve(self, connection: Connection) -> None:
         now = asyncio.get_running_loop().time
         sweep_at = now()
         more = False
-        while True:
-            await self._advance()
-            if more or now() >= sweep_at:
-                more = await self._retention.sweep(connection)
-                sweep_at = now() + SWEEP_PERIOD
-            if await self._pause(_PACE if more else self._interval):
-                await self._advance(last=True)
-                return
+        try:
+            while True:
+                await self._advance()
+                if more or now() >= sweep_at:
+                    more = await self._retention.sweep(connection)
+                    sweep_at = now() + SWEEP_PERIOD
+                if await self._pause(_PACE if more else self._interval):
+                    await self._advance(last=True)
+                    return
+        finally:  # whoever goes on says how it is
+            self._show("")
 
     async def _advance(self, *, last: bool = False) -> None:
         """Chain what is new; what is in the way is said once an hour, and the rest goes on. last: of this process."""
         try:
             await self._chain.advance()
             await self._chain.keep(now=last)
-        except (Broken, Misconfigured) as fault:
-            complaint = str(fault)
+        except Broken as fault:
+            kind, complaint = "broken", str(fault)
+        except Misconfigured as fault:
+            kind, complaint = "head_file", str(fault)
         except (PostgresError, Unsealable) as fault:
-            complaint = f"The audit cannot be chained: {type(fault).__name__}."
+            kind, complaint = "failed", f"The audit cannot be chained: {type(fault).__name__}."
         else:
             self._complaint = ""
+            self._show("")
             return
+        self._show(kind)
         now = asyncio.get_running_loop().time()
         if complaint != self._complaint or now >= self._quiet_until:
             log.error("%s", complaint)
             self._complaint, self._quiet_until = complaint, now + _COMPLAINT_PERIOD
+
+    def _show(self, fault: str) -> None:
+        for kind, cell in self._faults.items():
+            cell.value = float(kind == fault)

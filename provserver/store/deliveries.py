@@ -47,10 +47,14 @@ class Result(NamedTuple):
 
 
 # Taken away, whoever commits late is found as well. The order is that of the times at which events were written: of one
-# device's, as a rule, that of their transactions. An event that is nobody's is told to the root, as attempts are.
+# device's, as a rule, that of their transactions. Ids of one millisecond are in no order, so all of it are taken
+# together, though they be some more. An event that is nobody's is told to the root, as attempts are.
 _FAN_OUT = """
-WITH taken AS (
-    DELETE FROM outbox WHERE id IN (SELECT id FROM outbox ORDER BY id LIMIT $1) RETURNING *
+WITH last AS (
+    SELECT encode(overlay(uuid_send(id) PLACING '\\xffffffffffffffffffff'::bytea FROM 7), 'hex')::uuid AS id
+    FROM outbox ORDER BY outbox.id OFFSET $1::integer - 1 LIMIT 1
+), taken AS (
+    DELETE FROM outbox WHERE id <= coalesce((SELECT id FROM last), 'ffffffff-ffff-ffff-ffff-ffffffffffff') RETURNING *
 ), placed AS MATERIALIZED (
     SELECT t.id, t.type, t.device_id, t.payload, t.created_at, o.id AS organization_id, o.path
     FROM taken t

@@ -87,6 +87,28 @@ def text_of(keys: ServerKeys) -> str:
     )
 
 
+async def of_database(database: Database, source: KeySource) -> ServerKeys:
+    """The keys that a database is written with, made with a new one. Raises Misconfigured.
+
+    Where there are none any more, none are made.
+    """
+    async with database.connection() as connection:
+        used = bool(await server_keys.proofs(connection))
+    try:
+        missing = used and not source.present
+    except OSError as fault:
+        raise Misconfigured(f"{source.path} cannot be read: {fault.strerror}.") from None
+    if missing:
+        raise Misconfigured(
+            f"There are no keys at {source.path.absolute()}, and this database was written with some. "
+            "Use the keys file that belongs to it (--data-dir, or option keys_file): put a copy of it there, or "
+            "restore a backup into a new data directory (provserver restore), and copy it from there."
+        )
+    keys = source.load_or_create()
+    await prove(database, keys)
+    return keys
+
+
 async def prove(database: Database, keys: ServerKeys) -> None:
     """Check that the database was written with these keys, or mark a new one; a version that is new is noted.
 

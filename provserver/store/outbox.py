@@ -17,11 +17,12 @@ MEMBERS = "jsonb_build_object('deviceId', d.id, 'deviceName', d.name, 'profileId
 """What the payload of every event of a device has, where its row is `d`."""
 
 # The database makes the ids (a default), and the time is that of the statement: whoever waited for a lock comes after
-# the one he waited for.
+# the one he waited for. Those of one statement are a microsecond apart at least, as it is their order.
 _RECORD = """
 INSERT INTO outbox (type, device_id, organization_id, payload, created_at)
-SELECT type, device_id, organization_id, payload::jsonb, clock_timestamp()
-FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[]) AS e(type, device_id, organization_id, payload)
+SELECT type, device_id, organization_id, payload::jsonb, clock_timestamp() + place * interval '1 microsecond'
+FROM unnest($1::text[], $2::uuid[], $3::uuid[], $4::text[]) WITH ORDINALITY
+    AS e(type, device_id, organization_id, payload, place)
 """
 
 

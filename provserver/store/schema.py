@@ -9,6 +9,8 @@ from provserver.store.database import Connection, Database
 
 _LOCK = 0x70726F76  # "prov": two servers that start together migrate one after the other
 
+_RESTORE = "provserver_restore"
+
 _HISTORY = """
 CREATE TABLE IF NOT EXISTS schema_migration (
     number     integer PRIMARY KEY,
@@ -46,14 +48,20 @@ def known() -> list[Migration]:
 async def pending(database: Database) -> list[Migration]:
     """What `upgrade` would apply. Raises Misconfigured when the history is not ours."""
     async with database.connection() as connection:
+        await _check_restored(connection)
         return await _pending(connection)
 
 
-async def upgrade(database: Database) -> list[Migration]:
-    """Apply what is missing, all or nothing, and return it. Raises Misconfigured, Unavailable."""
+async def upgrade(database: Database, *, restoring: bool = False) -> list[Migration]:
+    """Apply what is missing, all or nothing, and return it. Raises Misconfigured, Unavailable.
+
+    restoring: for who restores a backup himself; others have no business in a database where that is not finished.
+    """
     async with database.transaction() as connection:
         await connection.execute("SET LOCAL lock_timeout = 0")
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK, timeout=60)
+        if not restoring:
+            await _check_restored(connection)
         await connection.execute(_HISTORY)
         missing = await _pending(connection)
         for migration in missing:
@@ -71,6 +79,36 @@ async def applied(connection: Connection) -> list[tuple[int, str, str]]:
     """The history of a database: number, name and checksum of each migration, in order."""
     rows = await connection.fetch("SELECT number, name, checksum FROM schema_migration ORDER BY number")
     return [tuple(row) for row in rows]
+
+
+async def begin_restore(connection: Connection, backup: str) -> None:
+    """Mark a database as one that a backup is being restored into. backup: hex, what tells it from others.
+
+    The mark is a schema of its own: it needs no more than owning the database, and no dump brings or removes it.
+    """
+    await connection.execute(f"CREATE SCHEMA {_RESTORE}")
+    await connection.execute(f"COMMENT ON SCHEMA {_RESTORE} IS '{int(backup, 16):x}'")
+
+
+async def restoring(connection: Connection) -> str | None:
+    """Which backup's restore is not finished, as `begin_restore` was told."""
+    found: str | None = await connection.fetchval(
+        "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = $1", _RESTORE
+    )
+    return found
+
+
+async def end_restore(connection: Connection) -> None:
+    """Say that a restore is finished, in the transaction that finishes it."""
+    await connection.execute(f"DROP SCHEMA {_RESTORE}")
+
+
+async def _check_restored(connection: Connection) -> None:
+    if await restoring(connection) is not None:
+        raise Misconfigured(
+            "A backup is being restored into this database, or that was interrupted. "
+            "Run the same `provserver restore` again to finish it."
+        )
 
 
 async def _pending(connection: Connection) -> list[Migration]:

@@ -112,6 +112,14 @@ async def update(connection: Connection, id_: UUID, changes: Mapping[str, object
     return Webhook(*row)
 
 
+async def disable_all(connection: Connection) -> list[Webhook]:
+    """Disable those that are enabled; returns them."""
+    rows = await connection.fetch(
+        f"UPDATE webhook w SET enabled = false, revision = revision + 1 WHERE enabled RETURNING {_WEBHOOK}"
+    )
+    return [Webhook(*row) for row in rows]
+
+
 async def delete(connection: Connection, id_: UUID) -> None:
     """Remove one, with its deliveries."""
     await connection.execute("DELETE FROM webhook WHERE id = $1", id_)

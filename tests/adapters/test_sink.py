@@ -13,9 +13,10 @@ from provserver.adapters.outgoing import Outgoing, networks
 from provserver.adapters.sink import IN_FLIGHT, MAX_MESSAGES, HttpReceiver, MqttReceiver, receiver
 from provserver.core.sink import QueuedMessage, Receiver
 from provserver.errors import Misconfigured
-from tests.adapters.conftest import Broker, Endpoint, message, serving
+from tests.adapters.conftest import Endpoint, message, serving
 from tests.pki import Authority
 from tests.services.conftest import until
+from tests.support.mosquitto import Broker
 
 Mosquitto = Callable[..., Broker]
 

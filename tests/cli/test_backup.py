@@ -66,6 +66,10 @@ def test_a_backup_of_a_newer_release_is_refused(tmp_path: Path) -> None:
         backup.examine(file, PASSPHRASE, lambda _done, _total: None)
 
 
+async def killed(*_: object) -> int:
+    raise SystemExit(137)
+
+
 @pytest.fixture
 async def empty(postgres: str, name: str) -> str:
     """The DSN of a database that nothing was done to."""
@@ -76,15 +80,19 @@ async def empty(postgres: str, name: str) -> str:
 
 
 def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_is_done(
-    local: Cli, empty: str, tmp_path: Path, passphrase: Path
+    local: Cli, empty: str, tmp_path: Path, passphrase: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "backup"
     given = ("--passphrase-file", str(passphrase))
+    webhook = local.json("webhook", "create", "https://hooks.example.com/pl4nted")
     local.json("profile", "create", "chained")
     local.json("audit", "head")
     local.json("backup", str(file), *given)
     assert "--force replaces it" in local.refused("backup", str(file), *given, code=2)
+    another = tmp_path / "another"
+    another.write_bytes(file.read_bytes())
     assert local.json("backup", str(file), *given, "--force")["bytes"] > 0
+    local.json("webhook", "delete", webhook["id"])
     target = Cli("--data-dir", str(tmp_path / "new"), "--database-url", empty)
     content = file.read_bytes()
     damaged = tmp_path / "damaged"
@@ -114,7 +122,19 @@ def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_i
     (tmp_path / "new" / "keys.json").unlink()
     head_file = tmp_path / "new" / "audit-head.json"
     head_file.write_text("of a chain that has gone on")
-    assert target.json("restore", str(file), *given)["applied"] == []
+    with monkeypatch.context() as interrupted:  # after the database was filled, before it was made to tell nobody
+        interrupted.setattr(backup, "_silence", killed)
+        assert target.run("restore", str(file), *given, "--webhooks-off").code == 137
+    assert "Run the same `provserver restore` again" in target.refused("webhook", "list", code=3)
+    assert "Run the same `provserver restore` again" in target.refused("db", "upgrade", code=3)
+    assert "of another backup" in target.refused("restore", str(another), *given)
+    restored = target.json("restore", str(file), *given, "--webhooks-off")
+    webhooks = target.json("webhook", "list")
+    assert restored["applied"] == []
+    assert 1 <= restored["webhooksDisabled"] <= len(webhooks)
+    assert {each["enabled"] for each in webhooks} == {False}
+    told = [each["detail"] for each in target.json("audit", "list") if each["action"] == "webhook.updated"]
+    assert {"host": "hooks.example.com", "enabled": False} in told
     assert target.json("audit", "verify", "--head", str(head_file))["broken"] is None
     assert [each["name"] for each in target.json("profile", "list")] == [
         each["name"] for each in local.json("profile", "list")

@@ -1,3 +1,5 @@
+import pytest
+
 from tests.cli.conftest import Cli
 
 URL = "https://webhook.example/in"
@@ -26,8 +28,10 @@ def test_the_secret_is_shown_this_once(cli: Cli) -> None:
     assert "shown this once" in done.err
 
 
-def test_a_test_that_fails_says_so(cli: Cli) -> None:
-    made = cli.json("webhook", "create", "http://0x7f000001/")
+def test_a_test_that_fails_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PROVSERVER_OUTGOING_PRIVATE", "127.0.0.1")
+    made = cli.json("webhook", "create", "http://127.0.0.1/")
+    monkeypatch.delenv("PROVSERVER_OUTGOING_PRIVATE")
     done = cli.run("webhook", "test", made["id"])
     assert done.code == 1
     assert "outgoing_private" in done.out

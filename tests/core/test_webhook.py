@@ -29,7 +29,14 @@ def test_requests_are_signed_as_the_standard_has_it() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://example.com/", "http://example.com:8080/a?token=b", "https://[2001:db8::1]/x", "https://EXAMPLE.com"],
+    [
+        "https://example.com/",
+        "http://example.com:8080/a?token=b",
+        "https://[2001:db8::1]/x",
+        "https://EXAMPLE.com",
+        "https://0x7f.example",
+        "https://dead.beef",
+    ],
 )
 def test_what_can_be_told(url: str) -> None:
     assert webhook.checked_url(url) == url
@@ -55,6 +62,10 @@ def test_what_can_be_told(url: str) -> None:
         "http://2130706433/",
         "http://0177.0.0.1/",
         "http://0x7f.1/",
+        "http://0x7f000001/",
+        "http://0X7F000001./",
+        "http://127.0.0.0x1/",
+        "http://0x/",
         "http://127.1/",
         "http://192.0.2.256/",
         "https://example.com/" + "x" * webhook.MAX_URL,

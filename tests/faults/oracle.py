@@ -21,9 +21,9 @@ WITH c AS (
         FULL JOIN (SELECT * FROM outbox WHERE type = 'device.provisioned') o USING (id, device_id)
     GROUP BY 1
 )
-SELECT d.name, coalesce(d.id, device_id) AS id, coalesce(c.n, 0) AS credentials, coalesce(c.pending, 0) AS pending,
-    coalesce(s.n, 0) AS states, coalesce(t.attempts, 0) AS attempts, coalesce(t.events, 0) AS events,
-    coalesce(t.n, 0) AS records
+SELECT d.name, EXISTS (SELECT FROM static_token k WHERE k.id = d.id) AS static,
+    coalesce(c.n, 0) AS credentials, coalesce(c.pending, 0) AS pending, coalesce(s.n, 0) AS states,
+    coalesce(t.attempts, 0) AS attempts, coalesce(t.events, 0) AS events, coalesce(t.n, 0) AS records
 FROM c FULL JOIN s USING (device_id) FULL JOIN t USING (device_id) FULL JOIN device d ON d.id = device_id
 """
 """Every device, and whatever hangs on one that is not there."""
@@ -41,6 +41,8 @@ async def check(dsn: str, keys: ServerKeys, told: Mapping[str, str], *, once: bo
             counts = tuple(row)[2:]
             if once:
                 whole = counts == (1, 0, 1, 1, 1, 1)
+            elif row["static"]:  # provisioned by its first connection, which is no attempt
+                whole = counts == (1, 0, 1, 0, 1, 1)
             elif row["records"] == 0:  # imported
                 whole = counts in ((0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0))
             else:

@@ -45,7 +45,7 @@ async def test_requests_wait_or_fail_clearly_and_service_resumes(
             await proxy.cut()
         else:
             proxy.freeze()
-        await load.until(lambda: load.outcomes["FAILURE"] >= 120)
+        await load.until(lambda: load.outcomes["FAILURE"] >= 30)
         assert set(load.outcomes) == {"SUCCESS", "FAILURE"}, "a request got no answer, or was told NOT_FOUND"
         before = len(load.told)
         await proxy.restore()

@@ -1,6 +1,10 @@
-"""The process is killed at each await of provisioning; its devices ask another one again, with their nonces."""
+"""The process is killed at each await of provisioning; its devices ask another one again, with their nonces.
+
+So do those that come by a certificate chain or a static token, and are provisioned by that.
+"""
 
 import asyncio
+import base64
 import itertools
 import json
 import signal
@@ -20,12 +24,13 @@ from provserver.errors import Outcome
 from provserver.services.approvals import Approvals
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.profiles import ProfileChange
-from provserver.services.provisioning import Provisioning
 from provserver.services.request_keys import RequestKeys
+from provserver.services.static_tokens import Selection, StaticTokens
 from tests.conftest import Space
 from tests.faults import oracle
-from tests.faults.killed import NOT_ON_THE_WAY, ROOTS
+from tests.faults.killed import NOT_ON_THE_WAY, ROOTS, Desk
 from tests.faults.points import AFTER, BEFORE, points, reached
+from tests.pki import Authority, Issued
 from tests.requests import csr, text
 from tests.services.conftest import Fleet
 
@@ -35,16 +40,20 @@ _TRIGGER = """
 CREATE SEQUENCE cuts;
 CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.name LIKE 'cut-%' AND nextval('cuts') = 1 THEN
+    IF TG_OP = 'UPDATE' THEN
+        IF NEW.name LIKE 'unusable-%' THEN
+            RAISE division_by_zero;
+        END IF;
+    ELSIF NEW.name LIKE 'cut-%' AND nextval('cuts') = 1 THEN
         PERFORM pg_terminate_backend(pg_backend_pid());
     ELSIF NEW.name LIKE 'failing-%' THEN
         RAISE division_by_zero;
     END IF;
     RETURN NEW;
 END $$;
-CREATE TRIGGER obstacle BEFORE INSERT ON device FOR EACH ROW EXECUTE FUNCTION obstacle();
+CREATE TRIGGER obstacle BEFORE INSERT OR UPDATE ON device FOR EACH ROW EXECUTE FUNCTION obstacle();
 """
-"""A statement that breaks its connection, the first time; and one that fails for a row, whenever it comes."""
+"""A statement that breaks its connection, the first time; and those that fail for a row, whenever they come."""
 
 
 _MISCOUNTED = """
@@ -56,16 +65,20 @@ _UNUSED = "SELECT FROM provision_approval a JOIN device d ON d.profile_id = a.pr
 
 @dataclass(frozen=True)
 class Ask:
-    """A request, the same every time. expected: what its device hears in the end. envelope: what opens its answers."""
+    """What a device does (see `Desk.answer`), the same every time. expected: what becomes of it in the end.
 
-    request: str
+    envelope: what opens its answers.
+    """
+
+    what: dict[str, Any]
     expected: Outcome = Outcome.SUCCESS
     envelope: Envelope | None = None
 
-    def read(self, body: str | bytes) -> Any:
+    def read(self, body: str) -> Any:
         """What stands in an answer."""
-        body = body if isinstance(body, bytes) else body.encode()
-        return json.loads(self.envelope.answer(body) if self.envelope else body)
+        if "request" not in self.what:
+            return body
+        return json.loads(self.envelope.answer(body.encode()) if self.envelope else body)
 
 
 Rounds = list[list[Ask]]
@@ -87,6 +100,7 @@ class World:
     def __init__(self, space: Space, dsn: str, process: asyncio.subprocess.Process) -> None:
         self.space = space
         self.told: dict[str, str] = {}
+        self.tokens: list[str] = []
         self._dsn = dsn
         self._process = process
         self._numbers = itertools.count(1)
@@ -107,6 +121,28 @@ class World:
         await self.space.profiles.set_budget("both", self.both.pair.key, KeyBudget(max_uses=1_000_000))
         self.operator = Principal(OPERATOR, organization_id)
         self.key = await RequestKeys(database, keys).create(self.operator)
+        self.factory, self.listed = [await self._trust(name) for name in ("chained", "listed")]
+        await self._make_tokens()
+
+    async def _trust(self, name: str) -> Authority:
+        """What issues devices' certificates, below a CA that a profile trusts: `listed` with a revocation list."""
+        root = Authority.root(f"{name} root")
+        change = ProfileChange(
+            name=name,
+            strategy=ProvisionStrategy.X509_CERTIFICATE_CHAIN,
+            authorities=[root.der],
+            crls=[root.crl()] if name == "listed" else None,
+        )
+        await self.space.profiles.create_keyless(change)
+        return root.intermediate(name)
+
+    async def _make_tokens(self) -> None:
+        """Static tokens; that of `failing` cannot become a device."""
+        tokens = StaticTokens(self.space.database, self.space.keys)
+        await tokens.make(self.operator, "open", 1_000)
+        await self.space.rows("UPDATE static_token SET name = 'failing-token' WHERE number = 1")
+        stored = [token async for token in tokens.stream(self.operator, Selection())]
+        self.failing, *self.tokens = [token.auth_token for token in stored]
 
     def name(self, kind: str) -> str:
         return f"{kind}-{next(self._numbers)}"
@@ -119,18 +155,19 @@ class World:
             "deviceName": name,
             "requestNonce": f"{next(self._numbers):032x}",
         }
-        return Ask(json.dumps(request | members), expected)
+        return Ask({"request": json.dumps(request | members)}, expected)
 
     def seal(self, ask: Ask) -> Ask:
         """The same request, sealed."""
         envelope = Envelope(sealed.encode(self.key.public_key), b"d" * 32)
-        return Ask(envelope.request(json.loads(ask.request)).decode(), ask.expected, envelope)
+        request = envelope.request(json.loads(ask.what["request"])).decode()
+        return Ask({"request": request}, ask.expected, envelope)
 
     async def live(self, rounds: Rounds, point: str = "", moment: str = "") -> Life:
         """A process that is asked, and dies there."""
         async with self.space.database.connection() as connection:
             await connection.execute("ALTER SEQUENCE cuts RESTART")
-        command: dict[str, object] = {"rounds": [[ask.request for ask in round_] for round_ in rounds]}
+        command: dict[str, object] = {"rounds": [[ask.what for ask in round_] for round_ in rounds]}
         if point:
             command |= {"point": point, "moment": moment}
         assert self._process.stdin is not None
@@ -151,19 +188,19 @@ class World:
 
     async def repeat(self, rounds: Rounds, life: Life) -> None:
         """Devices ask again, those too that have their answer: each gets what it had, or has it now."""
-        provisioning = Provisioning(self.space.database, self.space.keys)
+        desk = Desk(self.space.database, self.space.keys, Transport.COAP, "192.0.2.8")
         for number, round_ in enumerate(rounds):
-            answers = await asyncio.gather(*(provisioning.answer(ask.request.encode(), PEER) for ask in round_))
-            for place, (ask, answer) in enumerate(zip(round_, answers, strict=True)):
-                reply = ask.read(answer.body)
-                assert answer.outcome is ask.expected, reply
-                outcome, heard = life.answers.get((number, place), (answer.outcome, answer.body))
+            answers = await asyncio.gather(*(desk.answer(ask.what) for ask in round_))
+            for place, (ask, (said, body)) in enumerate(zip(round_, answers, strict=True)):
+                reply = ask.read(body)
+                assert Outcome(said) is ask.expected, reply
+                outcome, heard = life.answers.get((number, place), (ask.expected, body))
                 assert outcome is ask.expected
                 if outcome is Outcome.SUCCESS:
                     assert ask.read(heard) == reply, "another answer than before"
-                    if reply["credentialsType"] == "ACCESS_TOKEN":
+                    if "request" in ask.what and reply["credentialsType"] == "ACCESS_TOKEN":
                         self.told[reply["deviceName"]] = reply["credentialsValue"]
-        await provisioning.drain()
+        await desk.drain()
 
     async def check(self) -> None:
         await oracle.check(self._dsn, self.space.keys, self.told, once=False)
@@ -262,17 +299,64 @@ async def approving(world: World) -> Rounds:
     for fleet in (world.approving, world.both):
         name = world.name("accepted")
         asks.append(world.ask(fleet, name))
-        answer = await world.space.provisioning.answer(asks[-1].request.encode(), PEER)
+        answer = await world.space.provisioning.answer(asks[-1].what["request"].encode(), PEER)
         assert answer.outcome is Outcome.PENDING
         await Approvals(world.space.database).decide(world.operator, name, accept=True)
     return [[*asks, world.ask(world.approving, world.name("waiting"), Outcome.PENDING)]]
 
 
+def _chain(device: Issued, expected: Outcome = Outcome.SUCCESS, **how: object) -> Ask:
+    """A device presents its certificate and its issuer's."""
+    return Ask({"chain": [base64.b64encode(der).decode() for der in device.chain]} | how, expected)
+
+
+async def enrolling(world: World) -> Rounds:
+    """Devices that are made by their chains, and come back: each by a connection, and as CONNECT has it."""
+    await world.space.rows("DELETE FROM chain_issuer")
+    asks = [_chain(world.factory.leaf(world.name("chained"))), _chain(world.factory.leaf(world.name("chained")))]
+    stranger = Authority.root().leaf("stranger")
+    return [[*asks, _chain(stranger, Outcome.FAILURE)], [asks[0], Ask(asks[1].what | {"connect": True})]]
+
+
+async def vouched_for(world: World) -> Rounds:
+    """A device that is there and comes back where its CA says who is revoked, and where nobody looks."""
+    known = world.listed.leaf(world.name("listed"))
+    await world.repeat([[_chain(known)]], Life())
+    return [[_chain(known)], [Ask({"certificate": base64.b64encode(known.der).decode()})]]
+
+
+async def alone(world: World) -> Rounds:
+    """The same of one that shows its own certificate alone, and nobody knows any more who issued it."""
+    known = world.listed.leaf(world.name("alone"))
+    await world.repeat([[_chain(known)]], Life())
+    await world.space.rows("DELETE FROM chain_issuer")
+    return [[Ask({"chain": [base64.b64encode(known.der).decode()]}, Outcome.FAILURE)]]
+
+
+async def static(world: World) -> Rounds:
+    """Static tokens that are used for the first time: one, then a group of which one fails; and no token at all."""
+    first, second, third = (Ask({"token": world.tokens.pop()}) for _ in range(3))
+    failing = Ask({"token": world.failing}, Outcome.UNAVAILABLE)
+    strangers = [Ask({"token": world.name("no token")} | how, Outcome.FAILURE) for how in ({}, {"rotating": True})]
+    return [[first, failing, second, Ask(third.what | {"connect": True}), *strangers], [first, second]]
+
+
+async def returning(world: World) -> Rounds:
+    """Provisioned devices that use their tokens for the first time: one, then a group of which one fails; and keys."""
+    names = [world.name(kind) for kind in ("coming", "coming", "unusable", "keyed")]
+    tokens = [(await world.open.ask(name))["credentialsValue"] for name in names]
+    asks = [Ask({"token": token}) for token in tokens[:2]]
+    unusable = Ask({"token": tokens[2]}, Outcome.UNAVAILABLE)
+    identity = str((await world.space.devices.show(names[3])).device.id)
+    keys = [Ask({"identity": identity}), Ask({"identity": "nobody"}, Outcome.FAILURE)]
+    return [[asks[0], unusable, asks[1]], keys]
+
+
 SCENES: Sequence[Callable[[World], Awaitable[Rounds]]] = (
     *(made, known, repeated, refused, cut, failing),
     *(sealed_up, certified, metered, approving),
+    *(enrolling, vouched_for, alone, static, returning),
 )
-
 
 TRIES = 5
 """Whether something has to be waited for, nobody can tell beforehand: so some moments do not come each time."""

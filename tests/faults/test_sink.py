@@ -12,10 +12,11 @@ from typing import Any
 from provserver.adapters import sink as adapters
 from provserver.adapters.outgoing import Outgoing, networks
 from provserver.services.sink import Sink
-from tests.adapters.conftest import Broker, Endpoint, mosquitto, serving
+from tests.adapters.conftest import Endpoint, mosquitto, serving
 from tests.conftest import Space
 from tests.faults.sender import DEVICES
 from tests.services.test_data import make_device
+from tests.support.mosquitto import Broker
 
 __all__ = ["mosquitto"]
 

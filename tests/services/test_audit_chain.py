@@ -204,6 +204,30 @@ async def test_a_chain_that_was_cut_is_not_grown_over(space: Space, chain: Chain
     assert found.broken is not None
 
 
+async def test_an_end_that_is_cut_off_is_found_though_nothing_waits(
+    space: Space, chain: Chain, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit_chain, "LOOK_PERIOD", 0.0)
+    await record(space, 3)
+    await chain.advance()
+    await tamper(space, "DELETE FROM audit WHERE seq = 3")
+    for _ in range(2):
+        with pytest.raises(Broken):
+            await chain.advance()
+
+
+async def test_what_is_broken_stays_so_when_nothing_waits_any_more(space: Space, chain: Chain) -> None:
+    await record(space, 3)
+    await chain.advance()
+    await tamper(space, "DELETE FROM audit WHERE seq = 3")
+    await record(space)
+    with pytest.raises(Broken):
+        await chain.advance()
+    await tamper(space, "DELETE FROM audit WHERE seq IS NULL")
+    with pytest.raises(Broken):
+        await chain.advance()
+
+
 async def test_two_sequencers_make_one_chain(space: Space, chain: Chain, second: Chain) -> None:
     async def write() -> None:
         for _ in range(20):

@@ -66,6 +66,29 @@ async def test_events_are_delivered_in_order_of_each_device(space: Space, subscr
     )
 
 
+async def test_events_of_one_statement_are_in_its_order(space: Space) -> None:
+    await tell(space, 1, *range(2_000))
+
+    rows = await space.rows("SELECT (payload ->> 'n')::integer AS n FROM outbox ORDER BY created_at")
+    assert [row["n"] for row in rows] == list(range(2_000))
+    assert await space.value("SELECT count(DISTINCT created_at) FROM outbox") == 2_000
+
+
+async def test_events_of_one_millisecond_stay_in_order_though_their_ids_are_not(
+    space: Space, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BATCH", 2)
+    await tell(space, 1, *range(10))
+    for n in range(10):  # ids of two milliseconds, in each of which they fall while the times rise
+        id_ = UUID(bytes=(1 + n // 5).to_bytes(6) + (10 - n).to_bytes(10))
+        await space.rows("UPDATE outbox SET id = $2 WHERE payload ->> 'n' = $1", str(n), id_)
+
+    async with Flying(space).running():
+        await delivered(space, 10)
+
+    assert subscriber.receiver.first == {str(UUID(int=1)): list(range(10))}
+
+
 async def test_what_is_provisioned_and_connects_is_told(space: Space, subscriber: Subscriber) -> None:
     fleet = await Fleet.make(space)
     reply = await fleet.ask("sensor-1")
@@ -324,7 +347,7 @@ async def test_what_was_told_is_forgotten_with_its_deliveries_but_not_what_waits
     space: Space, subscriber: Subscriber
 ) -> None:
     subscriber.receiver.answers = lambda event: 200 if event["data"]["n"] == 1 else 503
-    async with Flying(space, idle=60.0, retention=2 * DAY, give_up=3 * DAY).running() as outbox:
+    async with Flying(space, idle=600.0, retention=2 * DAY, give_up=3 * DAY).running() as outbox:
         outbox.time = await space.value("SELECT extract(epoch FROM now())::float8")
         begun = outbox.time
         await tell(space, 1, 1)

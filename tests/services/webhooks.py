@@ -61,10 +61,12 @@ class Subscriber:
 
     @classmethod
     @asynccontextmanager
-    async def listening(cls, space: Space, *types: EventType, organization: UUID | None = None) -> AsyncIterator[Self]:
+    async def listening(
+        cls, space: Space, *types: EventType, organization: UUID | None = None, receiver: Receiver | None = None
+    ) -> AsyncIterator[Self]:
         webhooks = Webhooks(space.database, space.keys, client)
-        async with serving(Receiver()) as receiver:
-            assert isinstance(receiver, Receiver)
+        receiver = receiver or Receiver()
+        async with serving(receiver):
             made, receiver.secret = await webhooks.create(operator(space), receiver.url, types, organization)
             yield cls(space, webhooks, made, receiver)
             await webhooks.close()

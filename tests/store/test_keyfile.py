@@ -234,6 +234,22 @@ async def test_the_keys_of_a_database_are_proven(database: Database, tmp_path: P
     await keyfile.prove(database, keys)
 
 
+async def test_none_are_made_for_a_database_whose_keys_are_missing(database: Database, tmp_path: Path) -> None:
+    source = keyfile.KeySource(tmp_path / "data" / "keys.json")
+    keys = await keyfile.of_database(database, source)
+    assert await keyfile.of_database(database, source) == keys
+    source.path.unlink()
+
+    with pytest.raises(
+        Misconfigured, match=r"no keys at .*keys\.json.* keys file that belongs to it .*provserver restore"
+    ):
+        await keyfile.of_database(database, source)
+
+    assert list(source.path.parent.iterdir()) == []
+    keyfile.write_new(source.path, keys)
+    assert await keyfile.of_database(database, source) == keys
+
+
 async def test_two_servers_that_prove_different_keys_at_once_are_told_apart(database: Database, tmp_path: Path) -> None:
     keys = [keyfile.load_or_create(tmp_path / f"{n}.json") for n in range(2)]
 
