@@ -34,7 +34,8 @@ class Memory(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
 
     request: what it asked or is about to ask, nonce included. private_key: PEM, of the certificate in it.
     sequence_numbers: OSCORE's below this one may have been used. answer_key: base64url of the private key that answers
-    are sealed to, as a repeat must name the same. next: saved before it is asked with.
+    are sealed to, as a repeat must name the same. next: saved before it is asked with. dev_nonces, join_nonces:
+    LoRaWAN's below these may have been used.
     """
 
     request: Request | None = None
@@ -43,6 +44,8 @@ class Memory(msgspec.Struct, frozen=True, rename="camel", forbid_unknown_fields=
     sequence_numbers: int = 0
     answer_key: str | None = None
     next: Next | None = None
+    dev_nonces: int = 0
+    join_nonces: int = 0
 
 
 class Flash(Protocol):

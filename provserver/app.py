@@ -8,7 +8,17 @@ import os
 import resource
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, fields
 from functools import partial
@@ -34,6 +44,7 @@ from provserver.services.datastreams import Datastreams
 from provserver.services.enrollment import Enrollment
 from provserver.services.est import Est
 from provserver.services.expiry import Expiry
+from provserver.services.job_runner import JobRunner
 from provserver.services.key_watch import KeyWatch
 from provserver.services.limits import Limits, Rates, Strangers
 from provserver.services.oscore import SequenceNumbers
@@ -43,7 +54,9 @@ from provserver.services.readiness import Readiness
 from provserver.services.retention import Retention
 from provserver.services.sessions import Sessions
 from provserver.services.sink import Sink
+from provserver.services.subscriptions import Subscriptions
 from provserver.services.upkeep import Upkeep
+from provserver.services.uplinks import Uplinks
 from provserver.store import schema, server_keys
 from provserver.store.database import Database
 from provserver.store.embedded import EmbeddedPostgres
@@ -59,7 +72,7 @@ from provserver.transports.oscore import OscoreSite
 from provserver.transports.sockets import shared
 from provserver.transports.tls import ServerContext
 from provserver.transports.tls_stream import TlsAcceptor
-from provserver.workspace import Workspace, furnish, head_file, key_source, rights
+from provserver.workspace import Workspace, furnish, head_file, job_kinds, key_source, rights
 
 log = logging.getLogger("provserver")
 
@@ -95,6 +108,7 @@ class Services:
     datastreams: Datastreams
     sequence_numbers: SequenceNumbers
     enrollment: Enrollment
+    uplinks: Uplinks
 
 
 def run(config: Config, on_ready: OnReady) -> int:
@@ -260,8 +274,7 @@ async def _database(config: Config, admin: tuple[str, int] | None, pid: int | No
         await opened.open()
         try:
             with rights():
-                for migration in await schema.upgrade(opened):
-                    log.info("migration applied: %04d_%s", migration.number, migration.name)
+                _say_upgraded(await schema.upgrade(opened))
                 space = await furnish(opened, config)
                 if admin is not None:
                     await set_up.offer(space, config, *admin)
@@ -419,6 +432,7 @@ async def _administer(config: Config, url: str, admin: socket.socket, stop: asyn
         await watch.start()
         stack.push_async_callback(watch.stop)
         await _deliver(config, opened, space, stack)
+        await _run_jobs(config, space, stack)
         api = build(space, config, limits.people)
         listener = AdminListener(api, hosts=config.admin_hosts, proxies=config.admin_proxies)
         stack.push_async_callback(listener.stop, config.drain_timeout)
@@ -438,6 +452,13 @@ async def _deliver(config: Config, database: Database, space: Workspace, stack: 
     )
     await outbox.start()
     stack.push_async_callback(outbox.stop, config.drain_timeout)
+
+
+async def _run_jobs(config: Config, space: Workspace, stack: AsyncExitStack) -> None:
+    """Run durable jobs, as other processes do: beside operators, where it holds up no device."""
+    runner = JobRunner(space.database, job_kinds(space, config, stack))
+    await runner.start()
+    stack.push_async_callback(runner.stop, config.drain_timeout)
 
 
 def _spare_collector() -> None:
@@ -470,11 +491,11 @@ def _limits(config: Config) -> Limits:
 
 async def _start(config: Config, opened: Database, space: Workspace, limits: Limits, stack: AsyncExitStack) -> Services:
     sink = None
+    outgoing = Outgoing(networks(config.outgoing_private))
+    stack.push_async_callback(outgoing.close)
     if config.sink_url:
         from provserver.adapters.sink import receiver  # here, as it brings a broker's client along
 
-        outgoing = Outgoing(private=networks(config.outgoing_private))
-        stack.push_async_callback(outgoing.close)
         sink = Sink(opened, receiver(config.sink_url, outgoing), limit=config.sink_limit)
         await sink.start()
         stack.push_async_callback(sink.stop, config.drain_timeout)
@@ -484,6 +505,7 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
     stack.push_async_callback(watch.stop)
     if not config.admin:
         await _deliver(config, opened, space, stack)
+        await _run_jobs(config, space, stack)
     sessions = Sessions(opened, wait_limit=config.request_timeout, told={server_keys.CHANNEL: watch.heard})
     await sessions.start()
     stack.push_async_callback(sessions.stop)
@@ -511,9 +533,12 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
         limits=limits.rotations,
     )
     stack.push_async_callback(data.drain)
-    return Services(
-        provisioning, access, sessions, data, Datastreams(opened, data), SequenceNumbers(opened), enrollment
-    )
+    datastreams = Datastreams(opened, data)
+    uplinks = Uplinks(opened, space.keys, datastreams)
+    subscriptions = Subscriptions(opened, space.keys, uplinks, outgoing)
+    await subscriptions.start()
+    stack.push_async_callback(subscriptions.stop, config.drain_timeout)
+    return Services(provisioning, access, sessions, data, datastreams, SequenceNumbers(opened), enrollment, uplinks)
 
 
 async def _listen(
@@ -536,6 +561,7 @@ async def _listen(
         sessions=sessions,
         datastreams=datastreams,
         est=Est(opened, services.provisioning, access, data),
+        uplinks=services.uplinks,
         max_payload_size=config.max_payload_size,
         max_connections=max_connections,
         connect_timeout=config.connect_timeout,
@@ -561,7 +587,8 @@ async def _listen(
         access=access,
         data=data,
         sessions=sessions,
-        wrap=partial(OscoreSite, shared_key=access.shared_key, numbers=services.sequence_numbers, limits=limits),
+        wrap=partial(OscoreSite, shared_keys=access.shared_keys, numbers=services.sequence_numbers, limits=limits),
+        limits=limits,
         front=config.coap_front,
         max_payload_size=config.max_payload_size,
         request_timeout=config.request_timeout,
@@ -569,6 +596,8 @@ async def _listen(
 
     metrics.CONNECTIONS.cell(Transport.HTTP.value).follow(partial(getattr, http, "connections"))
     metrics.CONNECTIONS.cell(Transport.MQTT.value).follow(partial(getattr, mqtt, "connections"))
+
+    unproven = partial(services.enrollment.refuse, reason=Reason.PSK_UNPROVEN)
 
     def over_tls(name: str, transport: Transport) -> Wrap:
         def oversized(address: str, failure: str) -> None:
@@ -583,14 +612,14 @@ async def _listen(
                 handshake_timeout=config.connect_timeout,
                 oversized=oversized,
                 admission=admission,
-                strangers=Strangers(limits, transport),
+                strangers=Strangers(limits, transport, unproven),
             )
 
         return wrap
 
     async def over_dtls(host: str, port: int, **shared_socket: socket.socket) -> tuple[str, int]:
         listen = partial(coaps.listen, host=host, port=port, context=contexts["coaps"], shared_key=access.shared_key)
-        listen = partial(listen, strangers=Strangers(limits, Transport.COAP), **shared_socket)
+        listen = partial(listen, strangers=Strangers(limits, Transport.COAP, unproven), **shared_socket)
         address: tuple[str, int] = (await coap.add(listen)).address
         return address
 
@@ -634,6 +663,14 @@ def _listening(name: str, address: str) -> Iterator[None]:
             f"{name}: cannot listen on {address}: {fault.strerror or fault}. "
             f"Choose another address with --{name} HOST:PORT (port 0: any free one)."
         ) from None
+
+
+def _say_upgraded(applied: Sequence[schema.Migration]) -> None:
+    if applied and applied[0].number == 1:
+        log.info("database made, %d migrations", len(applied))
+        return
+    for migration in applied:
+        log.info("migration applied: %04d_%s", migration.number, migration.name)
 
 
 def _say_ready(config: Config, addresses: dict[str, str]) -> None:

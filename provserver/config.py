@@ -66,6 +66,7 @@ class Config:
     refusal_interval: float = 0.1
     address_interval: float = 0.0
     organization_interval: float = 0.0
+    burning_interval: float = 0.1
     history_limit: int = 100
     online_period: float = 60.0
     attempt_retention: float = 7_776_000.0

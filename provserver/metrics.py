@@ -245,10 +245,29 @@ SINK_SENT = counter("provserver_sink_sent_total", "Messages that the sink has ac
 SINK_DROPPED = counter("provserver_sink_dropped_total", "Messages for the sink that found no room.")
 SINK_REFUSED = counter("provserver_sink_refused_total", "Messages that the sink has refused for good.")
 SINK_WAITING = gauge("provserver_sink_waiting", "Messages that wait for the sink, as last seen.", combine=max)
+UPLINKS = counter(
+    "provserver_uplinks_total",
+    "Uplinks and joins that LoRaWAN networks have told of.",
+    result=("taken", "unknown", "invalid"),
+)
 LIMITED = counter("provserver_limited_total", "What was refused as there was too much of it.", limit=LIMITS)
-JOBS = counter("provserver_jobs_total", "Jobs that have ended.", result=("done", "failed"))
+JOBS = counter("provserver_jobs_total", "Jobs that have ended.", result=("done", "failed", "cancelled"))
+JOB_TRIES = counter(
+    "provserver_job_retries_total", "Tries of durable jobs that others follow.", result=("later", "fault")
+)
+JOBS_RUNNING = gauge("provserver_jobs_running", "Durable jobs that are run.")
+JOBS_WAITING = gauge("provserver_jobs_waiting", "Durable jobs that wait, as last seen.", combine=max)
+JOBS_LAG = gauge(
+    "provserver_jobs_lag_seconds", "For how long the first durable job that waits has been due.", combine=max
+)
 OUTBOX_WAITING = gauge("provserver_outbox_waiting", "Events that wait for delivery, as last seen.", combine=max)
 OUTBOX_LAG = gauge("provserver_outbox_lag_seconds", "Age of the oldest event that waits for delivery.", combine=max)
+AUDIT_FAULT = gauge(
+    "provserver_audit_fault",
+    "What keeps the audit from being chained: 1 while it does.",
+    combine=max,
+    fault=("broken", "head_file", "failed"),
+)
 WEBHOOKS = counter(
     "provserver_webhook_deliveries_total", "Tries to deliver to a webhook.", result=("delivered", "failed", "dead")
 )

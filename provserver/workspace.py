@@ -16,6 +16,7 @@ from provserver.core.secrets import ServerKeys
 from provserver.errors import Misconfigured
 from provserver.services.attempts import AttemptList
 from provserver.services.devices import Devices
+from provserver.services.job_runner import JobKind
 from provserver.services.profiles import Profiles
 from provserver.store import keyfile, profiles, schema
 from provserver.store.database import Database
@@ -95,6 +96,18 @@ def key_source(config: Config) -> KeySource:
     return KeySource(config.keys_path, config.keys)
 
 
+def job_kinds(space: Workspace, config: Config, stack: AsyncExitStack) -> dict[str, JobKind]:
+    """What durable jobs there are, and who does them. The stack lets go of what they need."""
+    from provserver.services import integrations, network_jobs, particle  # here, as most commands have no use for them
+
+    outgoing = integrations.outgoing(config.outgoing_private)
+    stack.push_async_callback(outgoing.close)
+    return {
+        **network_jobs.kinds(space.database, space.keys, outgoing),
+        **particle.kinds(space.database, space.keys, lambda: particle.connect(config.outgoing_private)),
+    }
+
+
 def head_file(config: Config) -> HeadFile:
     """Where the newest head of the audit is kept."""
     return HeadFile(config.audit_head_path)
@@ -113,8 +126,7 @@ async def furnish(opened: Database, config: Config) -> Workspace:
     """What a command, or the server, works with on a database that is open."""
     if not config.database_url:
         await schema.upgrade(opened)
-    keys = key_source(config).load_or_create()
-    await keyfile.prove(opened, keys)
+    keys = await keyfile.of_database(opened, key_source(config))
     async with opened.connection() as connection:
         root = await profiles.root_organization(connection, ids.uuid7(time.time(), os.urandom), ROOT_ORGANIZATION)
     return Workspace(

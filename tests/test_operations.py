@@ -145,7 +145,7 @@ def test_alerts_are_of_what_there_is(server: Server) -> None:
         assert used(rule["expr"]) <= there, rule["alert"]
         assert used(rule["expr"]) or "up{" in rule["expr"]
         assert rule["expr"].count("(") == rule["expr"].count(")")
-        for _, matched in re.findall(r'(outcome|reason|result)[=!]~?"([^"]*)"', rule["expr"]):
+        for _, matched in re.findall(r'(outcome|reason|result|fault)[=!]~?"([^"]*)"', rule["expr"]):
             assert set(matched.split("|")) <= words, rule["alert"]
         assert rule["labels"]["severity"] in ("critical", "warning")
         assert set(rule["annotations"]) == {"summary", "description"}

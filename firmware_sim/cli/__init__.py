@@ -2,7 +2,7 @@
 
 import typer
 
-from firmware_sim.cli import device, fleet, pki
+from firmware_sim.cli import device, fleet, lorawan, particle, pki
 from firmware_sim.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -13,6 +13,8 @@ app = typer.Typer(
 )
 app.command(epilog=EXIT_CODES)(device.device)
 app.command(epilog=EXIT_CODES + " Of several failures, the least.")(fleet.fleet)
+app.command(epilog=EXIT_CODES)(lorawan.lorawan)
+app.command(epilog=EXIT_CODES)(particle.particle)
 app.add_typer(pki.app, name="pki")
 
 

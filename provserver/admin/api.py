@@ -74,6 +74,7 @@ class Api:
         self.services.feed.close()
         await self.services.jobs.stop()
         await self.services.webhooks.close()
+        await self.services.integrations.close()
         await self.services.sign_in.drain()
         self.services.passwords.close()
 

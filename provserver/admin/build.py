@@ -15,13 +15,18 @@ from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
+from provserver.services.integrations import Integrations, outgoing
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
 from provserver.services.limits import PeopleLimits
+from provserver.services.network_devices import NetworkDevices
 from provserver.services.organizations import Organizations
+from provserver.services.particle import ParticleProducts
+from provserver.services.particle import connect as particle_client
 from provserver.services.passwords import Passwords
 from provserver.services.profiles import Profiles
 from provserver.services.request_keys import RequestKeys
+from provserver.services.sightings import Sightings
 from provserver.services.sign_in import SignIn
 from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
@@ -54,6 +59,7 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         claiming=Claiming(database, keys, limits.claims),
         approvals=Approvals(database),
         jobs=Jobs(database),
+        particle=ParticleProducts(database, keys, connect=partial(particle_client, config.outgoing_private)),
         audit=Audit(database, keys, file=head_file(config)),
         activity=Activity(database),
         explain=Explain(database, keys),
@@ -61,5 +67,8 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         idempotency=Idempotency(database, keys),
         passwords=passwords,
         webhooks=Webhooks(database, keys, partial(connect, config.outgoing_private)),
+        integrations=Integrations(database, keys, partial(outgoing, config.outgoing_private)),
+        network_devices=NetworkDevices(database),
+        sightings=Sightings(database, keys),
     )
     return Api(services, ROUTES)

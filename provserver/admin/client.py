@@ -5,14 +5,16 @@ Requests, answers and errors are the same either way; only how they get there di
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import quote, urlencode
+from uuid import UUID
 
 import msgspec
 
 from provserver.config import Config
 from provserver.core.authorization import OPERATOR, Principal
+from provserver.core.job import LIVE, JobState
 from provserver.errors import (
     Conflict,
     Forbidden,
@@ -76,14 +78,19 @@ class Exchange(Protocol):
         """The answer, while the context lasts."""
 
 
+Doing = Callable[[UUID], AbstractAsyncContextManager[None]]
+"""Has a durable job done in this process, unless another has it."""
+
+
 class Client:
     """Asks the admin API. Paths are below `/api/admin`; what is refused is raised as the service raised it.
 
-    url: where the server is; empty on the database.
+    url: where the server is; empty on the database. doing: has a durable job done here, while the context lasts.
     """
 
-    def __init__(self, exchange: Exchange, url: str = "") -> None:
+    def __init__(self, exchange: Exchange, url: str = "", doing: Doing | None = None) -> None:
         self._exchange = exchange
+        self._doing = doing
         self.url = url
 
     async def call(
@@ -128,17 +135,37 @@ class Client:
             if not (cursor := page.get("nextCursor")):
                 return
 
+    async def watched(
+        self,
+        job: Mapping[str, Any],
+        progress: Callable[[int, int | None], None],
+        waits: Callable[[str, str], None] = lambda _why, _until: None,
+    ) -> Mapping[str, Any]:
+        """A job, once it has ended. progress: told what is done, and of how much. Raises Refused.
+
+        waits: told once for each try that did not do why that was, and when the next one is due.
+        """
+        told: tuple[object, object] | None = None
+        durable = job["state"] == JobState.WAITING or job.get("tries")  # and waits for a server, and none may be up
+        async with self._doing(UUID(job["id"])) if durable and self._doing else nullcontext():
+            while job["state"] in LIVE:
+                await asyncio.sleep(POLL_INTERVAL)
+                job = await self.call("GET", path("jobs", job["id"]))
+                progress(job["done"], job["total"])
+                now = job.get("error"), job.get("tries")
+                if job["state"] == JobState.WAITING and job.get("error") and job.get("dueAt") and now != told:
+                    told = now
+                    waits(job["error"], job["dueAt"])
+        return job
+
     async def finished(self, job: Mapping[str, Any], progress: Callable[[int, int | None], None]) -> Any:
         """The result of a job, once it is done. progress: told what is done, and of how much. Raises Refused."""
-        while job["state"] == "running":
-            await asyncio.sleep(POLL_INTERVAL)
-            job = await self.call("GET", path("jobs", job["id"]))
-            progress(job["done"], job["total"])
+        job = await self.watched(job, progress)
         if job["state"] != "done":
             message = job["error"] or f"The job {job['id']} was {job['state']}."
             if errors := (job["result"] or {}).get("errors"):
                 raise Invalid(message, errors)
-            raise Refused(message)
+            raise Refused(" ".join(filter(None, (message, job.get("remedy")))))
         return job["result"]
 
     async def _ask(self, method: str, path: str, query: Query | None, headers: Mapping[str, str], body: Body) -> Any:
@@ -245,7 +272,8 @@ async def on_database(config: Config, *, make: bool = False) -> AsyncIterator[Cl
     """
     from provserver.admin.build import build  # here, as it loads all services
     from provserver.admin.messages import Request
-    from provserver.workspace import workspace
+    from provserver.services.job_runner import JobRunner
+    from provserver.workspace import job_kinds, workspace
 
     async with workspace(config, make=make) as space:
         api = build(space, config)
@@ -259,8 +287,16 @@ async def on_database(config: Config, *, make: bool = False) -> AsyncIterator[Cl
             async with aclosing(_parts(response.body)) as parts:
                 yield Answer(response.status, _lower(response.headers), parts)
 
+        @asynccontextmanager
+        async def doing(job: UUID) -> AsyncIterator[None]:
+            async with AsyncExitStack() as stack:
+                runner = JobRunner(space.database, job_kinds(space, config, stack), only=job)
+                await runner.start()
+                stack.push_async_callback(runner.stop, config.drain_timeout)
+                yield
+
         try:
-            yield Client(exchange)
+            yield Client(exchange, doing=doing)
         finally:
             await api.stop()
 

@@ -38,6 +38,8 @@ _TAGS = {
     "approvals": "Devices that wait for an operator.",
     "request-keys": "Keys that devices seal their requests to.",
     "webhooks": "Who is told of events, and what came of it.",
+    "particle": "Products of Particle whose devices get static tokens through a ledger.",
+    "integrations": "Applications of LoRaWAN networks that devices are onboarded into.",
     "devices": "Devices, made beforehand, provisioned, or of static tokens.",
     "static-tokens": "Access tokens made before their devices, each with a QR code that claims the device.",
     "jobs": "Work that takes longer than a request should.",

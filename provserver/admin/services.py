@@ -13,12 +13,16 @@ from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
+from provserver.services.integrations import Integrations
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
+from provserver.services.network_devices import NetworkDevices
 from provserver.services.organizations import Organizations
+from provserver.services.particle import ParticleProducts
 from provserver.services.passwords import Passwords
 from provserver.services.profiles import Profiles
 from provserver.services.request_keys import RequestKeys
+from provserver.services.sightings import Sightings
 from provserver.services.sign_in import SignIn
 from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
@@ -44,6 +48,7 @@ class Services:
     claiming: Claiming
     approvals: Approvals
     jobs: Jobs
+    particle: ParticleProducts
     audit: Audit
     activity: Activity
     explain: Explain
@@ -51,3 +56,6 @@ class Services:
     idempotency: Idempotency
     passwords: Passwords
     webhooks: Webhooks
+    integrations: Integrations
+    network_devices: NetworkDevices
+    sightings: Sightings

@@ -15,14 +15,18 @@ from provserver.cli import (
     device,
     eol,
     explain,
+    integration,
     job,
     key,
     keys,
+    network_device,
     organization,
     output,
+    particle,
     profile,
     request_key,
     serve,
+    sighting,
     static_token,
     user,
     webhook,
@@ -42,6 +46,10 @@ cli = typer.Typer(
 cli.command("serve")(serve.serve)
 cli.add_typer(db.cli, name="db")
 cli.add_typer(profile.cli, name="profile")
+device.cli.command("network")(network_device.show)
+device.cli.command("onboard")(network_device.onboard)
+device.cli.command("replace-hardware")(network_device.replace_hardware)
+device.cli.command("leave-network")(network_device.leave_network)
 cli.add_typer(device.cli, name="device")
 cli.add_typer(approval.cli, name="approval")
 cli.add_typer(static_token.cli, name="token")
@@ -57,6 +65,9 @@ cli.add_typer(keys.cli, name="keys")
 cli.command("backup")(backup.backup)
 cli.command("restore")(backup.restore)
 cli.add_typer(webhook.cli, name="webhook")
+cli.add_typer(integration.cli, name="integration")
+cli.add_typer(sighting.cli, name="sighting")
+cli.add_typer(particle.cli, name="particle")
 cli.add_typer(job.cli, name="job")
 cli.add_typer(audit.cli, name="audit")
 cli.add_typer(ca.cli, name="ca")

@@ -13,7 +13,8 @@ from provserver.cli import files, options, output
 from provserver.cli.output import Json
 from provserver.cli.target import ServerOrAttribute, acting
 from provserver.core import csvfile
-from provserver.core.attributes import from_text
+from provserver.core.attributes import METADATA, from_text
+from provserver.core.lorawan import SECRETS
 from provserver.core.telemetry import InvalidData, checked_key
 from provserver.errors import Refused
 
@@ -143,6 +144,15 @@ async def update(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Write a shared attribute.", show_default=False)
     ] = None,
     server: ServerOrAttribute = None,
+    key_file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD[=FILE]",
+            help="Write a metadata field from a file that its owner alone may read, as an Application Key. "
+            "(without a file: it is asked for)",
+            show_default=False,
+        ),
+    ] = None,
     delete_shared: Annotated[
         list[str] | None, typer.Option(metavar="KEY", help="Remove a shared attribute.", show_default=False)
     ] = None,
@@ -157,7 +167,7 @@ async def update(
     """
     change = {
         "shared": _values("--shared", shared),
-        "server": _values("--server", server),
+        "server": _values("--server", server) | _keys(key_file),
         "deleteShared": delete_shared or [],
         "deleteServer": delete_server or [],
     }
@@ -302,12 +312,34 @@ async def rearm(api: Client, device: Reference, json: Json = False) -> None:
 
 @cli.command()
 @acting()
-async def delete(api: Client, device: Reference, json: Json = False) -> None:
+async def delete(
+    api: Client,
+    device: Reference,
+    from_network: Annotated[
+        bool, typer.Option("--from-network", help="Also what was made of it in its LoRaWAN network.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Delete a device; its credentials die with it."""
-    deleted = await api.call("DELETE", path("devices", device))
+    deleted = await api.call("DELETE", path("devices", device), query={"fromNetwork": from_network})
     if json:
         output.print_json(deleted)
     output.say(f"Deleted {deleted['name']}.", quiet=json)
+    if not from_network and not json:
+        await say_left(api, deleted["id"])
+
+
+async def say_left(api: Client, id_: str) -> None:
+    """Say that a device that was deleted stays in its network, if it does."""
+    try:
+        left = await api.call("GET", path("devices", id_, "network"))
+    except Refused:  # there is nothing, or it is for others to know
+        return
+    if left["made"]:
+        output.say(
+            f"It stays in its network as {left['networkDeviceId']}. "
+            f"To remove it there, too: provserver device leave-network {id_}"
+        )
 
 
 def print_device(device: Mapping[str, Any], *, json: bool) -> None:
@@ -335,6 +367,17 @@ def _print_details(details: Mapping[str, Any], json: bool) -> None:
     print_device(members, json=json)
 
 
+def _keys(fields: list[str] | None) -> dict[str, object]:
+    """Metadata that are secrets: options would show them to other users of the machine."""
+    values: dict[str, object] = {}
+    for each in fields or []:
+        name, _, file = each.partition("=")
+        values[METADATA + name] = (
+            files.secret(Path(file)) if file else typer.prompt(name, hide_input=True, err=True, prompt_suffix=": ")
+        )
+    return values
+
+
 def _values(option: str, texts: list[str] | None) -> dict[str, object]:
     values = {}
     for text in texts or []:
@@ -345,5 +388,9 @@ def _values(option: str, texts: list[str] | None) -> dict[str, object]:
             checked_key(key)
         except InvalidData as fault:
             raise Refused(f"{key!r}: {fault}") from None
-        values[key] = from_text(value)
+        text_only = option == "--server" and key.startswith(METADATA)  # digits with an E among them are no number there
+        values[key] = value if text_only else from_text(value)
+        if text_only and value and key.removeprefix(METADATA) in SECRETS:
+            name = shlex.quote(key.removeprefix(METADATA))
+            output.say(f"Others on this machine can read that key in the command. Better: --key-file {name}, or =FILE.")
     return values

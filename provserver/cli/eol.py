@@ -228,6 +228,7 @@ class _Line:
             resumed=made["resumed"],
             auth=made["authToken"],
             qr=made["qrToken"],
+            payload=made["qrPayload"],
         )
 
     async def written(self, reservation: "Reservation") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Files that commands send on."""
 
 import os
+import shlex
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,6 +47,17 @@ async def _chunks(content: BinaryIO, progress: Callable[[int], None]) -> AsyncIt
         yield chunk
         done += len(chunk)
         progress(done)
+
+
+def secret(file: Path) -> str:
+    """What a text file holds that nobody but its owner may read. Raises Misconfigured."""
+    try:
+        with file.open() as opened:
+            if os.fstat(opened.fileno()).st_mode & 0o077:
+                raise Misconfigured(f"{file} can be read by others: chmod 600 {shlex.quote(str(file))}")
+            return opened.read().strip()
+    except (OSError, UnicodeDecodeError) as fault:
+        raise Misconfigured(f"{file} cannot be read: {fault}.") from None
 
 
 def text(file: Path) -> str:

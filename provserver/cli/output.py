@@ -21,6 +21,9 @@ EXIT_CODES: dict[type[ProvserverError], int] = {Refused: 1, Misconfigured: 3, Un
 NARROW = 160
 """Columns of a terminal below which lists leave out what they can spare."""
 
+MAX_CELL = 120
+"""Characters of a cell that may be cut off."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of text.")]
 
 # What is printed is data, and part of it was chosen by devices: no markup, no emoji codes, no control characters.
@@ -85,23 +88,27 @@ async def print_list(
     json: bool,
     spare: Container[str] = (),
     whole: str = "",
+    cut: Container[str] = (),
 ) -> None:
     """A table of items, with the member of each that a column is to show. json: as a JSON array instead.
 
-    spare: columns that a narrow terminal does without. whole: one that is not folded, to be copied.
+    spare: columns that a narrow terminal does without. whole: one that is not folded, to be copied. cut: those whose
+    cells are cut off at `MAX_CELL` characters, lest one makes all rows long; JSON has all of them.
     """
     if json:
         await print_json_array(items)
     else:
         if _out.is_terminal and _out.width < NARROW:
             columns = {column: member for column, member in columns.items() if column not in spare}
-        print_table(
-            columns, [[_cell(name, item.get(name)) for name in columns.values()] async for item in items], whole
-        )
+        shown = [(name, column in cut) for column, name in columns.items()]
+        rows = [[_cell(name, item.get(name), short) for name, short in shown] async for item in items]
+        print_table(columns, rows, whole)
 
 
-def _cell(name: str, value: object) -> object:
-    """A member as a table has it: times without their fractions, as people read them."""
+def _cell(name: str, value: object, short: bool = False) -> object:
+    """A member as a table has it: times without their fractions, as people read them. short: at most MAX_CELL of it."""
+    if short and len(text := _text(value)) > MAX_CELL:
+        return text[: MAX_CELL - 1] + "…"
     if isinstance(value, str) and (name in ("time", "at") or name.endswith("At")):
         return value[:19].replace("T", " ")
     return value

@@ -10,7 +10,7 @@ import typer
 
 from provserver.admin.client import Client, Query, given, path
 from provserver.cli import files, options, output
-from provserver.cli.device import print_device
+from provserver.cli.device import print_device, say_left
 from provserver.cli.output import Json
 from provserver.cli.target import acting
 
@@ -162,20 +162,31 @@ async def delete(
     yes: Annotated[
         bool, typer.Option("--yes", help="Also when it is claimed: its device goes with it, for good.")
     ] = False,
+    from_network: Annotated[
+        bool, typer.Option("--from-network", help="Also what was made of its device in the LoRaWAN network.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Delete a static token and its device: neither AuthToken nor QR code is good any more. Cannot be undone."""
-    deleted = await api.call("DELETE", path("static-tokens", token), query={"confirm": yes or None})
+    query: Query = {"confirm": yes or None, "fromNetwork": from_network or None}
+    deleted = await api.call("DELETE", path("static-tokens", token), query=query)
     if json:
         output.print_json(deleted)
     output.say(f"Deleted static token {deleted['number']}.", quiet=json)
+    if not from_network and not json:
+        await say_left(api, deleted["id"])
 
 
 @cli.command()
 @acting()
 async def claim(
     api: Client,
-    qr: Annotated[str, typer.Argument(metavar="QR", help="What the QR code says: sqr_…, with +number or without.")],
+    qr: Annotated[
+        str,
+        typer.Argument(
+            metavar="QR", help="What the QR code says: sqr_…, with +number or without, or a LoRaWAN device's LW:D0:…."
+        ),
+    ],
     user: Annotated[
         str | None,
         typer.Option(

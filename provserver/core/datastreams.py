@@ -15,7 +15,7 @@ from typing import TypeGuard
 import msgspec
 
 from provserver.core.model import Datastream, DeviceProfile, MetadataField
-from provserver.core.telemetry import MAX_AHEAD, InvalidData, Sample, Value
+from provserver.core.telemetry import MAX_AHEAD, InvalidData, Sample, Value, checked_key, checked_value
 
 INVALID_TOKEN = "Invalid token."  # noqa: S105 - a message
 WRONG_PIN = "Wrong pin format."
@@ -271,6 +271,27 @@ def batch(layout: Layout, body: bytes) -> list[Sample]:
             raise InvalidData(MISMATCH)
         samples.append(Sample(name, fitted))
     return samples
+
+
+def uplink(layout: Layout, values: Mapping[str, object], ts: int | None) -> tuple[list[Sample], list[str]]:
+    """The samples of values by datastream's name or pin, and the names of those that cannot be taken.
+
+    What is no datastream's is telemetry of its own name. ts: milliseconds since the epoch; None: now.
+    """
+    samples: list[Sample] = []
+    left_out: list[str] = []
+    for name, value in values.items():
+        datastream = layout.names.get(name)
+        if datastream is None and (number := pin_number(name)) is not None:
+            datastream = layout.pins.get(number)
+        try:
+            fitted = checked_value(value) if datastream is None else fit_json(datastream, value)
+            if fitted is None:
+                raise InvalidData(MISMATCH)
+            samples.append(Sample(checked_key(name) if datastream is None else datastream.name, fitted, ts))
+        except InvalidData:
+            left_out.append(name)
+    return samples, left_out
 
 
 def addressed(layout: Layout, topic: str) -> tuple[Datastream, Verb, str]:

@@ -12,7 +12,7 @@ MAX_NAME_LENGTH = 250
 """Characters: with `meta.` before it a field's name is the key of an attribute."""
 
 SECRET_TYPES = frozenset({"key128"})
-"""Of metadata fields whose values are nobody's to see but their device's and its maker's."""
+"""Of metadata fields that are nobody's to see but their device's and its maker's, as those of `lorawan.SECRETS` are."""
 
 
 class InvalidDefinition(ValueError):  # noqa: N818

@@ -26,6 +26,9 @@ class EventType(StrEnum):
     PROVISION_PENDING = "provision.pending"
     PROVISION_KEY_BURNING = "provision.key.burning"
     CLONE_SUSPECTED = "clone.suspected"
+    NETWORK_ONBOARDED = "network.onboarded"
+    NETWORK_ONBOARDING_FAILED = "network.onboarding_failed"
+    NETWORK_REMOVED = "network.removed"
 
 
 class Event(Struct, frozen=True):

@@ -129,16 +129,16 @@ def _boolean(text: str) -> str:
 
 
 def _mac(text: str) -> str:
-    digits = _hexadecimal(text, 12, "a MAC address")
+    digits = hexadecimal(text, 12, "a MAC address")
     return ":".join(digits[place : place + 2] for place in range(0, 12, 2))
 
 
 def _eui64(text: str) -> str:
-    return _hexadecimal(text, 16, "an EUI-64")
+    return hexadecimal(text, 16, "an EUI-64")
 
 
 def _key128(text: str) -> str:
-    return _hexadecimal(text, 32, "a key of 128 bits")
+    return hexadecimal(text, 32, "a key of 128 bits")
 
 
 def _imei(text: str) -> str:
@@ -229,8 +229,12 @@ def _device_reference(text: str) -> str:
     return name or text
 
 
-def _hexadecimal(text: str, count: int, noun: str) -> str:
-    """So many digits in capitals; they may come in groups of two or four with one sign between."""
+def hexadecimal(text: str, count: int, noun: str) -> str:
+    """So many digits in capitals; they may come after 0x, or in groups of two or four with one sign between.
+
+    Raises InvalidValue, which calls what it should be by the noun.
+    """
+    text = text[2:] if text[:2] in ("0x", "0X") else text
     separator = next((each for each in ":-. " if each in text), "")
     if place := next((n for n, each in enumerate(text, 1) if each not in _HEXADECIMAL and each != separator), None):
         raise InvalidValue(f"not {noun}: character {place} is not a hexadecimal digit{_spoiled(text)}")

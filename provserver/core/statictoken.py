@@ -3,20 +3,25 @@
 The ids of a batch are a range: a UUIDv7 whose last 32 bits are zero names the batch, and its tokens count up from it.
 """
 
+import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple, Protocol
 from uuid import UUID
 
 from msgspec import Struct
 
-from provserver.core import ids
+from provserver.core import ids, lorawan, qr, tr005
 from provserver.core.secrets import ServerKeys
 
 QR_PREFIX: Final = "sqr_"
 QR_LENGTH: Final = 32
 """Characters after the prefix."""
+
+OWNER_TOKEN_LENGTH: Final = 20
+"""Hexadecimal digits."""
 
 _COUNT: Final = (1 << 32) - 1
 
@@ -73,6 +78,44 @@ class Batch(Struct, frozen=True):
     count: int
     first_number: int
     last_number: int
+
+
+class LorawanForm(NamedTuple):
+    """How the codes of a profile's tokens are written that are LoRaWAN devices'. owner_token: with it."""
+
+    profile_id: str
+    owner_token: bool
+
+
+class Labelled(Protocol):
+    """Of a token what its QR code is made of, beside the QR token."""
+
+    @property
+    def organization_number(self) -> int:
+        """Of its maker."""
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """See `StaticToken`."""
+
+
+def payload(token: Labelled, qr_token: str, form: LorawanForm | None = None) -> str:
+    """What a token's QR code says: a TR005 code in that form, if the token has EUIs; else `sqr_…+1`."""
+    eui, join_eui = token.metadata.get(lorawan.DEVICE_EUI), token.metadata.get(lorawan.JOIN_EUI)
+    if form is not None and eui and join_eui:
+        proof = owner_token(token.metadata, qr_token) if form.owner_token else ""
+        with suppress(tr005.InvalidCode):  # an owner token that no such code can have
+            return tr005.encode(tr005.DeviceCode(join_eui, eui, form.profile_id, proof))
+    return qr.payload(qr_token, token.organization_number)
+
+
+def owner_token(metadata: Mapping[str, str], qr_token: str) -> str:
+    """What a token's TR005 code proves ownership with: the printer's, or 80 bits that come of the QR token.
+
+    Those do not tell it.
+    """
+    given = metadata.get(lorawan.OWNER_TOKEN, "").upper()
+    return given or hashlib.sha256(b"owner-token:" + qr_token.encode()).hexdigest()[:OWNER_TOKEN_LENGTH].upper()
 
 
 def qr_token(random: ids.Randomness) -> str:

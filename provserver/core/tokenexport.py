@@ -36,13 +36,15 @@ _MAX_NAME = 120  # bytes; with folder and suffix it fits everywhere
 class OpenedToken(NamedTuple):
     """A static token with its secrets in clear.
 
-    organization_*: its maker. name: of the device to be; None: made from the number. metadata: values by field.
+    payload: what its QR code says. organization_*: its maker. name: of the device to be; None: made from the number.
+    metadata: values by field.
     """
 
     id: UUID
     number: int
     auth_token: str
     qr_token: str
+    payload: str
     organization_number: int
     organization_name: str
     profile_name: str

@@ -1,6 +1,7 @@
 """CSV of static tokens to make: a header row that names metadata fields, then a token a row; read as a stream.
 
-A column fills the field of exactly its name, or what the caller maps it to. `Device Name` is every profile's.
+A column fills the field of exactly its name, or what the caller maps it to. `Device Name` is every profile's. The file
+that The Things Stack exchanges devices by is taken as it is, where a profile has the fields for it.
 """
 
 import csv
@@ -12,7 +13,7 @@ from enum import StrEnum
 from itertools import chain
 from typing import BinaryIO, Final, NamedTuple, TextIO, TypeAlias
 
-from provserver.core import decision, metadata
+from provserver.core import decision, lorawan, metadata
 from provserver.core.csvrows import MAX_BLANK_ROWS, MAX_CHARACTERS, Rows, RowTooLong, RowTooWide, TooManyBlankRows
 from provserver.core.metadata import DEVICE_NAME, InvalidValue
 from provserver.core.model import MetadataField
@@ -144,6 +145,9 @@ class TokenFile:
         except csv.Error as fault:
             self._fault(*_fault_of(fault))
             return
+        taken = set(self._mapping.values())
+        usual = lorawan.assignment(headers, self._fields)
+        self._usual = {header: None if field in taken else field for header, field in usual.items()}
         self._read_header(headers)
 
     def __iter__(self) -> Iterator[TokenRow | FileError]:
@@ -179,9 +183,8 @@ class TokenFile:
                 headers = [header.strip() for header in cells[: MAX_COLUMNS + 1]]
             except csv.Error:
                 return 0, 0
-            known = sum(
-                header in self._fields or header in self._mapping or header == DEVICE_NAME for header in headers
-            )
+            usual = lorawan.assignment(headers, self._fields)
+            known = sum(self._is_known(header) or header in usual for header in headers)
             return known, len(headers)
 
         if len(first) > MAX_CHARACTERS:
@@ -205,7 +208,7 @@ class TokenFile:
         filled: dict[str, int] = {}
         for number, whole in enumerate(headers, 1):
             header = whole[:MAX_HEADER]
-            field = self._mapping.get(header, header)
+            field = self._mapping.get(header, self._usual.get(header, header))
             known = field is not None and self._is_field(field)
             self.columns.append(Column(number, header, field if known else None))
             if header != whole:

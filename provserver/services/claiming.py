@@ -1,4 +1,4 @@
-"""Who has a device: claims by a static token's QR code or by a secret, and every move of ownership after that.
+"""Who has a device: claims by a static token's QR code, a LoRaWAN device's or a secret, and all moves after that.
 
 A move is one transaction, which writes its audit too. What nobody may know is not told: a QR code that is unknown,
 deleted, claimed, or another manufacturer's gets one answer.
@@ -17,24 +17,31 @@ from uuid import UUID
 from asyncpg import PostgresError
 
 from provserver.core import claiming as reading
-from provserver.core import ids, qr, statictoken
+from provserver.core import ids, qr, statictoken, tr005
 from provserver.core.authorization import Permission, Principal
 from provserver.core.credentials import has_control_characters
 from provserver.core.events import EventType
+from provserver.core.integration import ClaimProof
 from provserver.core.limits import Buckets, network
 from provserver.core.model import Authenticated
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
+from provserver.core.tr005 import DeviceCode
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
+from provserver.services import onboarding
 from provserver.services.organizations import check_quota, check_revision, reach
-from provserver.store import audit, devices, outbox
+from provserver.store import audit, devices, lorawan_claims, outbox
 from provserver.store import claiming as store
 from provserver.store.claiming import Appearing, Candidate, Claimable, Holding
 from provserver.store.database import Connection, Database
 from provserver.store.devices import DeviceSummary
+from provserver.store.lorawan_claims import Coded
 
 CONFIRMATION_PERIOD = timedelta(seconds=60)
 """How long a claim waits for the word of its device, where the profile wants that."""
+
+LORAWAN_CONFIRMATION_PERIOD = timedelta(minutes=15)
+"""The same of a LoRaWAN device, which has to join its network first."""
 
 MAX_NAMES = 5
 """How often a device's name is chosen again that another one has just taken."""
@@ -44,7 +51,8 @@ UNCLAIMABLE = (
     "whoever had the device must release it first."
 )
 CONTENDED = (
-    "Somebody else claims this device just now, so nobody gets it. Try again a minute after the other has given up."
+    "Somebody else claims this device just now, so nobody gets it. Try again a minute after the other has given up, "
+    "or a quarter of an hour if it is a LoRaWAN device."
 )
 UNCLAIMABLE_DEVICE = (
     "This device cannot be claimed. Check its name and secret, and have the device say again that it may be claimed."
@@ -122,29 +130,47 @@ class Claiming:
     ) -> Claimed:
         """Claim the device of a QR code, connected or not, for oneself or (with users:view) for a user of one's tree.
 
+        A LoRaWAN device's code (TR005) is no secret: what is demanded besides is its profile's integration's to say.
         Where the profile wants it, the claim waits for the device's word. address: whence. Raises Refused.
         """
         with self._admitted(principal, address):
             return await self._claim(principal, code, user)
 
     async def _claim(self, principal: Principal, code: str, user: UUID | str | None) -> Claimed:
+        token, device = "", None  # nobody's token is looked up as any other: the answer is the same, and takes as long
         try:
             token = qr.parse(code).token
         except qr.InvalidPayload:
-            token = ""  # which is looked up as any other: the answer is the same, and takes as long
-        digests = statictoken.qr_digests(self._keys, token)
+            device = _device_code(code)
+        digests, lorawan = statictoken.qr_digests(self._keys, token), False
         async with self._transaction() as connection:
             recipient = await self._recipient(connection, principal, user)
-            claimable = await store.claim(connection, digests, recipient.organization_id)
+            if device is not None and (coded := await self._coded(connection, recipient, device)) is not None:
+                digests, lorawan = (coded.qr_digest,), coded.proof is ClaimProof.DEVICE
+            claimable = await store.claim(connection, digests, recipient.organization_id, two_sided=lorawan)
             if claimable is None:
                 raise NotFound(UNCLAIMABLE)
             if not claimable.two_sided:
                 await self._complete(connection, claimable, recipient, principal.actor)
                 return await self._claimed(connection, principal, claimable.id)
-            begun = await self._begin(connection, principal, claimable, recipient)
+            begun = await self._begin(connection, principal, claimable, recipient, lorawan=lorawan)
         if begun is None:  # which stays
             raise Conflict(CONTENDED)
         return begun
+
+    async def _coded(self, connection: Connection, recipient: _Recipient, code: DeviceCode) -> Coded | None:
+        """The static token that a LoRaWAN device's code is of, if it proves what its profile demands."""
+        found = await lorawan_claims.coded(
+            connection, recipient.organization_id, code.profile_id, code.join_eui, code.dev_eui
+        )
+        for each in found:
+            if each.proof is not ClaimProof.OWNER_TOKEN:
+                return each
+            qr_token = statictoken.open_qr(self._keys, each.id, each.qr_sealed)
+            owner_token = statictoken.owner_token(each.metadata, qr_token)
+            if hmac.compare_digest(owner_token.encode(), code.owner_token.encode()):
+                return each
+        return None
 
     async def claim_device(
         self,
@@ -266,6 +292,7 @@ class Claiming:
                     connection, EventType.DEVICE_UNCLAIMED, device_id, holding.holder_id, transferred=True
                 )
             await self._tell_claimed(connection, device_id, recipient, transferred=True)
+            await self._onboard(connection, device_id, principal.actor)
             arrived: dict[str, Value] = {**_owned(recipient)}
             if recipient.organization_id != holding.holder_id:
                 if not keep_data:
@@ -284,22 +311,31 @@ class Claiming:
                 )
             return await self._seen(connection, principal, device_id)
 
-    async def delete_token(self, principal: Principal, token_id: UUID, *, confirm: bool = False) -> None:
+    async def delete_token(
+        self, principal: Principal, token_id: UUID, *, confirm: bool = False, from_network: bool = False
+    ) -> None:
         """Remove a static token for ever, with the device that came of it, which is cut. Raises Refused.
 
-        confirm: also one that is claimed, whose owner loses the device.
+        confirm: also one that is claimed, whose owner loses the device. from_network: what we have made of it in its
+        network goes, too, by a job.
         """
         principal.require(Permission.TOKENS_MANAGE)
+        if from_network:
+            principal.require(Permission.DEVICES_MANAGE)
         async with self._transaction() as connection:
             holding = await self._made(connection, principal, token_id)
             if holding.claimed and not confirm:
                 raise Conflict(
                     "This token is claimed: its owner would lose the device for ever. Confirm that, or disclaim it."
                 )
+            if from_network:
+                await onboarding.remove(connection, token_id, principal.actor, ids.uuid7(self._clock(), self._random))
             await store.delete(connection, token_id)
-            claimed = holding.claimed
+            detail: dict[str, Value] = {"claimed": holding.claimed}
+            if from_network:
+                detail["from_network"] = True
             await self._record(
-                connection, holding.holder_id, principal.actor, "static_token.deleted", token_id, claimed=claimed
+                connection, holding.holder_id, principal.actor, "static_token.deleted", token_id, **detail
             )
 
     # --- claims
@@ -337,17 +373,31 @@ class Claiming:
         return _Recipient(found.organization_id, found.id)
 
     async def _begin(
-        self, connection: Connection, principal: Principal, claimable: Claimable, recipient: _Recipient
+        self,
+        connection: Connection,
+        principal: Principal,
+        claimable: Claimable,
+        recipient: _Recipient,
+        *,
+        lorawan: bool = False,
     ) -> Claimed | None:
-        """Have a claim wait for its device; None when another one's does or did just now: then neither does."""
-        await self._check_quota(connection, recipient, await self._there(connection, claimable))
+        """Have a claim wait for its device; None when another one's does or did just now: then neither does.
+
+        lorawan: the device has to be in its network to say anything.
+        """
+        there = await self._there(connection, claimable)
+        await self._check_quota(connection, recipient, there)
+        if lorawan:
+            if there is None:
+                await self._make(connection, claimable)
+            await self._onboard(connection, claimable.id, principal.actor)
         expires_at = await store.pend(
             connection,
             claimable.id,
             recipient.organization_id,
             recipient.user_id,
             principal.actor,
-            CONFIRMATION_PERIOD,
+            LORAWAN_CONFIRMATION_PERIOD if lorawan else CONFIRMATION_PERIOD,
         )
         if expires_at is None:  # told to the maker, as the two are not for each other to know
             await self._record(
@@ -374,6 +424,7 @@ class Claiming:
             await self._make(connection, claimable)
         await store.give(connection, claimable.id, recipient.organization_id, recipient.user_id)
         await self._tell_claimed(connection, claimable.id, recipient)
+        await self._onboard(connection, claimable.id, actor)
         await self._record(
             connection,
             recipient.organization_id,
@@ -430,9 +481,14 @@ class Claiming:
         await self._check_quota(connection, recipient, holding.holder_id)
         await store.give(connection, match.id, recipient.organization_id, recipient.user_id)
         await self._tell_claimed(connection, match.id, recipient)
+        await self._onboard(connection, match.id, actor)
         action = "device.claimed" if holding.status is None else "static_token.claimed"
         await self._record(connection, recipient.organization_id, actor, action, match.id, **_owned(recipient))
         return True
+
+    async def _onboard(self, connection: Connection, device_id: UUID, actor: str) -> None:
+        """A device that somebody has is to be in its network."""
+        await onboarding.wanted(connection, device_id, actor, random=self._random, clock=self._clock)
 
     @staticmethod
     async def _tell_claimed(
@@ -516,6 +572,17 @@ def _require_say(principal: Principal, holding: Holding) -> None:
         principal.require(Permission.DEVICES_MANAGE)
     else:
         raise Forbidden("Only the device's owner or its maker may give it back. To have it yourself, transfer it.")
+
+
+def _device_code(text: str) -> DeviceCode | None:
+    """What a LoRaWAN device's code says; None when it is none, or lacks what a claim needs. Raises Invalid."""
+    try:
+        code = tr005.parse(text)
+    except tr005.WrongChecksum:
+        raise Invalid("The checksum of this code does not fit. Scan it once more.") from None
+    except tr005.InvalidCode:
+        return None
+    return code if code.join_eui and code.profile_id else None
 
 
 def _owned(recipient: _Recipient) -> dict[str, str]:

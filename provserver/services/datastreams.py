@@ -23,7 +23,7 @@ from provserver.core import metadata
 from provserver.core.attributes import METADATA, Scope
 from provserver.core.datastreams import Field, Layout, Verb
 from provserver.core.model import Authenticated, Datastream
-from provserver.core.telemetry import InvalidData, Sample, Value
+from provserver.core.telemetry import MAX_AHEAD, InvalidData, Sample, Value
 from provserver.services.data import Data
 from provserver.store import data as data_store
 from provserver.store import datastreams as store
@@ -108,6 +108,17 @@ class Datastreams:
         if datastream is None:
             raise InvalidData(core.NO_DATASTREAM)
         await self._upload(device, datastream, body)
+
+    async def uplink(self, device: Authenticated, values: Mapping[str, object], at: int | None) -> int:
+        """Write what a network has decoded for a device, by datastream's name or pin; how many values were left out.
+
+        at: when it was heard, in milliseconds since the epoch; None: now.
+        """
+        now = int(self._clock() * 1000)
+        ts = at if at is not None and now - core.MONTH <= at <= now + MAX_AHEAD else None
+        samples, left_out = core.uplink(await self._layout(device), values, ts)
+        await self._data.record(device, samples, kind="telemetry")
+        return len(left_out)
 
     async def get(self, device: Authenticated, pins: Sequence[str]) -> dict[str, object]:
         """The values of pins by `v<number>`; None for those that have none yet."""

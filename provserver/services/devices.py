@@ -16,15 +16,18 @@ from asyncpg import PostgresError
 from asyncpg.pgproto import pgproto
 
 from provserver.core import credentials as building
-from provserver.core import ids
+from provserver.core import ids, metadata
 from provserver.core.attributes import METADATA, Scope, from_text
 from provserver.core.authorization import OPERATOR
 from provserver.core.credentials import has_control_characters
 from provserver.core.csvfile import DeviceRow, RowError
+from provserver.core.datastreams import text
+from provserver.core.lorawan import APPLICATION_KEY, NETWORK_KEY
 from provserver.core.model import Credentials, CredentialsType, DeviceProfile, Origin
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused
+from provserver.services import onboarding
 from provserver.services.organizations import check_quota, check_revision
 from provserver.services.rotation import add_pending, fresh_token, opened
 from provserver.services.settlement import open_credentials, seal_credentials
@@ -49,6 +52,9 @@ MAX_REASON = 500
 
 MAX_KEYS = 100
 """Keys of a change that the audit names; it counts the rest."""
+
+_NETWORK_KEYS = frozenset(METADATA + name for name in onboarding.FIELDS)
+"""Keys of attributes that say what a device is to its network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,21 +159,21 @@ class Devices:
 
     async def create(self, row: DeviceRow, profile: str) -> DeviceSummary:
         """Make one device, not yet provisioned. Raises Refused."""
-        report = ImportReport()
         async with self._adding() as connection:
-            found = await self._stage(connection, [row], profile, report)
-            if report.errors:
-                error = report.errors[0]
-                fix = (
-                    "Choose another name."
-                    if error.column == "name"
-                    else "Choose others, or leave them out for a token."
-                )
-                raise Conflict(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
-            await check_quota(connection, self._organization_id, devices=1)
-            await self._add(connection, found)
-            device = await self._find(connection, row.name)
-            await self._record(connection, device, "created")
+            return await self.add(connection, row, profile)
+
+    async def add(self, connection: Connection, row: DeviceRow, profile: str) -> DeviceSummary:
+        """The same in the caller's transaction. Raises Refused; asyncpg's errors when another makes the same device."""
+        report = ImportReport()
+        found = await self._stage(connection, [row], profile, report)
+        if report.errors:
+            error = report.errors[0]
+            fix = "Choose another name." if error.column == "name" else "Choose others, or leave them out for a token."
+            raise Conflict(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
+        await check_quota(connection, self._organization_id, devices=1)
+        await self._add(connection, found)
+        device = await self._find(connection, row.name)
+        await self._record(connection, device, "created")
         return device
 
     async def import_(
@@ -258,7 +264,20 @@ class Devices:
             server = [key for scope, key in (*wanted, *deleted) if scope is Scope.SERVER]
             if device.maker_id is None and not all(key.startswith(METADATA) for key in server):
                 raise Forbidden(f"Server attributes other than {METADATA}… are for the device's maker to write.")
+            values |= await self._checked(connection, device, values)
+            if _NETWORK_KEYS.intersection(server):
+                await onboarding.check_reach(connection, self._organization_id, device.id)
             await store.change_attributes(connection, device.id, values, deleted)
+            if {key for scope, key in values if scope is Scope.SERVER} & _NETWORK_KEYS:
+                given = {
+                    key.removeprefix(METADATA): str(value)
+                    for (scope, key), value in values.items()
+                    if scope is Scope.SERVER and key in _NETWORK_KEYS and value != ""
+                }
+                await onboarding.check_typed(connection, device.id, given)
+                await onboarding.keep_token_metadata(connection, device.profile_id, device.id, given)
+                anew = any((Scope.SERVER, METADATA + name) in values for name in (APPLICATION_KEY, NETWORK_KEY))
+                await onboarding.wanted(connection, device.id, self._actor, anew=anew, random=self._random)
             await self._record(connection, device, "updated", **_told(written=values, deleted=deleted))
             return await self._details(connection, await self._find(connection, device.id))
 
@@ -361,18 +380,23 @@ class Devices:
             await self._record(connection, device, "rearmed")
             return await self._find(connection, device.id)
 
-    async def delete(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
+    async def delete(
+        self, reference: UUID | str, revision: int | None = None, *, from_network: bool = False
+    ) -> DeviceSummary:
         """Remove a device; its credentials die with it. Raises Refused.
 
         One of a static token comes back when it connects again: delete the token to be rid of both. One that is claimed
-        is its owner's: to take it from him is another decision than this.
+        is its owner's: to take it from him is another decision than this. from_network: what we have made of it in its
+        network goes, too, by a job.
         """
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision, made=True)
             if device.static_token == "CLAIMED":  # noqa: S105 - a status
                 raise Conflict("Somebody has claimed this device. Disclaim its static token first, or delete that.")
+            if from_network:
+                await onboarding.remove(connection, device.id, self._actor, self._audit_id())
             await store.delete(connection, device.id)
-            await self._record(connection, device, "deleted")
+            await self._record(connection, device, "deleted", **({"from_network": True} if from_network else {}))
         return device
 
     async def _profile(
@@ -384,20 +408,7 @@ class Devices:
         return profile
 
     async def _find(self, connection: Connection, reference: UUID | str, *, made: bool = False) -> DeviceSummary:
-        """made: it must be of a maker within the organization's tree."""
-        device = None
-        try:
-            if isinstance(reference, UUID):
-                device = await store.get(connection, self._organization_id, reference)
-            elif not has_control_characters(reference):
-                device = await store.find(connection, self._organization_id, reference)
-        except store.Ambiguous:
-            raise Conflict(f"Several makers have a device {reference!r}. Name it by its id.") from None
-        if device is None:
-            raise NotFound(f"There is no device {str(reference)!r}. `provserver device list` names them.")
-        if made and device.maker_id is None:
-            raise Forbidden("This is for the device's maker to do. To give the device back, release it.")
-        return device
+        return await seen(connection, self._organization_id, reference, made=made)
 
     async def _hold(
         self, connection: Connection, reference: UUID | str, revision: int | None, *, made: bool = False
@@ -416,6 +427,28 @@ class Devices:
                 f"{device.name!r} is in quarantine. To let it out: `provserver device release {device.name}`; with "
                 "--rotate, it gets a new token, and who has a copy of it stays out."
             )
+
+    async def _checked(
+        self, connection: Connection, device: DeviceSummary, values: Mapping[tuple[Scope, str], Value]
+    ) -> dict[tuple[Scope, str], Value]:
+        """Those of the values that are of metadata fields, in the normal forms of their types. Raises Invalid."""
+        given = {
+            key.removeprefix(METADATA): value
+            for (scope, key), value in values.items()
+            if scope is Scope.SERVER and key.startswith(METADATA)
+        }
+        if not given:
+            return {}
+        profile = await profiles.get(connection, device.profile_id)
+        fields = {each.name: each for each in profile.metadata_fields} if profile is not None else {}
+        checked: dict[tuple[Scope, str], Value] = {}
+        for name, value in given.items():
+            if name in fields and value != "":
+                try:
+                    checked[Scope.SERVER, METADATA + name] = metadata.check(fields[name], text(value))
+                except metadata.InvalidValue as fault:
+                    raise Invalid(f"The metadata field {name!r}: {fault}.") from None
+        return checked
 
     async def _details(self, connection: Connection, device: DeviceSummary, *, open_: bool = False) -> DeviceDetails:
         rows = await store.credentials(connection, device.id)
@@ -569,6 +602,25 @@ class Devices:
                 refused.append(each.place)
             await store.unstage(connection, refused)
             report.imported -= len(refused)
+
+
+async def seen(
+    connection: Connection, organization_id: UUID, reference: UUID | str, *, made: bool = False
+) -> DeviceSummary:
+    """A device that an organization sees. made: it must be of a maker within its tree. Raises Refused."""
+    device = None
+    try:
+        if isinstance(reference, UUID):
+            device = await store.get(connection, organization_id, reference)
+        elif not has_control_characters(reference):
+            device = await store.find(connection, organization_id, reference)
+    except store.Ambiguous:
+        raise Conflict(f"Several makers have a device {reference!r}. Name it by its id.") from None
+    if device is None:
+        raise NotFound(f"There is no device {str(reference)!r}. `provserver device list` names them.")
+    if made and device.maker_id is None:
+        raise Forbidden("This is for the device's maker to do. To give the device back, release it.")
+    return device
 
 
 def _told(**changes: Iterable[tuple[Scope, str]]) -> dict[str, Value]:

@@ -317,7 +317,7 @@ class Enrollment:
         )
 
     def refuse(self, peer: Peer, reason: Reason, detail: str = "") -> None:
-        """Have it recorded that a transport refused a device itself, before its certificates could be read."""
+        """Have it recorded that a transport refused a device itself, in its handshake."""
         self._note(peer, Refusal(reason, detail))
 
 

@@ -19,9 +19,10 @@ from provserver.core.authorization import Permission, Principal
 from provserver.core.credentials import has_control_characters
 from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
+from provserver.core.statictoken import LorawanForm
 from provserver.errors import Conflict, Invalid, NotFound, TooManyRequests, Unavailable
 from provserver.services.settlement import open_credentials
-from provserver.store import audit
+from provserver.store import audit, lorawan_claims
 from provserver.store import eol as store
 from provserver.store.database import Connection, Database
 from provserver.store.eol import Counts, HeldRow, ProfileRow, UnitRow, UnitState
@@ -43,7 +44,7 @@ ATTEMPTS = 3
 class Reservation:
     """A token that is to be written to a unit, with its secrets in clear: never logged, never printed.
 
-    resumed: it was reserved before. number: of the token, for people.
+    resumed: it was reserved before. number: of the token, for people. payload: what its QR code says.
     """
 
     token_id: UUID
@@ -55,6 +56,7 @@ class Reservation:
     resumed: bool
     auth: str = field(repr=False)
     qr: str = field(repr=False)
+    payload: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +138,8 @@ class EndOfLine:
                     await self._record(
                         connection, principal, held.organization_id, "reserved", held.token_id, unit=unit, again=resumed
                     )
-                return self._opened(held, profile, unit, resumed=resumed)
+                    forms = await lorawan_claims.forms(connection, [profile.id])
+                return self._opened(held, profile, unit, forms.get(profile.id), resumed=resumed)
             except UniqueViolationError:  # another station was faster with this very unit
                 continue
         raise Conflict(f"Another station is at the unit {unit!r} just now. Try again.")
@@ -218,8 +221,11 @@ class EndOfLine:
             connection, id_, organization_id, principal.actor, f"static_token.{verb}", token_id, **detail
         )
 
-    def _opened(self, held: HeldRow, profile: ProfileRow, unit: str, *, resumed: bool) -> Reservation:
+    def _opened(
+        self, held: HeldRow, profile: ProfileRow, unit: str, form: LorawanForm | None, *, resumed: bool
+    ) -> Reservation:
         credentials = open_credentials(self._keys, held.token_id, CredentialsType.ACCESS_TOKEN, held.sealed)
+        qr_token = statictoken.open_qr(self._keys, held.token_id, held.qr_sealed)
         return Reservation(
             held.token_id,
             held.number,
@@ -229,7 +235,8 @@ class EndOfLine:
             held.organization_number,
             resumed,
             credentials.id,
-            statictoken.open_qr(self._keys, held.token_id, held.qr_sealed),
+            qr_token,
+            statictoken.payload(held, qr_token, form),
         )
 
 

@@ -165,9 +165,11 @@ def check_label(out: Path) -> None:
     check_file(out)
 
 
-def print_label(out: Path, qr_token: str, organization_number: int, lines: tuple[str, ...]) -> None:
-    """Write a unit's label to a file, by its ending. lines: what stands beside the QR code. Raises Refused."""
-    payload = qr.payload(qr_token, organization_number)
+def print_label(out: Path, payload: str, lines: tuple[str, ...]) -> None:
+    """Write a unit's label to a file, by its ending. Raises Refused.
+
+    payload: what its QR code says. lines: what stands beside it.
+    """
     if out.suffix.lower() == ".png":
         save(out, qr.png(payload))
     else:

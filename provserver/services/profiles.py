@@ -8,7 +8,7 @@ from uuid import UUID
 
 from asyncpg import LockNotAvailableError, UniqueViolationError
 
-from provserver.core import authority, chain, definitions, ids, profilefile
+from provserver.core import authority, chain, definitions, ids, lorawan, profilefile
 from provserver.core.authority import AuthorityFacts, InvalidAuthority
 from provserver.core.authorization import OPERATOR
 from provserver.core.chain import InvalidPattern
@@ -32,7 +32,7 @@ from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Invalid, NotFound, Stale
 from provserver.services.settlement import HINT_LENGTH
-from provserver.store import audit
+from provserver.store import audit, integrations
 from provserver.store import profiles as store
 from provserver.store.database import Connection, Database
 
@@ -248,6 +248,7 @@ class Profiles:
             found = await self._find(connection, reference, lock="NO KEY UPDATE")
             _check_revision(found, revision)
             profile = _changed(found, change)
+            await _check_network_fields(connection, found, profile)
             await self._unique(store.update(connection, profile), _taken(profile))
             await self._reserve_values(connection, found, profile)
             await self._trust(connection, profile, change)
@@ -408,6 +409,51 @@ class Profiles:
             await statement
         except UniqueViolationError:
             raise Conflict(message) from None
+
+
+async def add_fields(connection: Connection, profile: DeviceProfile, wanted: Sequence[MetadataField]) -> DeviceProfile:
+    """Have a profile, which the transaction has locked, have these metadata fields beside its own. Raises Conflict."""
+    held = {each.name: each for each in profile.metadata_fields}
+    for each in wanted:
+        there = held.get(each.name, each)
+        if there.type != each.type or (each.unique and not there.unique):
+            unique = ":unique" if each.unique else ""
+            raise Conflict(
+                f"The metadata field {each.name!r} of the profile {profile.name!r} must be of the type {each.type}"
+                f"{' and unique' if unique else ''}: `provserver profile update` with "
+                f'--metadata-field "{each.name}:{each.type}{unique}" beside the others.'
+            )
+    new = tuple(each for each in wanted if each.name not in held)
+    if not new:
+        return profile
+    changed = replace(profile, metadata_fields=(*profile.metadata_fields, *new), revision=profile.revision + 1)
+    await store.update(connection, changed)
+    for each in new:
+        if each.unique:
+            try:
+                await store.reserve_values(connection, profile.id, each.name)
+            except UniqueViolationError:
+                raise Conflict(
+                    f"The metadata field {each.name!r} cannot be unique: several static tokens have the same value."
+                ) from None
+    return changed
+
+
+async def _check_network_fields(connection: Connection, before: DeviceProfile, after: DeviceProfile) -> None:
+    """Whether what a network's devices are made of is left as it is while they are onboarded. Raises Conflict."""
+    names = {*lorawan.FIELDS, lorawan.NETWORK_KEY, lorawan.OWNER_TOKEN}
+    held = {each.name: each for each in after.metadata_fields}
+    for was in before.metadata_fields:
+        now = held.get(was.name)
+        if was.name not in names or (now is not None and now.type == was.type and now.unique >= was.unique):
+            continue
+        served_by = await integrations.of_profile(connection, before.id)
+        if served_by is None or not served_by.onboarding:
+            return
+        raise Conflict(
+            f"The metadata field {was.name!r} stays as it is while devices of the profile are onboarded into a "
+            f"network. Switch that off first: provserver integration update {served_by.id} --no-onboarding."
+        )
 
 
 def missing(reference: str) -> NotFound:

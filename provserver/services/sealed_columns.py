@@ -11,7 +11,7 @@ from uuid import UUID
 from provserver.core import statictoken
 from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
-from provserver.services import idempotency, profiles, request_keys, settlement
+from provserver.services import idempotency, integrations, particle, profiles, request_keys, settlement
 from provserver.store.server_keys import Sealed
 
 
@@ -72,6 +72,17 @@ COLUMNS = (
         lambda row: idempotency.answer_context(row[0], row[1]),
     ),
     SealedColumn(Sealed("webhook", "sealed", {"id": "uuid"}), lambda row: b"webhook:" + _id(row[0])),
+    SealedColumn(
+        Sealed("integration", "key_sealed", {"id": "uuid"}), lambda row: integrations.key_context(UUID(str(row[0])))
+    ),
+    SealedColumn(
+        Sealed("integration", "webhook_sealed", {"id": "uuid"}),
+        lambda row: integrations.webhook_context(UUID(str(row[0]))),
+    ),
+    SealedColumn(
+        Sealed("particle_product", "token_sealed", {"id": "uuid"}),
+        lambda row: particle.token_context(UUID(str(row[0]))),
+    ),
     SealedColumn(
         Sealed("issuing_ca", "key_sealed", {"profile_id": "uuid"}),
         lambda row: settlement.issuer_context(UUID(str(row[0]))),

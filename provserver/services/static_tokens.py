@@ -7,13 +7,14 @@ import asyncio
 import os
 import time
 from bisect import insort
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from uuid import UUID
 
 from asyncpg import PostgresError
+from msgspec import structs
 
 from provserver.core import credentials as building
 from provserver.core import ids, statictoken
@@ -22,13 +23,13 @@ from provserver.core.definitions import SECRET_TYPES
 from provserver.core.metadata import DEVICE_NAME
 from provserver.core.model import CredentialsType, DeviceProfile
 from provserver.core.secrets import ServerKeys
-from provserver.core.statictoken import Batch, StaticToken, TokenStatus
+from provserver.core.statictoken import Batch, LorawanForm, StaticToken, TokenStatus
 from provserver.core.tokenexport import OpenedToken
 from provserver.core.tokenfile import Assignment, Column, ErrorKind, FileError, TokenFile, TokenRow
 from provserver.errors import Conflict, Invalid, NotFound
 from provserver.services.organizations import check_quota
 from provserver.services.settlement import open_credentials, seal_credentials
-from provserver.store import audit
+from provserver.store import audit, lorawan_claims
 from provserver.store import static_tokens as store
 from provserver.store.database import Connection, Database
 from provserver.store.static_tokens import Filter, StagedToken, StagedValue
@@ -47,6 +48,9 @@ ANALYSED = 10_000
 
 PAGE = 1_000
 """Tokens that a stream reads together."""
+
+MASK = "********"
+"""Instead of a key, for who has not asked for secrets."""
 
 Progress = Callable[[int], None]
 
@@ -67,11 +71,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class TokenDetails:
-    """A token; auth_token, qr_token: in clear, for who asked for them."""
+    """A token; auth_token, qr_token: in clear, for who asked for them. payload: what its QR code says, likewise."""
 
     token: StaticToken
     auth_token: str | None = None
     qr_token: str | None = None
+    payload: str | None = None
 
     def __repr__(self) -> str:
         return f"<TokenDetails {self.token.number}>"
@@ -191,11 +196,11 @@ class StaticTokens:
         *,
         batch: UUID | None = None,
     ) -> list[StaticToken]:
-        """Tokens in the order they were made, after the cursor's. Raises Refused."""
+        """Tokens in the order they were made, after the cursor's; keys in their metadata are MASK. Raises Refused."""
         principal.require(Permission.TOKENS_MANAGE)
         async with self._database.connection() as connection:
             filter_ = await self._filter(connection, principal, Selection(None, profile, status, batch))
-            return [row.token for row in await store.list_(connection, filter_, after=cursor, limit=limit)]
+            return await _masked(connection, await store.list_(connection, filter_, after=cursor, limit=limit))
 
     async def count(self, principal: Principal, selection: Selection) -> int:
         """How many a selection has. Raises Refused."""
@@ -213,17 +218,28 @@ class StaticTokens:
             row = await self._find(connection, principal, reference)
             token = row.token
             if not open_:
-                return TokenDetails(token)
+                return TokenDetails((await _masked(connection, [row]))[0])
             await store.mark_used(connection, [token.id])
             await self._record(connection, principal, token.organization_id, "static_token.shown", token.id)
-        return TokenDetails(token, *self._open(row))
+            forms = await lorawan_claims.forms(connection, [token.profile_id])
+        auth_token, qr_token = self._open(row)
+        payload = statictoken.payload(token, qr_token, forms.get(token.profile_id))
+        return TokenDetails(token, auth_token, qr_token, payload)
 
     async def show_qr(self, principal: Principal, reference: UUID | str) -> TokenDetails:
-        """A token by id or number, with its QR token alone in clear: no access to the device. Raises Refused."""
+        """A token by id or number, with its QR token alone in clear, which opens a claim: the audit keeps it.
+
+        Raises Refused.
+        """
         principal.require(Permission.TOKENS_MANAGE)
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
             row = await self._find(connection, principal, reference)
-        return TokenDetails(row.token, qr_token=statictoken.open_qr(self._keys, row.token.id, row.qr_sealed))
+            token = row.token
+            await self._record(connection, principal, token.organization_id, "static_token.qr_shown", token.id)
+            forms = await lorawan_claims.forms(connection, [token.profile_id])
+        qr_token = statictoken.open_qr(self._keys, token.id, row.qr_sealed)
+        payload = statictoken.payload(token, qr_token, forms.get(token.profile_id))
+        return TokenDetails(token, qr_token=qr_token, payload=payload)
 
     async def export_fields(self, principal: Principal, selection: Selection) -> list[str]:
         """The metadata fields that the profiles of these tokens have, each once. Raises Refused."""
@@ -266,6 +282,7 @@ class StaticTokens:
                 "static_token.exported",
                 selection.batch or filter_.profile_id or principal.organization_id,
                 count=count,
+                **({"labels": True} if labels else {}),
             )
         after = None
         while True:
@@ -273,8 +290,9 @@ class StaticTokens:
                 page = await store.list_(connection, filter_, after=after, limit=PAGE)
                 if not labels:
                     await store.mark_used(connection, [row.token.id for row in page])
+                forms = await lorawan_claims.forms(connection, list({row.token.profile_id for row in page}))
             for row in page:
-                yield self._opened(row)
+                yield self._opened(row, forms)
             if len(page) < PAGE:
                 return
             after = page[-1].token.id
@@ -435,7 +453,7 @@ class StaticTokens:
         credentials = open_credentials(self._keys, id_, CredentialsType.ACCESS_TOKEN, row.sealed)
         return credentials.id, statictoken.open_qr(self._keys, id_, row.qr_sealed)
 
-    def _opened(self, row: store.TokenRow) -> OpenedToken:
+    def _opened(self, row: store.TokenRow, forms: Mapping[UUID, LorawanForm]) -> OpenedToken:
         token = row.token
         auth_token, qr_token = self._open(row)
         return OpenedToken(
@@ -443,6 +461,7 @@ class StaticTokens:
             number=token.number,
             auth_token=auth_token,
             qr_token=qr_token,
+            payload=statictoken.payload(token, qr_token, forms.get(token.profile_id)),
             organization_number=token.organization_number,
             organization_name=token.organization,
             profile_name=token.profile,
@@ -457,6 +476,17 @@ class StaticTokens:
 def _place(error: FileError) -> tuple[int, int]:
     """The order of errors: of the file, of its header, of its rows."""
     return error.row or 0, error.column or 0
+
+
+async def _masked(connection: Connection, rows: Sequence[store.TokenRow]) -> list[StaticToken]:
+    """Tokens without the keys among their metadata."""
+    secret = await store.secret_fields(connection, {row.token.profile_id for row in rows})
+    return [_without(row.token, secret[row.token.profile_id]) for row in rows]
+
+
+def _without(token: StaticToken, secret: Collection[str]) -> StaticToken:
+    metadata = {name: MASK if name in secret else value for name, value in token.metadata.items()}
+    return structs.replace(token, metadata=metadata)
 
 
 def _meant(reference: UUID | str) -> tuple[UUID | None, int | None]:

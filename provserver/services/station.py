@@ -71,8 +71,7 @@ async def write(line: Line[Record], unit: str, work: Work, pauses: Sequence[floa
         settings = injection.with_token(work.settings, reservation.auth)
         about = await work.way.inject(settings, reservation.template_id)
         if work.label is not None:
-            lines = (reservation.unit, reservation.profile)
-            injection.print_label(work.label, reservation.qr, reservation.organization_number, lines)
+            injection.print_label(work.label, reservation.payload, (reservation.unit, reservation.profile))
         return Done(reservation, await _written(line, reservation, pauses), about)
 
 

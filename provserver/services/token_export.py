@@ -85,8 +85,7 @@ class TokenExport:
         named = io.BytesIO()  # a line each: neither has a line break in it
 
         def keep(token: OpenedToken) -> None:
-            payload = qr.payload(token.qr_token, token.organization_number)
-            named.write(f"{payload} {name(token)}\n".encode())
+            named.write(f"{token.payload} {name(token)}\n".encode())
 
         pending = bytearray(archive.begin("tokens.csv", mode=0o600))
         async with aclosing(self._rows(principal, selection, fields, keep)) as chunks:
@@ -203,4 +202,4 @@ def _label(token: OpenedToken, field: str | None) -> Label:
     lines = [token.name or f"{token.profile_name} {token.number}", f"No. {token.number}"]
     if field is not None and (value := token.metadata.get(field)):
         lines.append(f"{field}: {value}")
-    return Label(qr.payload(token.qr_token, token.organization_number), tuple(lines))
+    return Label(token.payload, tuple(lines))

@@ -14,7 +14,7 @@ from provserver.core.attributes import METADATA, Scope
 from provserver.core.claiming import CLAIMING_DATA
 from provserver.core.events import EventType
 from provserver.core.model import PROVISION_STATE, PROVISIONED, CredentialsType, Origin
-from provserver.store import data, devices
+from provserver.store import data, devices, network_devices
 from provserver.store.database import Connection
 
 
@@ -186,22 +186,25 @@ async def appear(connection: Connection, appearing: Sequence[Appearing], *, used
     return [Appeared(*row) for row in rows]
 
 
-async def claim(connection: Connection, qr_digests: Sequence[bytes], organization_id: UUID) -> Claimable | None:
+async def claim(
+    connection: Connection, qr_digests: Sequence[bytes], organization_id: UUID, *, two_sided: bool = False
+) -> Claimable | None:
     """Have the token of one of these QR tokens claimed, for an organization of its maker's tree, inside a transaction.
 
     None when there is none, or it is claimed, or not for that organization. One whose device must say yes first is
-    held, but stays unclaimed.
+    held, but stays unclaimed. two_sided: it must, whatever its profile says.
     """
     row = await connection.fetchrow(
-        "UPDATE static_token t SET status = CASE WHEN p.two_sided_claim THEN t.status ELSE 'CLAIMED' END,"
-        " claimed_at = CASE WHEN p.two_sided_claim THEN NULL ELSE now() END,"
+        "UPDATE static_token t SET status = CASE WHEN p.two_sided_claim OR $3 THEN t.status ELSE 'CLAIMED' END,"
+        " claimed_at = CASE WHEN p.two_sided_claim OR $3 THEN NULL ELSE now() END,"
         " used_at = coalesce(t.used_at, now()), revision = t.revision + 1"
         " FROM device_profile p, organization o"
         " WHERE t.qr_digest = ANY($1::bytea[]) AND t.status = 'UNCLAIMED' AND p.id = t.profile_id"
         " AND o.id = $2 AND t.organization_id = ANY(o.path)"
-        " RETURNING t.id, t.organization_id, t.id_digest, p.two_sided_claim",
+        " RETURNING t.id, t.organization_id, t.id_digest, p.two_sided_claim OR $3",
         qr_digests,
         organization_id,
+        two_sided,
     )
     return None if row is None else Claimable(*row)
 
@@ -427,6 +430,7 @@ async def delete(connection: Connection, id_: UUID) -> None:
     """Remove a static token that is held, and the device that came of it."""
     await devices.delete(connection, id_)
     await connection.execute("DELETE FROM static_token WHERE id = $1", id_)
+    await network_devices.leave(connection, id_)
 
 
 async def owner(connection: Connection, organization_id: UUID, reference: UUID | str) -> Owner | None:

@@ -10,8 +10,9 @@ import asyncpg
 
 from provserver.core.attributes import METADATA, Scope
 from provserver.core.events import EventType
+from provserver.core.lorawan import SECRETS
 from provserver.core.telemetry import Value
-from provserver.store import clones, data, outbox
+from provserver.store import clones, data, network_devices, outbox
 from provserver.store.database import Connection
 
 
@@ -155,7 +156,7 @@ async def credentials(connection: Connection, device_id: UUID) -> list[Credentia
 
 _ATTRIBUTES = f"""
 SELECT scope, key, value, updated_at FROM attribute
-WHERE device_id = $1 AND ($2::boolean OR scope <> '{Scope.SERVER}' OR key NOT IN (
+WHERE device_id = $1 AND ($2::boolean OR scope <> '{Scope.SERVER}' OR key <> ALL($3::text[]) AND key NOT IN (
     SELECT '{METADATA}' || (f ->> 'name')
     FROM device d JOIN device_profile p ON p.id = d.profile_id
     CROSS JOIN LATERAL jsonb_array_elements(p.metadata_fields) AS f
@@ -167,7 +168,7 @@ ORDER BY scope, key
 
 async def attributes(connection: Connection, device_id: UUID, *, with_keys: bool) -> list[asyncpg.Record]:
     """A device's attributes: scope, key, value, updated_at. with_keys: also the metadata that are keys of its radio."""
-    return await connection.fetch(_ATTRIBUTES, device_id, with_keys)
+    return await connection.fetch(_ATTRIBUTES, device_id, with_keys, [METADATA + name for name in SECRETS])
 
 
 class StagedDevice(NamedTuple):
@@ -370,6 +371,7 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
     await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM pending_claim WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM device_quarantine WHERE device_id = $1", device_id)
+    await network_devices.leave(connection, device_id)
     await clones.forget(connection, device_id)
     await data.delete(connection, device_id)
     return gone is not None

@@ -1,5 +1,6 @@
 """The SQL of the production line: which unit has which static token."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -45,6 +46,7 @@ class HeldRow(NamedTuple):
     status: str
     sealed: bytes
     qr_sealed: bytes
+    metadata: Mapping[str, str]
 
 
 class Counts(NamedTuple):
@@ -56,12 +58,19 @@ class Counts(NamedTuple):
     failed: int
 
 
-_HELD = "t.id, t.number, t.organization_id, o.number, t.unit_state, t.unit_at, t.status, t.sealed, t.qr_sealed"
+_HELD = (
+    "t.id, t.number, t.organization_id, o.number, t.unit_state, t.unit_at, t.status, t.sealed, t.qr_sealed, t.metadata"
+)
 # Looked up first, and once: as a join it is misjudged, and the tokens are sorted for each that is taken.
 _REACHED = "t.organization_id = ANY (ARRAY(SELECT id FROM organization WHERE path @> ARRAY[$1::uuid]))"
 # One that was used is in a unit, or may be, by another way than ours; also when its device has been deleted since.
-_FREE = (
+FREE = (
     "t.unit IS NULL AND t.used_at IS NULL"
+    " AND t.status = 'UNCLAIMED' AND NOT EXISTS (SELECT FROM device d WHERE d.id = t.id)"
+)
+# Whatever is done with a token but to show it raises its revision: a claim, a unit, the deletion of its device.
+EXPORTED = (
+    "t.unit IS NULL AND t.used_at IS NOT NULL AND t.revision = 1"
     " AND t.status = 'UNCLAIMED' AND NOT EXISTS (SELECT FROM device d WHERE d.id = t.id)"
 )
 _MATCHES = "($4::text IS NULL OR t.metadata ->> $4 = $3)"
@@ -114,7 +123,7 @@ async def take(
     row = await connection.fetchrow(
         "UPDATE static_token t SET unit = $3, unit_state = 'reserved', unit_at = now(), revision = t.revision + 1"
         " FROM organization o WHERE o.id = t.organization_id AND t.id = ("
-        f" SELECT t.id FROM static_token t WHERE t.profile_id = $2 AND {_REACHED} AND {_FREE}"
+        f" SELECT t.id FROM static_token t WHERE t.profile_id = $2 AND {_REACHED} AND {FREE}"
         f" AND {_MATCHES}"
         f" ORDER BY t.id LIMIT 1 FOR UPDATE SKIP LOCKED) RETURNING {_HELD}",
         organization_id,
@@ -131,7 +140,7 @@ async def used(
     """How many tokens no unit was given here, and are not free all the same. unit, field: see `take`."""
     found: int = await connection.fetchval(
         f"SELECT count(*) FROM static_token t WHERE t.profile_id = $2 AND {_REACHED}"
-        f" AND t.unit IS NULL AND NOT ({_FREE}) AND {_MATCHES}",
+        f" AND t.unit IS NULL AND NOT ({FREE}) AND {_MATCHES}",
         organization_id,
         profile_id,
         unit,
@@ -203,7 +212,7 @@ async def units(
 async def counts(connection: Connection, organization_id: UUID, profile_id: UUID) -> Counts:
     """How many of a profile's tokens that an organization reaches are in which state."""
     row = await connection.fetchrow(
-        f"SELECT count(*) FILTER (WHERE {_FREE}), count(*) FILTER (WHERE t.unit_state = 'reserved'),"
+        f"SELECT count(*) FILTER (WHERE {FREE}), count(*) FILTER (WHERE t.unit_state = 'reserved'),"
         " count(*) FILTER (WHERE t.unit_state = 'written'), count(*) FILTER (WHERE t.unit_state = 'failed')"
         f" FROM static_token t WHERE t.profile_id = $2 AND {_REACHED}",
         organization_id,

@@ -33,6 +33,13 @@ RowLock = Literal["KEY SHARE", "SHARE", "NO KEY UPDATE", "UPDATE"]
 """To keep a profile from being deleted, from being changed, to change it, to delete it."""
 
 
+class Unproven(NamedTuple):
+    """A provision key that exists, and came without its secret."""
+
+    profile_id: UUID
+    secret_digest: bytes
+
+
 class KeyRow(NamedTuple):
     """A provision key as a profile has it. uses: counted while its budget bounds them."""
 
@@ -252,7 +259,29 @@ async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, 
         " JOIN device_profile p ON p.id = k.profile_id WHERE k.key = ANY($1::text[])",
         wanted,
     )
-    return {row["key"]: ProvisionKey(row["key"], row["secret_digest"], _profile(row), _budget(row)) for row in rows}
+    return {row["key"]: _key(row) for row in rows}
+
+
+async def prove(
+    connection: Connection, wanted: Sequence[str], secret_digests: Sequence[bytes]
+) -> dict[str, ProvisionKey | Unproven]:
+    """Those of these provision keys that exist: with their profiles if their secrets are among these.
+
+    Of one whose secret is not, as much is read and sent as of one that does not exist, lest time tell the two apart.
+    """
+    rows = await connection.fetch(
+        f"SELECT w.key AS wanted, f.profile_id AS owner, f.secret_digest AS known, k.key, k.secret_digest, {_BUDGET},"
+        f" {_PROFILE} FROM unnest($1::text[]) AS w(key) LEFT JOIN provision_key f ON f.key = w.key"
+        " LEFT JOIN provision_key k ON k.key = CASE WHEN f.secret_digest = ANY($2::bytea[]) THEN f.key END"
+        " LEFT JOIN device_profile p ON p.id = k.profile_id",
+        wanted,
+        secret_digests,
+    )
+    return {
+        row["wanted"]: Unproven(row["owner"], row["known"]) if row["key"] is None else _key(row)
+        for row in rows
+        if row["owner"] is not None
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,6 +361,10 @@ async def trusting(connection: Connection, subject_digests: Iterable[bytes]) -> 
     for digest, profile_id, revision in rows:
         found[digest][profile_id] = revision
     return found
+
+
+def _key(row: asyncpg.Record) -> ProvisionKey:
+    return ProvisionKey(row["key"], row["secret_digest"], _profile(row), _budget(row))
 
 
 def _budget(row: asyncpg.Record) -> KeyBudget | None:

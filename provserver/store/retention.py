@@ -14,7 +14,7 @@ RETURNING id
 
 _JOBS = """
 DELETE FROM job WHERE id = ANY(ARRAY(
-    SELECT id FROM job WHERE state <> 'running' AND finished_at < now() - $1::interval LIMIT $2
+    SELECT id FROM job WHERE finished_at < now() - $1::interval LIMIT $2
 )) RETURNING id
 """
 

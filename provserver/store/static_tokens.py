@@ -1,12 +1,14 @@
 """The SQL of static tokens: staged and added, listed, shown."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
 
+from provserver.core.definitions import SECRET_TYPES
+from provserver.core.lorawan import SECRETS
 from provserver.core.model import DeviceProfile
 from provserver.core.statictoken import StaticToken, TokenStatus
 from provserver.store import profiles
@@ -249,6 +251,21 @@ async def count(connection: Connection, filter_: Filter) -> int:
     found: int = await connection.fetchval(
         f"SELECT count(*) FROM static_token t WHERE {where}", *arguments, timeout=_LONG
     )
+    return found
+
+
+async def secret_fields(connection: Connection, profile_ids: Collection[UUID]) -> dict[UUID, set[str]]:
+    """The metadata fields of profiles that are secrets, by the profile's id."""
+    rows = await connection.fetch(
+        "SELECT p.id, f ->> 'name' FROM device_profile p"
+        " CROSS JOIN LATERAL jsonb_array_elements(p.metadata_fields) AS f"
+        " WHERE p.id = ANY($1::uuid[]) AND f ->> 'type' = ANY($2::text[])",
+        list(profile_ids),
+        list(SECRET_TYPES),
+    )
+    found: dict[UUID, set[str]] = {id_: set(SECRETS) for id_ in profile_ids}
+    for id_, name in rows:
+        found[id_].add(name)
     return found
 
 

@@ -16,7 +16,8 @@ from provserver.services.datastreams import Datastreams
 from provserver.services.est import Est
 from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
-from provserver.transports import external_api
+from provserver.services.uplinks import Uplinks
+from provserver.transports import external_api, uplink_api
 from provserver.transports.device_api import DeviceApi
 from provserver.transports.est import routes as est_routes
 from provserver.transports.http_front import PATH, Front, rendered
@@ -47,7 +48,7 @@ class HttpTransport:
 
     ready: raises Unavailable when the server cannot serve now, for `/readyz`.
     access, data, sessions: for devices that have been provisioned; without them there is provisioning alone.
-    access, datastreams: for Blynk's API. est: for EST's clients, over TLS.
+    access, datastreams: for Blynk's API. est: for EST's clients, over TLS. uplinks: for webhooks of LoRaWAN networks.
     front: whether plain provision requests are answered without aiohttp.
     connect_timeout: seconds from accepting a connection to its first request's headers, and for each body.
     request_timeout: seconds after which a device is told to come back.
@@ -63,6 +64,7 @@ class HttpTransport:
         sessions: Sessions | None = None,
         datastreams: Datastreams | None = None,
         est: Est | None = None,
+        uplinks: Uplinks | None = None,
         front: bool = True,
         max_payload_size: int = 65_536,
         max_connections: int = 10_000,
@@ -87,6 +89,8 @@ class HttpTransport:
             application.add_routes(external_api.routes(access, datastreams))
         if est is not None:
             application.add_routes(est_routes(est, connect_timeout))
+        if uplinks is not None:
+            application.add_routes(uplink_api.routes(uplinks, connect_timeout))
         self._runner = Runner(
             application,
             max_connections,

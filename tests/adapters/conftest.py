@@ -1,23 +1,19 @@
 """The sink's real peers: a strict HTTP endpoint that can fail on demand, and mosquitto."""
 
-import asyncio
 import itertools
 import json
-import os
-import socket
-import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import aiomqtt
 import pytest
 from aiohttp import web
 
 from provserver.adapters.outgoing import Outgoing, networks
 from provserver.core.sink import QueuedMessage
+from tests.support.mosquitto import Broker
 
 _numbers = itertools.count(1)
 
@@ -84,47 +80,6 @@ async def outgoing() -> AsyncIterator[Outgoing]:
     """A client that may go to this machine."""
     async with Outgoing(networks("127.0.0.1, ::1")) as made:
         yield made
-
-
-class Broker:
-    """mosquitto; `options`: lines of its configuration."""
-
-    def __init__(self, program: str, directory: Path, *options: str) -> None:
-        self._program = program
-        self._directory = directory
-        self._options = options
-        self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
-        self._log = directory / "mosquitto.log"
-
-    async def start(self) -> None:
-        """Returns once it accepts."""
-        configuration = self._directory / "mosquitto.conf"
-        lines = [f"listener {self.port} 127.0.0.1", *self._options, *(["user root"] if os.geteuid() == 0 else [])]
-        configuration.write_text("\n".join(lines) + "\n")
-        with self._log.open("ab") as log:
-            command = [self._program, "-c", str(configuration)]
-            self._process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - it takes no time
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
-            except OSError:
-                assert self._process.poll() is None, self._log.read_text()
-                await asyncio.sleep(0.01)
-                continue
-            writer.close()
-            await writer.wait_closed()
-            return
-
-    def kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
-
-    def subscribed(self, **options: Any) -> aiomqtt.Client:
-        return aiomqtt.Client("127.0.0.1", self.port, **options)
 
 
 @pytest.fixture

@@ -46,6 +46,8 @@ class Victim:
         self.attempt = str(uuid4())
         self.approval = str(uuid4())
         self.webhook = str(uuid4())
+        self.integration = str(uuid4())
+        self.particle = str(uuid4())
         self.request_key = str(uuid4())
         self.unit = f"SN-{self.user}"
         self.email = f"{self.user}@example.com"
@@ -58,8 +60,13 @@ class Victim:
         return set(vars(self).values())
 
 
-HOOK = "http://0x7f000001/"
-"""Resolved without a look-up, and not allowed."""
+HOOK = "https://webhook.example/"
+
+INTEGRATION = {
+    "network": "things-stack",
+    "apiKey": "NNSXS.KEY",
+    "settings": {"lorawanVersion": "MAC_V1_0_3", "frequencyPlan": "EU_863_870_TTN", "address": "stack.invalid"},
+}
 
 Asks = Callable[[Victim], Ask]
 
@@ -166,9 +173,40 @@ TABLE: dict[str, Asks] = {
     "POST /webhooks/{id}/test": lambda v: Ask({"id": v.webhook}),
     "GET /webhooks/{id}/deliveries": lambda v: Ask({"id": v.webhook}),
     "POST /webhooks/{id}/replay": lambda v: Ask({"id": v.webhook}, {"dead": True}),
+    "GET /integrations": lambda v: Ask(query={"organization": v.id}),
+    "POST /integrations": lambda v: Ask(
+        body=INTEGRATION | {"profile": v.profile, "applicationId": "more", "organization": v.id}
+    ),
+    "GET /integrations/{id}": lambda v: Ask({"id": v.integration}),
+    "PATCH /integrations/{id}": lambda v: Ask({"id": v.integration}, {"autoImport": True}),
+    "DELETE /integrations/{id}": lambda v: Ask({"id": v.integration}, query={"forget": "true"}),
+    "POST /integrations/{id}/test": lambda v: Ask({"id": v.integration}),
+    "POST /integrations/{id}/onboard": lambda v: Ask({"id": v.integration}),
+    "POST /integrations/{id}/webhook": lambda v: Ask({"id": v.integration}),
+    "GET /integrations/{id}/devices": lambda v: Ask({"id": v.integration}),
+    "GET /integrations/{id}/sightings": lambda v: Ask({"id": v.integration}),
+    "POST /integrations/{id}/import": lambda v: Ask({"id": v.integration}, {"networkDeviceId": "eui-none"}),
+    "POST /devices/{device}/network/merge": lambda v: Ask({"device": v.device}, {"networkDeviceId": "eui-none"}),
+    "GET /devices/{device}/network": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/network": lambda v: Ask({"device": v.device}, {}),
+    "DELETE /devices/{device}/network": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/network/replace": lambda v: Ask(
+        {"device": v.device}, {"deviceEui": "0018B20000000102", "applicationKey": "2B7E151628AED2A6ABF7158809CF4F3C"}
+    ),
+    "GET /particle": lambda v: Ask(query={"organization": v.id}),
+    "POST /particle": lambda v: Ask(body={"profile": v.profile, "product": "more", "accessToken": v.key}),
+    "GET /particle/{product}": lambda v: Ask({"product": v.particle}),
+    "PATCH /particle/{product}": lambda v: Ask({"product": v.particle}, {"ledger": "other"}),
+    "DELETE /particle/{product}": lambda v: Ask({"product": v.particle}),
+    "POST /particle/{product}/test": lambda v: Ask({"product": v.particle}),
+    "POST /particle/{product}/plan": lambda v: Ask({"product": v.particle}, {}),
+    "POST /particle/{product}/apply": lambda v: Ask({"product": v.particle}, {}),
+    "POST /particle/{product}/verify": lambda v: Ask({"product": v.particle}, {}),
+    "POST /particle/{product}/revoke": lambda v: Ask({"product": v.particle}, {"group": "pilot"}),
     "GET /jobs": lambda _: Ask(),
     "GET /jobs/{id}": lambda v: Ask({"id": v.job}),
     "POST /jobs/{id}/cancel": lambda v: Ask({"id": v.job}),
+    "POST /jobs/{id}/retry": lambda v: Ask({"id": v.job}),
     "GET /attempts": lambda v: Ask(query={"profile": v.profile}),
     "GET /attempts/{id}/explanation": lambda v: Ask({"id": v.attempt}),
     "POST /explain": lambda v: Ask(body={"profile": v.profile, "request": "{}"}),
@@ -190,9 +228,17 @@ REFUSED_ALL_THE_SAME = {
     "DELETE /profiles/{profile}": 409,  # it has devices
     "POST /users/{user}/reset-password": 409,  # the invitation was not accepted
     "POST /devices/claim": 404,  # the secret is wrong
+    "POST /integrations": 409,  # the profile has one
+    "POST /devices/{device}/network": 409,  # onboarding is off
+    "POST /integrations/{id}/onboard": 409,  # likewise
+    "POST /devices/{device}/network/replace": 409,  # likewise
+    "POST /integrations/{id}/import": 404,  # there is none
+    "POST /devices/{device}/network/merge": 404,  # likewise
+    "POST /particle": 409,  # the profile has one
     "POST /devices/{device}/transfer": 409,  # to the same owner
     "POST /devices/{device}/release": 409,  # it is not in quarantine
     "POST /jobs/{id}/cancel": 409,  # it has ended
+    "POST /jobs/{id}/retry": 409,  # it has not failed
 }
 """What does not come about for another reason than who asks."""
 
@@ -217,6 +263,7 @@ OF_OTHERS: dict[Role, dict[str, int]] = {
         "PATCH /users/{user}": 403,
         "GET /jobs/{id}": 404,
         "POST /jobs/{id}/cancel": 404,
+        "POST /jobs/{id}/retry": 404,
         "GET /devices/{device}": 403,  # with its credentials
         "DELETE /devices/{device}": 403,
         "POST /static-tokens/{token}/unclaim": 403,
@@ -301,6 +348,23 @@ class World:
         await admin.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
         victim.qr = (await admin.ok("GET", f"/static-tokens/{tokens[2]['id']}", open=True))["qrPayload"]
         victim.webhook = (await admin.ok("POST", "/webhooks", {"url": HOOK}))["id"]
+        integration = INTEGRATION | {"profile": victim.profile, "applicationId": f"app-{n}"}
+        victim.integration = (await admin.ok("POST", "/integrations", integration))["id"]
+        product = {"profile": victim.profile, "product": f"product-{n}", "accessToken": victim.key}
+        victim.particle = (await admin.ok("POST", "/particle", product))["id"]
+        await self.site.space.rows(
+            "INSERT INTO network_device (device_id, integration_id, network_device_id, dev_eui, state, made)"
+            " VALUES ($1, $2, 'eui-0', '0018B20000000101', 'onboarded', $3)",
+            UUID(victim.device),
+            UUID(victim.integration),
+            ["is"],
+        )
+        await self.site.space.rows(  # where nothing is sent, and no name is looked up for it
+            "UPDATE webhook SET url = 'http://127.0.0.1/' WHERE id = $1", UUID(victim.webhook)
+        )
+        await self.site.space.rows(  # likewise
+            "UPDATE particle_product SET url = 'http://127.0.0.1:9' WHERE id = $1", UUID(victim.particle)
+        )
         begun = await admin.ok("POST", "/devices/import", b"name\r\n", profile=victim.profile, asJob=True)
         victim.job = begun["job"]["id"]
         await self.site.space.rows(

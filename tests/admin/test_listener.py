@@ -187,23 +187,24 @@ async def test_a_key_goes_before_a_cookie(site: Site) -> None:
     assert answer.code == "unauthenticated"
 
 
-async def test_what_is_too_large_is_not_read(site: Site, admin: Caller) -> None:
-    head = (
-        f"POST /api/admin/users HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {admin.key}\r\n"
-        "Content-Type: application/json\r\n"
-    )
-    async with Wire.open(site) as wire:
-        status, body = await wire.ask(f"{head}Content-Length: 1048577\r\n\r\n".encode())
-        assert (status, b"too_large" in body) == (413, True)
-        assert await wire.reader.read() == b""
-    chunk = b"%x\r\n%s\r\n" % (600_000, b" " * 600_000)
-    async with Wire.open(site) as wire:
-        status, body = await wire.ask(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 2)
-        assert (status, b"too_large" in body) == (413, True)
+async def test_what_is_too_large_is_not_read(space: Space, tmp_path: Path) -> None:
+    async with Site.open(space, tmp_path, timeout=1.0) as site:
+        head = (
+            "POST /api/admin/users HTTP/1.1\r\nHost: localhost\r\n"
+            f"Authorization: Bearer {(await site.caller()).key}\r\nContent-Type: application/json\r\n"
+        )
+        async with Wire.open(site) as wire:
+            status, body = await wire.ask(f"{head}Content-Length: 1048577\r\n\r\n".encode())
+            assert (status, b"too_large" in body) == (413, True)
+            assert await wire.reader.read() == b""
+        chunk = b"%x\r\n%s\r\n" % (600_000, b" " * 600_000)
+        async with Wire.open(site) as wire:
+            status, body = await wire.ask(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + chunk * 2)
+            assert (status, b"too_large" in body) == (413, True)
 
 
-async def test_nobody_sends_a_large_body_who_is_not_known(site: Site) -> None:
-    async with Wire.open(site) as wire:
+async def test_nobody_sends_a_large_body_who_is_not_known(space: Space, tmp_path: Path) -> None:
+    async with Site.open(space, tmp_path, timeout=1.0) as site, Wire.open(site) as wire:
         status, _ = await wire.ask(
             b"POST /api/admin/devices/import?profile=x HTTP/1.1\r\nHost: localhost\r\nContent-Type: text/csv\r\n"
             b"Content-Length: 30000000\r\n\r\n"

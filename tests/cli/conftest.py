@@ -9,17 +9,22 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import asyncpg
 import pytest
+import typer.main
 
 from provserver.cli import main
 from tests.server import Server
 
 _numbers = itertools.count(1)
+
+_command = cache(typer.main.get_command)
+"""All commands as they are for each run: to put them together takes longer than most of them do."""
 
 
 @dataclass
@@ -63,6 +68,7 @@ class Cli:
         out, err = io.StringIO(), io.StringIO()
         with (
             mock.patch.object(sys, "argv", ["provserver", *arguments]),
+            mock.patch.object(typer.main, "get_command", _command),
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
         ):

@@ -150,6 +150,7 @@ def test_a_device_is_rearmed_and_deleted(cli: Cli, profile: str) -> None:
     assert cli.json("device", "rearm", device)["id"] == made["id"]
     assert cli.json("device", "show", made["id"])["rearmed"]
     assert "may provision itself once more" in cli.run("device", "rearm", device).err
+    assert cli.refused("device", "delete", device, "--from-network") == "error: This device is in no network.\n"
     assert cli.json("device", "delete", made["id"])["name"] == device
 
     cli.refused("device", "show", device)
@@ -408,6 +409,22 @@ def test_attributes_that_cannot_be_changed_are_refused_with_the_fix(
 ) -> None:
     cli.json("device", "create", f"{profile} device", "--profile", profile)
     assert fix in cli.refused("device", "update", f"{profile} device", *options, code=code)
+
+
+def test_a_key_is_read_from_a_file(cli: Cli, profile: str, tmp_path: Path) -> None:
+    cli.json("device", "create", profile, "--profile", profile)
+    key, file = "000102030405060708090A0B0C0D0E0F", tmp_path / "app-key"
+    file.write_text(f"{key}\n")
+    file.chmod(0o644)
+    update = ("device", "update", profile)
+    assert "chmod 600" in cli.refused(*update, "--key-file", f"Application Key={file}", code=3)
+    file.chmod(0o600)
+    changed = cli.json(*update, "--key-file", f"Application Key={file}")
+    assert [(each["key"], each["value"]) for each in changed["attributes"] if each["key"].startswith("meta.")] == [
+        ("meta.Application Key", key)
+    ]
+    assert "--key-file" in cli.run(*update, "--server", f"meta.Application Key={key}").err
+    assert "--key-file" not in cli.run(*update, "--server", "meta.Room=Kitchen").err
 
 
 def test_a_device_is_revoked(cli: Cli, profile: str) -> None:

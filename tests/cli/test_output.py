@@ -4,6 +4,7 @@ import re
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -200,3 +201,16 @@ def test_progress_is_shown_on_a_terminal(capsys: pytest.CaptureFixture[str], mon
         assert out == ""
         assert count in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", err)
         assert "50%" in err
+
+
+async def test_a_long_cell_is_cut_for_people_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    async def items() -> AsyncIterator[dict[str, Any]]:
+        yield {"action": "key.created", "detail": {"permissions": ["device:read"] * 50}}
+
+    columns = {"ACTION": "action", "DETAIL": "detail"}
+    await output.print_list(items(), columns, json=False, cut={"DETAIL"})
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= len("key.created  ") + output.MAX_CELL
+    assert "…" in shown
+    await output.print_list(items(), columns, json=True, cut={"DETAIL"})
+    assert capsys.readouterr().out.count("device:read") == 50

@@ -89,15 +89,15 @@ async def test_over_coap(server: Server) -> None:
     codes: Counter[str] = Counter()
     for number in range(10):
         endpoint = await coap.Endpoint.to(server.coap)
-        response = await endpoint.ask("POST", PATH, guess(number))
+        response = await endpoint.ask("POST", PATH, guess(number).ljust(200))
         codes[response.code] += 1
-        if response.code == "4.29":
+        if response.code == "4.01":  # with an Echo: see tests/transports/test_coap_echo.py
             check_refused(response.payload, LIMITED)
             assert response.max_age == json.loads(response.payload)["retryAfter"]
         token = await endpoint.ask("GET", coap.path_options(("api", "v1", "a-guess", "attributes")), b"")
         codes[token.code] += 1
         endpoint.close()
-    assert codes == {"4.00": 2, "4.01": 2, "4.29": 16}
+    assert codes == {"4.00": 2, "4.01": 10, "4.29": 8}  # of the tokens two were heard
 
 
 async def locked(server: Server) -> None:

@@ -420,3 +420,17 @@ def test_the_messages_are_blynks() -> None:
     assert NO_DATASTREAM == "No datastream setup for that pin."
     assert MISMATCH == "Value doesn't match the Datastream data type."
     assert TOO_MUCH == "Too much data in batch. Maximum batch size is 10000 points."
+
+
+def test_what_a_network_has_decoded_is_of_the_datastream_of_its_name_or_pin() -> None:
+    known = layout(Datastream("temperature", "V1"), Datastream("count", "V3", "int", 0, 10))
+    values = {"temperature": 21, "v3": 99, "battery": {"mV": 3100}, "V7": True, "count": "many", "a\0": 1, "none": None}
+    assert datastreams.uplink(known, values, 5) == (
+        [
+            Sample("temperature", 21.0, 5),
+            Sample("count", 10, 5),
+            Sample("battery", {"mV": 3100}, 5),
+            Sample("V7", True, 5),
+        ],
+        ["count", "a\0", "none"],
+    )

@@ -17,6 +17,7 @@ TOKEN = OpenedToken(
     number=42,
     auth_token="A" * 32,
     qr_token="sqr_" + "B" * 32,
+    payload="sqr_" + "B" * 32 + "+1",
     organization_number=1,
     organization_name="Maker",
     profile_name="Meter",

@@ -388,3 +388,89 @@ def test_no_bytes_raise(data: bytes) -> None:
 def test_no_reason_quotes_a_value() -> None:
     (error,) = read("Key\n00112233445566778899aabbccddeefx\n", None, MetadataField("Key", "key128"))
     assert "0011223344" not in str(error)
+
+
+# Files of LoRaWAN devices
+
+LORAWAN = (
+    MetadataField("Device EUI", "eui64", unique=True),
+    MetadataField("Join EUI", "eui64"),
+    MetadataField("Application Key", "key128"),
+    MetadataField("TheThingsNetwork Device ID", unique=True),
+)
+
+LORAWAN_SEED = """Device EUI,Join EUI,Application Key
+0018B20000000101,70B3D57ED0000010,2B7E151628AED2A6ABF7158809CF4F3C
+0018B20000000102,70B3D57ED0000011,3B7E151628AED2A6ABF7158809CF4F3D
+0018B20000000103,70B3D57ED0000012,4B7E151628AED2A6ABF7158809CF4F3E
+"""
+
+THINGS_STACK = """\ufeffid;dev_eui;join_eui;name;frequency_plan_id;lorawan_version;app_key;supports_class_c;quirk
+meter-1;00-18-b2-00-00-00-01-01;70B3D57ED0000010;Meter 1;EU_863_870_TTN;1.0.3;2b7e151628aed2a6abf7158809cf4f3c;false;1
+;0018B20000000102;70B3D57ED0000011;;EU_863_870_TTN;1.0.3;0x3B7E151628AED2A6ABF7158809CF4F3D;true;
+"""
+
+
+def test_the_document_s_file_of_lorawan_devices() -> None:
+    first, *others = read(LORAWAN_SEED, None, *LORAWAN)
+    assert len(others) == 2
+    assert first == TokenRow(
+        1,
+        2,
+        None,
+        {
+            "Device EUI": "0018B20000000101",
+            "Join EUI": "70B3D57ED0000010",
+            "Application Key": "2B7E151628AED2A6ABF7158809CF4F3C",
+        },
+    )
+
+
+@pytest.mark.parametrize("delimiter", [";", ","])
+def test_the_file_of_the_things_stack(delimiter: str) -> None:
+    file = opened(THINGS_STACK.replace(";", delimiter), None, *LORAWAN)
+    assert list(file) == [
+        TokenRow(
+            1,
+            2,
+            "Meter 1",
+            {
+                "TheThingsNetwork Device ID": "meter-1",
+                "Device EUI": "0018B20000000101",
+                "Join EUI": "70B3D57ED0000010",
+                "Application Key": "2B7E151628AED2A6ABF7158809CF4F3C",
+            },
+        ),
+        TokenRow(
+            2,
+            3,
+            None,
+            {
+                "Device EUI": "0018B20000000102",
+                "Join EUI": "70B3D57ED0000011",
+                "Application Key": "3B7E151628AED2A6ABF7158809CF4F3D",
+            },
+        ),
+    ]
+    assert [column.field for column in file.columns][4:6] == [None, None]
+
+
+def test_what_is_mapped_by_hand_wins() -> None:
+    fields = (*LORAWAN, SERIAL)
+    first, _ = read(THINGS_STACK, {"name": "Serial Number", "quirk": "Device Name"}, *fields)
+    assert isinstance(first, TokenRow)
+    assert (first.name, first.values["Serial Number"]) == ("1", "Meter 1")
+    first, _ = read(THINGS_STACK, {"id": None}, *fields)
+    assert isinstance(first, TokenRow)
+    assert "TheThingsNetwork Device ID" not in first.values
+
+
+def test_a_wrong_value_of_the_things_stack_is_said_by_its_column() -> None:
+    (error,) = (
+        each for each in read(THINGS_STACK.replace("-01-01", "-01"), None, *LORAWAN) if isinstance(each, FileError)
+    )
+    assert (error.kind, error.row, error.header) == (ErrorKind.INVALID_VALUE, 1, "dev_eui")
+
+
+def test_a_profile_without_the_fields_gets_no_file_of_the_things_stack() -> None:
+    assert {each.kind for each in read(THINGS_STACK) if isinstance(each, FileError)} == {ErrorKind.UNKNOWN_HEADER}

@@ -886,7 +886,7 @@ async def test_keys_among_the_metadata_are_for_the_maker_to_see(estate: Estate) 
     fields = [{"name": "App Key", "type": "key128"}, {"name": "Model", "type": "text"}]
     async with estate.database.connection() as connection:
         await connection.execute("UPDATE device_profile SET metadata_fields = $1", fields)
-    values = {"meta.App Key": "pl4nted", "meta.Model": "A"}
+    values = {"meta.App Key": "01" * 16, "meta.Model": "A"}
     await seen_by(estate, "brand").update("anna's", AttributeChange({"meta.App Key": "shared"}, values))
 
     for viewer in ("root", "brand"):

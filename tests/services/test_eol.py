@@ -105,6 +105,7 @@ async def test_a_unit_gets_a_token_that_is_a_device_s_to_be(line: Line) -> None:
     shown = await line.tokens.show(line.operator, reservation.token_id, open_=True)
     assert (shown.auth_token, shown.qr_token) == (reservation.auth, reservation.qr)
     assert reservation.auth not in repr(reservation)
+    assert reservation.payload == shown.payload
     assert reservation.qr not in repr(reservation)
 
 

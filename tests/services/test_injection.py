@@ -221,7 +221,7 @@ def test_a_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_label_is_an_image_that_claims_the_device(tmp_path: Path) -> None:
     out = tmp_path / "label.png"
     injection.check_label(out)
-    injection.print_label(out, "sqr_" + "a" * 32, 7, ("SN-1", "meters"))
+    injection.print_label(out, "sqr_" + "a" * 32 + "+7", ("SN-1", "meters"))
 
     assert qrcodes.read_png(out.read_bytes()) == ["sqr_" + "a" * 32 + "+7"]
     assert mode(out) == 0o600
@@ -230,7 +230,7 @@ def test_a_label_is_an_image_that_claims_the_device(tmp_path: Path) -> None:
 def test_a_label_is_a_page_for_a_label_printer(tmp_path: Path) -> None:
     out = tmp_path / "label.PDF"
     injection.check_label(out)
-    injection.print_label(out, "sqr_" + "a" * 32, 7, ("SN-1", "meters"))
+    injection.print_label(out, "sqr_" + "a" * 32 + "+7", ("SN-1", "meters"))
 
     (page,) = qrcodes.pages(out.read_bytes(), 62, 29)
     assert qrcodes.read(page) == ["sqr_" + "a" * 32 + "+7"]

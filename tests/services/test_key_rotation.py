@@ -16,7 +16,7 @@ from provserver.core.csvfile import DeviceRow
 from provserver.core.model import Authenticated, ReprovisionPolicy
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, Misconfigured, Unavailable
-from provserver.services import request_keys, settlement, webhooks
+from provserver.services import integrations, particle, request_keys, settlement, webhooks
 from provserver.services.access import Access
 from provserver.services.api_keys import ApiKeys
 from provserver.services.audit_chain import AuditChain
@@ -440,6 +440,9 @@ async def test_rows_of_every_column_are_opened_as_their_services_seal_them() -> 
     id_ = uuid4()
     for name, key, context in (
         ("webhook.sealed", id_, webhooks._context(id_)),
+        ("integration.key_sealed", id_, integrations.key_context(id_)),
+        ("integration.webhook_sealed", id_, integrations.webhook_context(id_)),
+        ("particle_product.token_sealed", id_, particle.token_context(id_)),
         ("issuing_ca.key_sealed", id_, settlement.issuer_context(id_)),
         ("request_key.sealed", id_, request_keys.key_context(id_)),
         ("audit_key.sealed", 7, b"audit-key:\x07"),

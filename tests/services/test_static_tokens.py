@@ -549,7 +549,7 @@ async def test_a_token_is_shown_by_id_and_number(shop: Shop) -> None:
     assert await shop.audited("static_token.shown") == [(shop.space.organization_id, OPERATOR, str(second.id), {})]
 
 
-async def test_a_qr_token_is_shown_without_the_auth_token_and_so_is_not_audited(shop: Shop) -> None:
+async def test_a_qr_token_is_shown_without_the_auth_token_and_audited_as_what_opens_a_claim(shop: Shop) -> None:
     await shop.profile()
     await shop.tokens.make(shop.maker, "sensors", 1)
     (token,) = await shop.stored()
@@ -561,6 +561,8 @@ async def test_a_qr_token_is_shown_without_the_auth_token_and_so_is_not_audited(
     assert await shop.audited("static_token.shown") == []
     with pytest.raises(NotFound):
         await shop.tokens.show_qr(await shop.below(), token.id)
+    entry: tuple[object, ...] = (shop.space.organization_id, OPERATOR, str(token.id), {})
+    assert await shop.audited("static_token.qr_shown") == [entry, entry]
 
 
 @pytest.mark.parametrize("reference", [UUID(int=1), str(UUID(int=2)), "4711", "9" * 30, "x", "", "²", "-1"])
@@ -649,6 +651,7 @@ async def test_a_look_at_tokens_without_auth_tokens_uses_none(shop: Shop) -> Non
     await shop.tokens.make(shop.maker, "sensors", 2)
 
     labels = [token async for token in shop.tokens.stream(shop.maker, Selection(), labels=True)]
+    assert [each[-1] for each in await shop.audited("static_token.exported")] == [{"count": 2, "labels": True}]
     await shop.tokens.show(shop.maker, labels[0].id)
     await shop.tokens.show_qr(shop.maker, labels[0].id)
 
@@ -694,3 +697,19 @@ async def test_a_batch_that_fails_leaves_the_database_as_it_was(shop: Shop) -> N
     await shop.import_("")
 
     assert await contents(shop.space) == before
+
+
+async def test_keys_are_shown_to_who_asks_for_secrets_alone(space: Space) -> None:
+    shop = Shop(space)
+    await shop.profile(SERIAL, MetadataField("Radio", "key128"), MetadataField("Owner Token"))
+    key = "000102030405060708090A0B0C0D0E0F"
+    report = await shop.import_(f"Serial Number,Radio,Owner Token\nSN1,{key},0WNER\n")
+    assert report.batch is not None
+    masked = {"Serial Number": "SN1", "Radio": static_tokens.MASK, "Owner Token": static_tokens.MASK}
+    (listed,) = await shop.tokens.list_(shop.maker)
+    assert listed.metadata == masked
+    assert (await shop.tokens.show(shop.maker, listed.id)).token.metadata == masked
+    opened = await shop.tokens.show(shop.maker, listed.id, open_=True)
+    assert opened.token.metadata == {"Serial Number": "SN1", "Radio": key, "Owner Token": "0WNER"}
+    assert len(await shop.audited("static_token.shown")) == 1
+    assert [each.metadata["Radio"] for each in await shop.stored()] == [key]

@@ -58,6 +58,19 @@ async def test_there_is_one_root_organization_however_many_make_it(database: Dat
         assert await connection.fetchval("SELECT count(*) FROM organization") == 1
 
 
+async def test_a_key_shows_its_profile_to_whom_it_came_with_its_secret(space: Space) -> None:
+    sensors = await make_profile(space)
+    async with space.database.connection() as connection:
+        for key in ("s1", "s2"):
+            await profiles.insert_key(connection, sensors.id, key, b"digest of " + key.encode(), b"sealed")
+        found = await profiles.prove(connection, ["s1", "s2", "unknown", "s1"], [b"digest of s1", b"wrong"])
+        nothing = await profiles.prove(connection, ["s1"], [])
+
+    unproven = {key: profiles.Unproven(sensors.id, b"digest of " + key.encode()) for key in ("s1", "s2")}
+    assert found == unproven | {"s1": ProvisionKey("s1", b"digest of s1", sensors)}
+    assert nothing == {"s1": unproven["s1"]}
+
+
 async def test_keys_are_recognised_with_their_profiles(space: Space) -> None:
     sensors, meters = await make_profile(space), await make_profile(space, "meters")
     async with space.database.connection() as connection:
@@ -204,9 +217,9 @@ async def test_profiles_are_found_by_the_subjects_of_their_cas(space: Space) -> 
         assert await profiles.trusting(connection, [b"root"]) == {b"root": {meters.id: 1}}
 
 
-async def test_cas_are_found_by_their_keys(space: Space) -> None:
+async def test_cas_are_found_by_their_keys(own_database_url: str) -> None:
     """However many profiles there are: no table is read as a whole."""
-    serving = Database(space.database._dsn, size=1, serving=True)
+    serving = Database(own_database_url, size=1, serving=True)
     await serving.open()
     statement = (
         "EXPLAIN SELECT a.subject_digest, p.id, p.revision FROM certificate_authority a"

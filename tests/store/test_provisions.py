@@ -270,11 +270,11 @@ async def test_attempts_are_recorded_once(space: Space) -> None:
 
 
 @pytest.mark.parametrize("statement", ["_CREATE", "_PROVISION", "_LOOK"])
-async def test_a_plan_made_on_empty_tables_serves_when_they_are_large(database_url: str, statement: str) -> None:
+async def test_a_plan_made_on_empty_tables_serves_when_they_are_large(own_database_url: str, statement: str) -> None:
     """As plans are kept for the life of a connection."""
     sql = getattr(provisions, statement)
     parameters = len(set(re.findall(r"\$\d+", sql)))
-    database = Database(database_url, size=1, serving=True)
+    database = Database(own_database_url, size=1, serving=True)
     await database.open()
     try:
         async with database.connection() as connection:

@@ -75,7 +75,7 @@ async def serving(
     transport = CoapTransport(
         services.made.provisioning,
         **services.services,
-        wrap=partial(OscoreSite, shared_key=shared_key, numbers=numbers),
+        wrap=partial(OscoreSite, shared_keys=services.access.shared_keys, numbers=numbers),
     )
     listen = partial(coaps.listen, host="127.0.0.1", port=0, context=context, shared_key=shared_key, sock=sock)
     listen = partial(listen, limits=limits or Limits())

@@ -17,7 +17,7 @@ from provserver.core.attributes import Scope
 from provserver.core.authorization import Permission
 from provserver.core.clones import Sign
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
-from provserver.errors import Invalid
+from provserver.errors import Conflict, Invalid
 from provserver.services.claiming import Claimed
 from provserver.services.devices import MAX_REASON, AttributeChange, DeviceDetails, Devices, ImportReport
 from provserver.services.jobs import Progress
@@ -189,6 +189,12 @@ class DevicePatch(Body, frozen=True):
     delete_server: Keys = ()
 
 
+class DeviceDeletion(Query, frozen=True):
+    """from_network: also what the server has made of it in its network."""
+
+    from_network: bool = False
+
+
 class DeviceImportQuery(Query, frozen=True):
     """How to import. partial: keep the rows that are right although others are not."""
 
@@ -319,15 +325,17 @@ async def update_device(call: Call[None, DevicePatch]) -> Reply[DeviceDetailsAns
     return _details(await _devices(call).update(call.text("device"), change, call.revision))
 
 
-async def delete_device(call: Call[None, None]) -> DeviceAnswer:
+async def delete_device(call: Call[DeviceDeletion, None]) -> DeviceAnswer:
     """Delete a device; below its maker: give it back."""
     devices, principal = _devices(call), call.principal
     device = (await devices.show(call.text("device"))).device
     if device.maker_id is None or (device.owner_id is not None and device.owner_id == principal.user_id):
+        if call.query.from_network:
+            raise Conflict("To give a device back does not remove it from its network. Leave fromNetwork out.")
         await call.services.claiming.release_device(principal, device.id, call.revision)
         return _device(device)
     principal.require(Permission.DEVICES_MANAGE)
-    return _device(await devices.delete(device.id, call.revision))
+    return _device(await devices.delete(device.id, call.revision, from_network=call.query.from_network))
 
 
 async def revoke_device(call: Call[None, None]) -> Reply[DeviceAnswer]:

@@ -178,15 +178,22 @@ class OpenQuery(Query, frozen=True):
 
 
 class DeleteQuery(Query, frozen=True):
-    """confirm: also one that is claimed, whose owner loses the device for ever."""
+    """confirm: also one that is claimed, whose owner loses the device for ever.
+
+    from_network: also what the server has made of its device in the device's network.
+    """
 
     confirm: bool = False
+    from_network: bool = False
 
 
 class Claim(Body, frozen=True):
-    """What a QR code says, with or without the organization's number. user: who is to own the device."""
+    """What a QR code says: sqr_…, with or without the organization's number, or a LoRaWAN device's code (TR005).
 
-    qr: Annotated[str, Meta(min_length=1, max_length=200, examples=["sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"])]
+    user: who is to own the device.
+    """
+
+    qr: Annotated[str, Meta(min_length=1, max_length=512, examples=["sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"])]
     user: Reference | UnsetType = UNSET
 
 
@@ -255,15 +262,17 @@ async def show_static_token(call: Call[OpenQuery, None]) -> Reply[OpenedTokenAns
     """Show a static token, by id or number."""
     details = await call.services.tokens.show(call.principal, call.text("token"), open_=call.query.open)
     token = details.token
-    payload = None if details.qr_token is None else qr.payload(details.qr_token, token.organization_number)
-    shown = OpenedTokenAnswer.of(token, auth_token=details.auth_token, qr_token=details.qr_token, qr_payload=payload)
-    return Reply(shown, revision=token.revision)
+    secrets = {"auth_token": details.auth_token, "qr_token": details.qr_token, "qr_payload": details.payload}
+    return Reply(OpenedTokenAnswer.of(token, **secrets), revision=token.revision)
 
 
 async def delete_static_token(call: Call[DeleteQuery, None]) -> TokenAnswer:
     """Delete a static token for ever, with its device."""
     token = await _found(call.services.tokens, call.principal, call.text("token"))
-    await call.services.claiming.delete_token(call.principal, token.id, confirm=call.query.confirm)
+    query = call.query
+    await call.services.claiming.delete_token(
+        call.principal, token.id, confirm=query.confirm, from_network=query.from_network
+    )
     return _token(token)
 
 
@@ -323,7 +332,7 @@ async def show_qr_svg(call: Call[None, None]) -> Content:
 
 async def _payload(call: Call[None, None]) -> str:
     details = await call.services.tokens.show_qr(call.principal, call.text("token"))
-    return qr.payload(details.qr_token or "", details.token.organization_number)
+    return details.payload or ""
 
 
 async def _found(tokens: StaticTokens, principal: Principal, reference: str) -> StaticToken:

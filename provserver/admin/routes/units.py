@@ -59,7 +59,10 @@ class HeldAnswer(Answer, frozen=True):
 
 
 class ReservationAnswer(Answer, frozen=True):
-    """A token that is to be written to a unit, its secrets in clear. resumed: it was reserved before."""
+    """A token that is to be written to a unit, its secrets in clear. resumed: it was reserved before.
+
+    qrPayload: what its QR code says.
+    """
 
     token_id: UUID
     number: int
@@ -70,6 +73,7 @@ class ReservationAnswer(Answer, frozen=True):
     resumed: bool
     auth_token: str
     qr_token: str
+    qr_payload: str
 
 
 class UnitsQuery(Query, frozen=True):
@@ -129,7 +133,7 @@ async def reserve_token(call: Call[None, NewReservation]) -> ReservationAnswer:
     """Reserve a static token for a unit; asked again, the same one. Its AuthToken is in the answer."""
     body = call.body
     made = await call.services.eol.reserve(call.principal, body.profile, body.unit, match=body.match or None)
-    return ReservationAnswer.of(made, auth_token=made.auth, qr_token=made.qr)
+    return ReservationAnswer.of(made, auth_token=made.auth, qr_token=made.qr, qr_payload=made.payload)
 
 
 async def record_written(call: Call[None, Written]) -> UnitAnswer:

@@ -31,6 +31,7 @@ async def test_a_device_is_made_shown_changed_and_deleted(admin: Caller, profile
     assert len(credentials["credentialsValue"]) == 32
     assert (await admin.ok("POST", "/devices/sensor%201/rearm"))["rearmed"] is True
     assert (await admin.ok("POST", "/devices/sensor%201/revoke"))["credentialsType"] is None
+    assert (await admin("DELETE", "/devices/sensor%201", fromNetwork=True)).code == "conflict"  # it is in none
     assert (await admin.ok("DELETE", "/devices/sensor%201"))["id"] == made["id"]
     assert (await admin("GET", "/devices/sensor%201")).code == "not_found"
 

@@ -1,6 +1,7 @@
 """Whole conversations, bytes against bytes: CONNECT, provisioning, errors and time, on every version of MQTT."""
 
 from collections.abc import Callable
+from functools import cache
 from math import inf
 from typing import Final
 
@@ -283,9 +284,9 @@ def test_retained_request_is_a_request(wire: Wire) -> None:
 
 
 def test_replies_count_their_packet_ids() -> None:
-    client = connected(V311)
+    client, publish = connected(V311), V311.publish()
     for packet_id in (*range(1, 0x10000), 1):
-        client.send(V311.publish(), V311.puback(packet_id))
+        client.send(publish, V311.puback(packet_id))
         (reply,) = client.answer()
         assert reply[23:25] == packet_id.to_bytes(2)
 
@@ -659,6 +660,7 @@ def _refused(client: Client) -> list[bytes]:
     return client.received()
 
 
+@cache
 def sendable(wire: Wire) -> st.SearchStrategy[bytes]:
     topics = st.sampled_from(["/provision/request"] * 4 + ["/provision/response", "a", "#"])
     qos = st.integers(0, 2)
@@ -672,6 +674,7 @@ def sendable(wire: Wire) -> st.SearchStrategy[bytes]:
     )
 
 
+@cache
 def steps(wire: Wire) -> st.SearchStrategy[list[Step]]:
     usual = st.one_of(
         sendable(wire).map(_sent),
