@@ -109,9 +109,9 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         (_NEW_KEY,),
     ),
     Reason.PSK_UNPROVEN: Advice(
-        "The device named a provision key or a device id as its identity, and has another secret or token than that has "
-        "here; or nothing here has that id. Which one it named is not kept, as it may be a secret in the wrong place. All that "
-        "it was told is that the handshake ended.",
+        "The device named a provision key or a device id as its identity, and has another secret or token than it has "
+        "here; or nothing here has that id. Which one it was is not kept: it may be a secret in the wrong place. "
+        "All that it was told is that the handshake ended.",
         (_SHOW_PROFILE, "provserver device show DEVICE"),
     ),
     Reason.PROFILE_DISABLED: Advice(
