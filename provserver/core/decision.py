@@ -64,7 +64,7 @@ class Reason(Enum):
     KEY_MISSING = Outcome.NOT_FOUND, "the provision key or secret is empty"
     KEY_UNKNOWN = Outcome.NOT_FOUND, "no profile has this provision key"
     SECRET_WRONG = Outcome.NOT_FOUND, "the provision secret is wrong"
-    PSK_UNPROVEN = Outcome.NOT_FOUND, "a handshake did not prove the pre-shared key of the identity that it named"
+    PSK_UNPROVEN = Outcome.FAILURE, "a handshake did not prove the pre-shared key of the identity that it named"
     PROFILE_DISABLED = Outcome.NOT_FOUND, "the profile's strategy is DISABLED"
     KEY_NOT_YET_VALID = Outcome.NOT_FOUND, "the provision key is not valid yet"
     KEY_EXPIRED = Outcome.NOT_FOUND, "the provision key has expired"

@@ -950,6 +950,7 @@ FOUND_ELSEWHERE = {case.reason for case in (CASES | NAMES).values()} | {
     Reason.CREDENTIALS_EXPIRED,
     Reason.CREDENTIALS_IMPORTED,
     Reason.CREDENTIALS_STATIC,
+    Reason.PSK_UNPROVEN,
 }
 """By the verifier: see tests/core/test_chain.py and tests/services/test_enrollment.py; of certificates that are asked
 for, and of rotation: tests/core/test_signing.py, tests/core/test_rotation.py and tests/services/test_rotation.py.
@@ -1010,7 +1011,7 @@ def test_reasons_are_told_apart() -> None:
     assert len({reason_.text for reason_ in Reason}) == len(Reason.__members__) == len(Reason)
 
 
-def test_what_is_wrong_with_certificates_is_a_failure() -> None:
+def test_what_handshakes_and_certificates_tell_is_a_failure() -> None:
     assert {reason_.outcome for reason_ in FOUND_ELSEWHERE} == {Outcome.FAILURE}
 
 
