@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -86,10 +87,11 @@ def second(server: Server) -> Iterator[Second]:
 @pytest.fixture(scope="module")
 async def served_url(postgres: str) -> str:
     """The DSN of a database that nothing was done to."""
+    name = f"served_{os.urandom(4).hex()}"
     connection = await asyncpg.connect(postgres)
-    await connection.execute("CREATE DATABASE served TEMPLATE template0")
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     await connection.close()
-    return postgres.replace("/provserver?", "/served?")
+    return postgres.replace("/provserver?", f"/{name}?")
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
 import asyncio
+import os
 import re
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -17,10 +18,11 @@ NEWER = Migration(9000, "newer", "CREATE TABLE newer (n integer)")
 
 @pytest.fixture(scope="module")
 async def bare_url(postgres: str) -> str:
+    name = f"bare_{os.urandom(4).hex()}"
     connection = await asyncpg.connect(postgres)
-    await connection.execute("CREATE DATABASE bare TEMPLATE template0")
+    await connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
     await connection.close()
-    return postgres.replace("/provserver?", "/bare?")
+    return postgres.replace("/provserver?", f"/{name}?")
 
 
 @pytest.fixture

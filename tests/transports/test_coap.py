@@ -466,6 +466,7 @@ async def test_many_at_once_get_their_own_answers(made: Service, site: Site) -> 
         responses = [await client.answer() for client in clients]
 
     for n, response in enumerate(responses):
+        assert (response.code, response.payload[:1]) == (Code.CREATED, b"{"), response
         assert (response.code, json.loads(response.payload)["deviceName"]) == (Code.CREATED, f"many {n}")
     assert len({json.loads(response.payload)["credentialsValue"] for response in responses}) == 300
     assert await made.value("SELECT count(*) FROM device WHERE name LIKE 'many %'") == 300

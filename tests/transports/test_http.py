@@ -1,6 +1,7 @@
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -137,6 +138,7 @@ class Service:
 
 @asynccontextmanager
 async def service(postgres: str, directory: Path, name: str) -> AsyncIterator[Service]:
+    name = f"{name}_{os.urandom(4).hex()}"  # a module's fixture may be made twice: its tests are shared out singly
     connection = await asyncpg.connect(postgres)
     await connection.execute(f"CREATE DATABASE {name} TEMPLATE template")
     await connection.close()
