@@ -461,12 +461,11 @@ async def test_who_does_not_ask_for_a_confirmation_gets_none(site: Site) -> None
 async def test_many_at_once_get_their_own_answers(made: Service, site: Site) -> None:
     async with AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(site.datagrams()) for _ in range(300)]
-        for n, client in enumerate(clients):
-            client.send(site.datagram(site.body(f"many {n}"), 1))
+        for n, client in enumerate(clients):  # by ids that no test before has sent, perhaps from the same port
+            client.send(site.datagram(site.body(f"many {n}"), 30_000 + n))
         responses = [await client.answer() for client in clients]
 
     for n, response in enumerate(responses):
-        assert (response.code, response.payload[:1]) == (Code.CREATED, b"{"), response
         assert (response.code, json.loads(response.payload)["deviceName"]) == (Code.CREATED, f"many {n}")
     assert len({json.loads(response.payload)["credentialsValue"] for response in responses}) == 300
     assert await made.value("SELECT count(*) FROM device WHERE name LIKE 'many %'") == 300
