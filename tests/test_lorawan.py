@@ -35,17 +35,20 @@ def decoder(f_port: int, payload: bytes) -> Mapping[str, Any] | None:
 
 
 @pytest.fixture
-async def stack(tool: Callable[..., str], tmp_path: Path) -> AsyncIterator[ThingsStack]:
+async def broker(tool: Callable[..., str], tmp_path: Path) -> AsyncIterator[Broker]:
     directory = tmp_path / "mosquitto"
     directory.mkdir()
-    broker = Broker.guarded(tool("mosquitto", "/usr/sbin/mosquitto"), directory)
-    await broker.start()
-    try:
-        async with ThingsStack(mosquitto=broker) as made:
-            made.application("meters", decoder=decoder)
-            yield made
-    finally:
-        broker.kill()
+    made = Broker.guarded(tool("mosquitto", "/usr/sbin/mosquitto"), directory)
+    await made.start()
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+async def stack(broker: Broker) -> AsyncIterator[ThingsStack]:
+    async with ThingsStack(mosquitto=broker) as made:
+        made.application("meters", decoder=decoder)
+        yield made
 
 
 @pytest.fixture
@@ -56,7 +59,9 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     await asyncio.to_thread(running.stop)
 
 
-async def test_from_the_csv_to_the_uplink(server: Server, stack: ThingsStack, tmp_path: Path) -> None:
+async def test_from_the_csv_to_the_uplink(
+    server: Server, broker: Broker, stack: ThingsStack, tmp_path: Path
+) -> None:
     key = stack.api_key("meters")
     await stack.settle()
     async with browser() as one, browser() as two, GatewayServer(stack) as network:
@@ -88,6 +93,7 @@ async def test_from_the_csv_to_the_uplink(server: Server, stack: ThingsStack, tm
         path = f"/integrations/{integration['id']}"
         await becomes(lambda: maker.get("GET", path), lambda shown: shown["status"] == "connected")
         await maker.get("POST", f"{path}/test")
+        await broker.subscribed_to("v3/meters@ttn/devices/+/join")
 
         # The CSV of the seed makes static tokens, and codes to print on the cases.
         assert (await maker.get("POST", "/static-tokens/import", CSV, profile="meters"))["imported"] == 3

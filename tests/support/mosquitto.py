@@ -42,7 +42,9 @@ class Broker:
     async def start(self) -> None:
         """Returns once it accepts."""
         configuration = self._directory / "mosquitto.conf"
-        lines = [f"listener {self.port} 127.0.0.1", *self._options, *(["user root"] if os.geteuid() == 0 else [])]
+        told = ["log_type error", "log_type warning", "log_type subscribe"]
+        user = ["user root"] if os.geteuid() == 0 else []
+        lines = [f"listener {self.port} 127.0.0.1", *told, *self._options, *user]
         configuration.write_text("\n".join(lines) + "\n")
         with self._log.open("ab") as log:
             command = [self._program, "-c", str(configuration)]
@@ -77,6 +79,12 @@ class Broker:
             except aiomqtt.MqttError:
                 assert self._process.poll() is None, self._log.read_text()
                 await asyncio.sleep(0.01)
+
+    async def subscribed_to(self, filter_: str) -> None:
+        """Returns once somebody has subscribed to it: before, what is published is nobody's."""
+        while not any(line.endswith(f" {filter_}") for line in self._log.read_text().splitlines()):
+            assert self._process is not None and self._process.poll() is None, self._log.read_text()
+            await asyncio.sleep(0.01)
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
