@@ -14,8 +14,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from tests.commands import commands
+
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
+COMMAND_LIMIT = 120.0
 
 MODES = {
     "two-workers": {"PROVSERVER_WORKERS": "2"},
@@ -174,10 +177,7 @@ class Server:
 
     def run(self, *arguments: str, input_: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on the server's database as it is."""
-        command = [sys.executable, "-m", "provserver", *arguments, *self._data]
-        return subprocess.run(
-            command, input=input_, capture_output=True, text=True, env=self.env, timeout=120, check=False
-        )
+        return commands().run([*arguments, *self._data], self.env, input_, COMMAND_LIMIT)
 
     @property
     def _supervised(self) -> bool:

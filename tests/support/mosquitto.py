@@ -83,7 +83,8 @@ class Broker:
     async def subscribed_to(self, filter_: str) -> None:
         """Returns once somebody has subscribed to it: before, what is published is nobody's."""
         while not any(line.endswith(f" {filter_}") for line in self._log.read_text().splitlines()):
-            assert self._process is not None and self._process.poll() is None, self._log.read_text()
+            assert self._process is not None
+            assert self._process.poll() is None, self._log.read_text()
             await asyncio.sleep(0.01)
 
     def kill(self) -> None:
