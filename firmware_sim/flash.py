@@ -109,22 +109,27 @@ class FileFlash:
             raise FlashError(f"{self.path} is corrupted ({error}); --erase starts over") from None
 
     def _write(self, memory: Memory) -> None:
-        # One fixed name: what a cut leaves behind is overwritten by the next write instead of piling up.
-        fresh = self.path.with_name(f".{self.path.name}.new")
-        try:
-            with contextlib.suppress(FileNotFoundError):
-                fresh.unlink()
-            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(msgspec.json.format(msgspec.json.encode(memory), indent=2) + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-            power.reached("flash written")
-            fresh.replace(self.path)
-            power.reached("flash replaced")
-            _sync_directory(self.path.parent)
-        except OSError as error:
-            raise FlashError(f"cannot write {self.path}: {error.strerror}") from error
+        replace_file(self.path, msgspec.json.format(msgspec.json.encode(memory), indent=2) + b"\n")
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write, sync, rename over the old file, sync the directory; mode 0600. Raises FlashError."""
+    # One fixed name: what a cut leaves behind is overwritten by the next write instead of piling up.
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        power.reached("flash written")
+        fresh.replace(path)
+        power.reached("flash replaced")
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise FlashError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _sync_directory(directory: Path) -> None:

@@ -10,12 +10,16 @@ import msgspec
 from rich.console import Group, RenderableType
 from rich.table import Table
 
+from firmware_sim import histogram
 from firmware_sim.device import Provisioned
 from firmware_sim.errors import SimulatorError
 
 QUANTILES = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
 
 DUPLICATE_EXIT_CODE = 4
+
+PROVISIONING, CONNECTIONS = "provisioning", "connections"
+"""What latencies are of."""
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
@@ -26,6 +30,12 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float] | None:
     return {
         name: round(ordered[math.ceil(quantile * len(ordered)) - 1] * 1000, 3) for name, quantile in QUANTILES.items()
     }
+
+
+def summary(seconds: Sequence[float]) -> str:
+    """The same for people."""
+    quantiles = percentiles(seconds) or {}
+    return ", ".join(f"{name} {milliseconds:.1f} ms" for name, milliseconds in quantiles.items())
 
 
 @dataclass(slots=True)
@@ -109,6 +119,14 @@ class Report:
             self._exit_codes.add(error.exit_code)
 
     @property
+    def latencies(self) -> dict[str, list[float]]:
+        """Seconds: of provisioning, and of each connection that was let in."""
+        return {
+            PROVISIONING: [seconds for tally in self.transports.values() for seconds in tally.latencies],
+            CONNECTIONS: [seconds for links in self.links.values() for seconds in links.latencies],
+        }
+
+    @property
     def linked(self) -> int:
         """Devices that were to connect, and have ended."""
         return sum(links.per_device.total() for links in self.links.values())
@@ -117,6 +135,11 @@ class Report:
     def link_failures(self) -> int:
         """Devices of those that ended otherwise than they should."""
         return sum(links.failures.total() for links in self.links.values())
+
+    @property
+    def boot_failures(self) -> int:
+        """Devices whose boot ended without."""
+        return self.failures.total()
 
     @property
     def provisioned(self) -> int:
@@ -203,6 +226,10 @@ class Report:
             parts.append(reasons)
         return Group(*parts)
 
+    def to_svg(self) -> str:
+        """The histograms of all latencies, as a picture."""
+        return picture(f"{self.count} devices", self.latencies)
+
     def _links(self, transport: str) -> Links:
         return self.links.setdefault(transport, Links())
 
@@ -214,6 +241,11 @@ class Report:
         twice = not self._granted.isdisjoint(unique)
         self._granted |= unique
         return twice
+
+
+def picture(title: str, latencies: Mapping[str, Sequence[float]]) -> str:
+    """Histograms (SVG) with their percentiles."""
+    return histogram.svg(title, latencies, {name: summary(seconds) for name, seconds in latencies.items()})
 
 
 def _cells(row: Mapping[str, Any], *counts: str) -> list[str]:

@@ -32,7 +32,8 @@ class Session:
 
     connect: a new link. telemetry: messages to send, None without end. interval: seconds between two. stay: do not
     end after the last message, nor while the server is away. room: held while connecting. accepted: told of each
-    connection that was let in, with the seconds it took.
+    connection that was let in, with the seconds it took. clock: seconds since 1970, as far as the device knows; None:
+    it does not, and its messages say no time.
     """
 
     connect: Callable[[], AbstractAsyncContextManager[Link]]
@@ -44,6 +45,7 @@ class Session:
     stay: bool = False
     room: Room = field(default_factory=contextlib.nullcontext)
     accepted: Callable[[float], None] = lambda _: None
+    clock: Callable[[], float] | None = None
 
     sent: int = 0
     attempts: int = 0
@@ -139,7 +141,10 @@ class Session:
 
     def _measure(self) -> bytes:
         temperature = round(20 + random.uniform(-5, 5), 1)  # noqa: S311
-        return msgspec.json.encode({"temperature": temperature, "sequence": self.sent + 1})
+        values = {"temperature": temperature, "sequence": self.sent + 1}
+        if self.clock is None:
+            return msgspec.json.encode(values)
+        return msgspec.json.encode({"ts": round(self.clock() * 1000), "values": values})
 
     async def _listen(self, link: Link) -> None:
         async with contextlib.aclosing(link.updates()) as updates:

@@ -2,7 +2,7 @@
 
 import typer
 
-from firmware_sim.cli import device, fleet, lorawan, particle, pki
+from firmware_sim.cli import device, fleet, lorawan, particle, pki, wifi
 from firmware_sim.cli.options import EXIT_CODES
 
 app = typer.Typer(
@@ -12,9 +12,12 @@ app = typer.Typer(
     help="Simulated devices that provision themselves, and come back. " + EXIT_CODES,
 )
 app.command(epilog=EXIT_CODES)(device.device)
-app.command(epilog=EXIT_CODES + " Of several failures, the least.")(fleet.fleet)
+app.command(epilog=EXIT_CODES + " Of several failures, the least. --scenario: 0 if all limits hold, else 8.")(
+    fleet.fleet
+)
 app.command(epilog=EXIT_CODES)(lorawan.lorawan)
 app.command(epilog=EXIT_CODES)(particle.particle)
+app.command(epilog=EXIT_CODES)(wifi.wifi)
 app.add_typer(pki.app, name="pki")
 
 

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from firmware_sim.cli.loop import run
 from firmware_sim.cli.options import (
@@ -36,11 +35,12 @@ from firmware_sim.cli.options import (
     speaks_by_key,
     trust_of,
 )
+from firmware_sim.cli.progress import progress
+from firmware_sim.cli.scenario import Api, ApiKey, Given, Scale, ScenarioFile, Svg, Template, TimeScale, play
 from firmware_sim.credentials import Kind
 from firmware_sim.errors import SimulatorError
 from firmware_sim.fleet import Fleet, Life
 from firmware_sim.pki import DEVICE_PREFIX, Factory
-from firmware_sim.report import Report
 from firmware_sim.retry import Retry
 from firmware_sim.transports import MqttVersion, TransportName
 
@@ -72,7 +72,9 @@ class FleetTransport(StrEnum):
 
 def fleet(
     ctx: typer.Context,
-    count: Annotated[int, typer.Option(min=1, help="Devices to boot.", show_default=False)],
+    count: Annotated[
+        int | None, typer.Option(min=1, help="Devices to boot; needed without --scenario.", show_default=False)
+    ] = None,
     key: Key = None,
     secret: Secret = None,
     secret_file: SecretFile = None,
@@ -85,6 +87,8 @@ def fleet(
     https: Annotated[str, typer.Option(metavar="H:P", help="HTTPS server.")] = "127.0.0.1:8443",
     mqtts: Annotated[str, typer.Option(metavar="H:P", help="MQTTS server.")] = "127.0.0.1:8883",
     coaps: Annotated[str, typer.Option(metavar="H:P", help="CoAPS server.")] = "127.0.0.1:5684",
+    blynk: Annotated[str, typer.Option(metavar="H:P", help="Server of Blynk's protocol.")] = "127.0.0.1:8442",
+    blynks: Annotated[str, typer.Option(metavar="H:P", help="The same over TLS.")] = "127.0.0.1:8441",
     rate: Annotated[
         float,
         typer.Option(min=0, help="Devices to switch on per second; 0: as fast as --concurrency allows."),
@@ -121,11 +125,18 @@ def fleet(
     telemetry: Telemetry = None,
     interval: Interval = 1.0,
     connect_transport: ConnectTransport = None,
+    scenario: ScenarioFile = None,
+    scale: Scale = 1.0,
+    time_scale: TimeScale = 1.0,
+    svg: Svg = None,
+    api: Api = "127.0.0.1:8081",
+    api_key: ApiKey = None,
+    template: Template = None,
     as_json: Json = False,
 ) -> None:
     """Boot many devices, let them connect if asked to, and report counts, latencies and failures."""
     trust = trust_of(ca, insecure=insecure)
-    given = {
+    addresses = {
         TransportName.HTTP: http,
         TransportName.MQTT: mqtt,
         TransportName.COAP: coap,
@@ -133,9 +144,34 @@ def fleet(
         TransportName.MQTTS: mqtts,
         TransportName.COAPS: coaps,
         TransportName.OSCORE: coap,
+        TransportName.BLYNK: blynk,
+        TransportName.BLYNKS: blynks,
     }
     options = {TransportName.OSCORE: "--coap"}
-    servers = {name: address(options.get(name, f"--{name}"), text, name) for name, text in given.items()}
+    servers = {name: address(options.get(name, f"--{name}"), text, name) for name, text in addresses.items()}
+    if scenario:
+        _allow_many_files()
+        given = Given(
+            ctx,
+            servers,
+            trust,
+            dtls,
+            key,
+            secret,
+            secret_file,
+            pki,
+            api,
+            api_key,
+            template,
+            name_prefix,
+            scale,
+            time_scale,
+            svg,
+            as_json,
+        )
+        raise typer.Exit(play(scenario, given))
+    if count is None:
+        raise typer.BadParameter("needs --count, or a --scenario that says it", param_hint="--count")
     names = transport.names
     if credentials is Offer.STATIC:
         raise typer.BadParameter(
@@ -179,36 +215,16 @@ def fleet(
     _allow_many_files()
     report = devices.report()
     try:
-        _run_with_progress(devices, report)
+        with progress(count, count if life else 0) as update:
+            run(devices.run(report, update), threads=concurrency)
     finally:
+        if svg:
+            svg.write_text(report.to_svg(), encoding="utf-8")
         if as_json:
             print_json(report.to_json())
         else:
             Console(highlight=False).print(report.to_table())
     raise typer.Exit(report.exit_code)
-
-
-def _run_with_progress(devices: Fleet, report: Report) -> None:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:.0f}/s  {task.fields[failed]} failed"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        boots = progress.add_task("provisioning", total=devices.count, rate=0.0, failed=0)
-        links = progress.add_task("connecting", total=devices.count, rate=0.0, failed=0, visible=bool(devices.life))
-
-        def update(so_far: Report) -> None:
-            for bar, ended, failed in (
-                (boots, so_far.finished, so_far.failures.total()),
-                (links, so_far.linked, so_far.link_failures),
-            ):
-                rate = ended / so_far.seconds if so_far.seconds else 0.0
-                progress.update(bar, completed=ended, rate=rate, failed=failed)
-
-        run(devices.run(report, update), threads=devices.concurrency)
 
 
 def _allow_many_files() -> None:

@@ -184,7 +184,7 @@ def check_trust(transport: TransportName, trust: Trust, *, by_key: bool) -> None
 
 def check_link(transport: TransportName, offer: Offer, trust: Trust, dtls: Dtls) -> None:
     """Refuse a way on which such credentials are of no use."""
-    if offer.with_certificate and not transport.over_tls:
+    if offer.with_certificate and not transport.by_certificate:
         raise typer.BadParameter(
             f"a certificate opens no {transport} connection: mqtts, https or coaps", param_hint="--connect-transport"
         )

@@ -50,7 +50,10 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """How to reach the server, before it is known as whom. by_key: CoAPS with the token as a pre-shared key."""
+    """How to reach the server, before it is known as whom.
+
+    by_key: CoAPS with the token as a pre-shared key. template: what a device says it is of, by blynk.
+    """
 
     name: TransportName
     server: Address
@@ -58,6 +61,7 @@ class Line:
     by_key: bool = True
     mqtt_version: MqttVersion = MqttVersion.V311
     timeout: float = 10.0
+    template: str = ""
 
     def login(self, credentials: Credentials, private_key: str | None) -> Login:
         """What the credentials are here. Raises WrongUsage for those of another protocol."""
@@ -68,7 +72,7 @@ class Line:
                     return Login(basic=value)
                 raise WrongUsage(f"MQTT_BASIC credentials open no {self.name} connection; connect by mqtt or mqtts")
             case "X509_CERTIFICATE" if isinstance(value, str):
-                if self.name.over_tls and private_key:
+                if self.name.by_certificate and private_key:
                     return Login(certificate=ClientCertificate(as_pem(value), private_key.encode()))
                 raise WrongUsage(f"a certificate opens no {self.name} connection; connect by mqtts, https or coaps")
             case _:
@@ -108,3 +112,8 @@ class Line:
                 if login.key is None:
                     raise WrongUsage("OSCORE needs a token")
                 return OscoreLink(url, login.key, flash, self.timeout)
+            case TransportName.BLYNK | TransportName.BLYNKS:
+                from firmware_sim.links.blynk import BlynkLink
+
+                over_tls = security if self.name.over_tls else None
+                return BlynkLink(self.server, login, over_tls, self.timeout, self.template)

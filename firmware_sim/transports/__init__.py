@@ -38,10 +38,17 @@ class TransportName(StrEnum):
     MQTTS = "mqtts"
     COAPS = "coaps"
     OSCORE = "coap+oscore"
+    BLYNK = "blynk"  # Blynk's native protocol: for devices that have a token
+    BLYNKS = "blynks"
 
     @property
     def over_tls(self) -> bool:
-        """TLS or DTLS: whether certificates may be shown."""
+        """TLS or DTLS: whether the server's certificate is checked."""
+        return self.by_certificate or self is TransportName.BLYNKS
+
+    @property
+    def by_certificate(self) -> bool:
+        """Whether a device may show one."""
         return self in (TransportName.HTTPS, TransportName.MQTTS, TransportName.COAPS)
 
 
@@ -60,6 +67,8 @@ DEFAULT_PORTS = {
     TransportName.MQTTS: 8883,
     TransportName.COAPS: 5684,
     TransportName.OSCORE: 5683,
+    TransportName.BLYNK: 8442,
+    TransportName.BLYNKS: 8441,
 }
 
 
@@ -105,3 +114,8 @@ def connect(
             if security.key is None:
                 raise WrongUsage("OSCORE needs a provision key and secret")
             return OscoreTransport(server, security.key)
+        case TransportName.BLYNK | TransportName.BLYNKS:
+            raise WrongUsage(
+                f"{name} provisions nobody: provision by another --transport, then --connect-transport {name};"
+                " or --credentials static --token"
+            )

@@ -22,10 +22,11 @@ from firmware_sim.credentials import Kind
 from firmware_sim.device import Device, Firmware, Provisioned
 from firmware_sim.flash import Credentials, FileFlash, VolatileFlash
 from firmware_sim.log import SerialLog
+from firmware_sim.proxy import before
 from firmware_sim.retry import Retry
 from firmware_sim.tls import Trust
 from firmware_sim.transports import DEFAULT_PORTS, MqttVersion, TransportName, connect, provision_security
-from tests.faults.losses import LosingDatagrams, LosingStream
+from tests.faults.losses import Losses
 from tests.server import Server
 
 LOSSES = 3
@@ -178,13 +179,13 @@ async def test_cut_after_every_step_with_credentials_of_its_own(bench: Bench, tm
 async def test_answers_that_are_lost_after_the_commit(bench: Bench, tmp_path: Path, name: TransportName) -> None:
     """The device asks until it hears: each time the same is granted."""
     device, flash = f"{name}-lost-{secrets.token_hex(3)}", tmp_path / "flash.json"
-    losing = LosingDatagrams if name is TransportName.COAP else LosingStream
-    async with losing(bench.address(name), LOSSES) as proxy:
+    losses = Losses(LOSSES)
+    async with before(name, Address.parse(bench.address(name), DEFAULT_PORTS[name]), losses) as proxy:
         # A datagram that is lost is missed when the time is up, a broken connection at once.
         timeout = 1.0 if name is TransportName.COAP else TIMEOUT
-        outcome, _ = await bench.boot(name, device, flash, at=proxy.address, timeout=timeout)
+        outcome, _ = await bench.boot(name, device, flash, at=str(proxy.address), timeout=timeout)
 
-    assert proxy.lost == LOSSES
+    assert losses.lost == LOSSES
     assert outcome is not None
     assert await bench.works(outcome.credentials)
     assert (await asyncio.to_thread(bench.devices))[device] == 1

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.server import Server
 
 TRANSPORTS = ["http", "mqtt", "coap"]
 KINDS = ["generated", "token", "basic", "x509"]
+SCENARIOS = Path(__file__).parents[2] / "config" / "scenarios"
 ENVIRONMENT = {"COLUMNS": "120", "TERM": "dumb"}
 
 
@@ -229,12 +231,33 @@ def test_the_secret_may_come_from_a_file(tmp_path: Path, free_port: int) -> None
         ["device", "--transport", "http", "--credentials", "static"],
         ["fleet", "--count", "1", "--credentials", "static"],
         ["pki", "init"],
+        ["fleet", "--scenario", "missing.toml"],
+        ["fleet", "--scenario", f"{SCENARIOS}/leaked-key.toml", "--secret", "s"],
+        ["fleet", "--scenario", f"{SCENARIOS}/leaked-key.toml", "--key", "k"],
+        ["fleet", "--scenario", f"{SCENARIOS}/leaked-key.toml", "--key", "k", "--secret", "s", "--scale", "0"],
+        ["fleet", "--scenario", f"{SCENARIOS}/factory-line.toml", "--key", "k", "--secret", "s"],
+        ["fleet", "--scenario", f"{SCENARIOS}/phone-onboarding.toml", "--key", "k", "--secret", "s"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
     result = simulate(*arguments)
     assert result.code == 2
     assert result.stdout == ""
+
+
+@pytest.mark.parametrize("option", [("--count", "3"), ("--transport", "http"), ("--telemetry", "1"), ("--rate", "3")])
+def test_what_a_scenario_says_itself(option: tuple[str, str]) -> None:
+    result = simulate("fleet", "--scenario", f"{SCENARIOS}/leaked-key.toml", "--key", "k", "--secret", "s", *option)
+    assert result.code == 2
+    assert option[0] in result.stderr
+
+
+def test_a_scenario_with_a_key_that_is_not_known_names_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text('name = "x"\ncolour = "red"\n[[group]]\nname = "g"\ncount = 1\n')
+    result = simulate("fleet", "--scenario", file, "--key", "k", "--secret", "s")
+    assert result.code == 2
+    assert "colour" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -358,3 +381,29 @@ async def test_an_interrupt_ends_it_with_130(command: list[str]) -> None:
     assert process.returncode == 130, stderr.decode()
     assert "Traceback" not in stderr.decode()
     assert command == ["device"] or "0/9 provisioned" in stdout.decode()
+
+
+WIFI = ("wifi", "--template", "TMPL1", "--template-name", "Garage", "--mac", "AA:BB:CC:DD:EE:FF")
+
+
+@pytest.mark.parametrize("option", ["--softap", "--ble", "--control"])
+def test_a_wifi_device_says_which_port_is_taken(option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = simulate(*WIFI, option, where)
+    assert result.code == 2
+    assert f"cannot listen on {where}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--control", "nowhere:xx", "a port is a number"),
+        ("--transport", "coaps", "is one of mqtt,"),
+        ("--mac", "A", "six"),
+    ],
+)
+def test_what_a_wifi_device_cannot_be(option: str, value: str, said: str) -> None:
+    result = simulate(*WIFI, option, value)
+    assert result.code == 2
+    assert said in result.stderr

@@ -1,8 +1,10 @@
 import asyncio
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from aiohttp import web
 
 from firmware_sim.address import Address
 from firmware_sim.fleet import Fleet, Life
+from firmware_sim.phone import Phone
 from firmware_sim.pki import Factory
+from firmware_sim.power import Grid
 from firmware_sim.report import Report
 from firmware_sim.retry import Retry
 from firmware_sim.tls import Trust
@@ -253,3 +257,64 @@ async def test_a_name_that_no_certificate_can_have(identity: Identity, factory: 
 async def test_a_server_that_is_not_trusted(identity: Identity, stranger: Identity, factory: Factory) -> None:
     report = await chain(FakeServer(), identity, factory, stranger.trust)
     assert (report.provisioned, report.exit_code) == (0, 7)
+
+
+async def test_devices_come_up_a_ramp(run: Run) -> None:
+    report = await run(5, rate=100, ramp=0.1)
+    assert report.seconds >= 0.089  # the fifth is due where the ramp has made half of what the rate would have
+
+
+async def test_a_device_without_power_boots_again_from_its_flash(fake: FakeServer, run: Run) -> None:
+    """Cut while the answer is on its way: it asks again, and says the same."""
+    grid = Grid()
+    answered = fake.answer
+
+    def answer(asked: dict[str, Any]) -> web.Response:
+        if not grid.cuts:
+            cut.append(asyncio.get_running_loop().create_task(grid.cut(0.01, 1.0, 0.0, Random())))
+        return answered(asked)
+
+    cut: list[asyncio.Task[None]] = []
+    fake.answer = answer
+    report = await run(1, grid=grid)
+    await asyncio.gather(*cut)
+    assert grid.cuts == 1
+    assert (report.exit_code, report.provisioned, report.duplicates) == (0, 1, 0)
+    assert len({asked["requestNonce"] for asked in fake.asked}) == 1
+    assert not grid._outlets
+
+
+async def test_what_was_granted_is_told(fake: FakeServer, run: Run) -> None:
+    granted: list[tuple[str, str | None]] = []
+    await run(2, granted=lambda way, outcome: granted.append((way, outcome.credentials.device_name)))
+    assert sorted(granted) == sorted(("http", asked["deviceName"]) for asked in fake.asked)
+
+
+async def test_a_skewed_clock_is_in_the_messages(http: tuple[FakeServer, Address]) -> None:
+    times: list[float] = []
+    fake = http[0]
+
+    async def tell(request: web.Request) -> web.Response:
+        body = await request.json()
+        times.append(body["ts"] / 1000 - time.time())
+        assert body["values"]["sequence"] == 1
+        return web.Response()
+
+    fake.tell = tell  # type: ignore[method-assign]
+    life = Life(telemetry=1, clock_skew=(-7200, -3600))
+    runner = web.AppRunner(fake.app())
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    report = await plain(Fleet("key", "secret", {TransportName.HTTP: Address(*runner.addresses[0])}, 3, life=life))
+    await runner.cleanup()
+    assert report.exit_code == 0
+    assert len(times) == 3
+    assert all(-7260 < each < -3590 for each in times)
+
+
+async def test_an_owner_who_gets_no_token(http: tuple[FakeServer, Address]) -> None:
+    _, address = http  # knows no /api/admin
+    phone = Phone(address, "key", "TMPL", time_scale=0.001)
+    report = await plain(Fleet("", "", {TransportName.HTTP: address}, 2, phone=phone, life=Life()))
+    assert (report.provisioned, report.finished, report.exit_code) == (0, 2, 1)
+    assert report.failures == {"http: refused: the server's API: HTTP 404 Not Found": 2}

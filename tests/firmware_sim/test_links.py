@@ -60,7 +60,7 @@ def test_user_name_and_password_are_for_mqtt(name: TransportName) -> None:
 def test_a_certificate_is_for_tls(name: TransportName, certificate: ClientCertificate) -> None:
     leaf = certificate.chain.decode().partition("-----END")[0]
     granted = Credentials("X509_CERTIFICATE", strip_pem(leaf), "sensor-1", DEVICE_ID)
-    if name.over_tls:
+    if name.by_certificate:
         shown = line(name).login(granted, certificate.private_key.decode()).certificate
         assert shown
         assert shown.private_key == certificate.private_key

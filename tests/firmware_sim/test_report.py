@@ -1,5 +1,6 @@
 import io
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given
@@ -164,3 +165,14 @@ def test_a_device_that_was_provisioned_and_did_not_get_in_is_a_failure_of_its_ow
     assert "mqtts connection: credentials refused: MQTT 0x87" in output.getvalue()
     assert "250.0" not in output.getvalue()
     assert "500.0" in output.getvalue()
+
+
+def test_the_picture_shows_both_histograms() -> None:
+    root = ElementTree.fromstring(connected().to_svg())
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {
+        "3 devices",
+        "provisioning",
+        "connections",
+        "p50 500.0 ms, p90 750.0 ms, p99 750.0 ms, max 750.0 ms",
+    } <= set(texts)

@@ -1,0 +1,34 @@
+import pytest
+
+from firmware_sim.button import Button, Hold
+from firmware_sim.edgent_state import Generation
+
+
+@pytest.mark.parametrize(
+    ("generation", "seconds", "hold", "reset"),
+    [
+        (Generation.CLASSIC, 0.1, Hold.DOWN, False),
+        (Generation.CLASSIC, 3, Hold.PREVIEW, False),
+        (Generation.CLASSIC, 9.9, Hold.PREVIEW, False),
+        (Generation.CLASSIC, 10, Hold.ARMED, True),
+        (Generation.CLASSIC, 60, Hold.ARMED, True),
+        (Generation.EDGENT, 3, Hold.DOWN, False),
+        (Generation.EDGENT, 4, Hold.PREVIEW, False),
+        (Generation.EDGENT, 10, Hold.ARMED, True),
+        (Generation.EDGENT, 20, Hold.TOO_LONG, False),
+    ],
+)
+def test_what_holding_it_means(generation: Generation, seconds: float, hold: Hold, reset: bool) -> None:
+    button = Button(generation)
+    button.press(100)
+    assert button.pressed
+    assert button.hold(100 + seconds) is hold
+    assert button.release(100 + seconds) is reset
+    assert button.hold(200) is Hold.UP
+
+
+def test_when_it_means_something_else() -> None:
+    button = Button(Generation.EDGENT)
+    assert button.next_step(0) is None
+    button.press(1)
+    assert [button.next_step(moment) for moment in (1, 5, 11, 21)] == [5, 11, 21, None]
