@@ -622,3 +622,30 @@ def test_no_bytes_upset_a_device_session(chunks: list[bytes]) -> None:
     device = Device(V5)
     for chunk in chunks:
         device.send(chunk)
+
+
+@each_version
+def test_a_device_is_told_to_open_its_access_point_subscribed_or_not(wire: Wire) -> None:
+    device = Device(wire)
+    device.behaviour.reconfigure()
+    assert device.received() == [wire.publish(b"", topic="downlink/reconfigure")]
+    device.send(wire.subscribe(("downlink/#", 1)))
+    device.behaviour.reconfigure()
+    assert device.received() == [wire.publish(b"", "downlink/reconfigure", 1)]
+
+
+@each_version
+def test_who_has_not_said_what_it_is_has_so_long_for_it(wire: Wire) -> None:
+    for stays in (False, True):
+        client = Client(wire, Limits(first_verdict=600, idle_limit=10_000))
+        assert client.send(wire.connect(username="token", keep_alive=0)) == []
+        (asked,) = client.authentications
+        behaviour = DeviceBehaviour(client.session, asked.connect, None, cast("Datastreams", Blynk()))
+        client.session.accept(asked.connect, behaviour, client.now, client.now + 600)
+        client.received()
+        if stays:
+            client.session.stay()
+        client.wait(599)
+        client.send(PINGREQ)
+        client.wait(2)
+        assert client.closing is not stays

@@ -21,14 +21,17 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from provserver.core import pki
+from provserver.core.authorization import OPERATOR, Principal
 from provserver.core.model import Authenticated, Datastream, ProvisionStrategy
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.enrollment import Enrollment
 from provserver.services.limits import Limits, Rates
+from provserver.services.placeholders import MAX_EACH, Placeholders
 from provserver.services.profiles import ProfileChange, Profiles
 from provserver.services.sessions import LiveSession, Sessions
+from provserver.services.wifi_sessions import Wanted, WifiSessions
 from provserver.store.database import Database
 from provserver.transports.mqtt.listener import MqttListener
 from provserver.transports.tls import ServerContext
@@ -466,7 +469,8 @@ async def blocked(back: Backend) -> AsyncIterator[None]:
 
 
 def queued(site: Site) -> list[int]:
-    return [len(each._waiting) for each in site.listener._connections if each._waiting is not None]
+    connections: set[Any] = {*site.listener._connections}
+    return [len(each._waiting) for each in connections if each._waiting is not None]
 
 
 async def test_what_was_not_begun_ends_with_its_session(back: Backend, site: Site, device: Named) -> None:
@@ -582,7 +586,7 @@ async def test_changes_are_gathered_while_others_are_read(back: Backend, device:
         raw = await site.session(V311, made)
         await raw.send(V311.subscribe(("v2/a", 0)))
         await raw.packet()
-        (connection,) = site.listener._connections
+        connection: Any = next(iter(site.listener._connections))
         await back.share(made, a=1)
         await until(lambda: gated.asked == [("a",)])
         await back.share(made, a=2, b=3)
@@ -794,6 +798,28 @@ async def test_provisioning_over_tls_with_a_certificate(
     async with aiomqtt.Client("127.0.0.1", port, tls_context=tls, protocol=PROTOCOLS["mqttv5"]) as client:
         await client.publish("v2/t", '{"t":2}', qos=1)
     assert await back.latest(Device(UUID(reply["deviceId"]), "")) == {"t": 2}
+
+
+@each_version
+async def test_of_many_connections_of_a_placeholder_the_oldest_end(back: Backend, wire: Wire) -> None:
+    made = back.made
+    root = await made.value("SELECT id FROM organization WHERE parent_id IS NULL")
+    requested = await WifiSessions(made.database, made.keys).request(Principal(OPERATOR, root), Wanted())
+    device = Device(requested.session.device_id, requested.token)
+    datastreams = Datastreams(made.database, back.data)
+    placeholders = Placeholders(made.database, made.keys, back.access, datastreams)
+    template = await made.value("SELECT template_id FROM device_profile WHERE organization_id = $1 LIMIT 1", root)
+    async with serving(back, datastreams=datastreams, placeholders=placeholders) as site:
+        waiting = [await site.session(wire, device) for _ in range(MAX_EACH + 2)]
+        for raw in waiting[:2]:
+            assert await raw.rest() == (b"\xe0\x01\x8e" if wire.v5 else b"")
+        assert [len(each) for each in placeholders._waiting.values()] == [MAX_EACH]
+        await waiting[2].send(wire.publish(json.dumps({"tmpl": template}).encode(), "info/mcu", qos=1))
+        assert (await waiting[2].packet())[0] == 0x40
+        assert [len(each) for each in placeholders._waiting.values()] == [MAX_EACH - 1]
+        for raw in waiting:
+            await raw.close()
+        await until(lambda: not placeholders._waiting)
 
 
 async def test_a_revocation_list_ends_the_session_of_whom_it_names(back: Backend, secured: Secured) -> None:
