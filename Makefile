@@ -31,10 +31,10 @@ test-modes: setup ## The same with two workers, then without our own readers of 
 	PROVSERVER_TEST_MODE=two-workers $(BIN)/pytest -n auto --dist worksteal $(TESTS)
 	PROVSERVER_TEST_MODE=no-front $(BIN)/pytest -n auto --dist worksteal $(TESTS)
 
-sdk: .venv-sdk/.complete ## Install ThingsBoard's Python SDK beside, so that its test is not skipped
+sdk: .venv-sdk/.complete ## Install ThingsBoard's and Blynk's Python clients beside, so that no test of theirs is skipped
 
 .venv-sdk/.complete: tests/conformance/sdk.lock
-	$(PYTHON) -m venv --clear .venv-sdk && .venv-sdk/bin/pip install -q --disable-pip-version-check --require-hashes -r $< && touch $@
+	$(PYTHON) -m venv --clear .venv-sdk && .venv-sdk/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r $< && touch $@
 
 bench-tls: ## Compare TLS handshakes with mosquitto's (installs nothing: says what is missing)
 	@test -x $(BIN)/python || { echo "missing: $(VENV) (make setup)"; exit 2; }

@@ -49,6 +49,7 @@ from provserver.services.key_watch import KeyWatch
 from provserver.services.limits import Limits, Rates, Strangers
 from provserver.services.oscore import SequenceNumbers
 from provserver.services.outbox import Outbox
+from provserver.services.placeholders import Placeholders
 from provserver.services.provisioning import Provisioning
 from provserver.services.readiness import Readiness
 from provserver.services.retention import Retention
@@ -63,6 +64,9 @@ from provserver.store.embedded import EmbeddedPostgres
 from provserver.supervisor import NotReady, Report, Run, Supervisor
 from provserver.transports import coaps, tls_stream
 from provserver.transports.admission import Admission
+from provserver.transports.blynk import listener as blynk_listener
+from provserver.transports.blynk.listener import BlynkListener
+from provserver.transports.blynk.session import Limits as BlynkLimits
 from provserver.transports.coap import CoapTransport
 from provserver.transports.http import HttpTransport
 from provserver.transports.http_server import ProtocolFactory, Wrap
@@ -109,6 +113,7 @@ class Services:
     sequence_numbers: SequenceNumbers
     enrollment: Enrollment
     uplinks: Uplinks
+    placeholders: Placeholders
 
 
 def run(config: Config, on_ready: OnReady) -> int:
@@ -479,7 +484,7 @@ def _contexts(config: Config) -> dict[str, ServerContext]:
     """The TLS context of each listener that has one. Raises Misconfigured."""
     return {
         name: ServerContext(config.certificate_path, config.tls_key_path, datagram=name == "coaps")
-        for name in ("https", "mqtts", "coaps")
+        for name in ("https", "mqtts", "coaps", "blynks")
         if getattr(config, name)
     }
 
@@ -538,7 +543,10 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
     subscriptions = Subscriptions(opened, space.keys, uplinks, outgoing)
     await subscriptions.start()
     stack.push_async_callback(subscriptions.stop, config.drain_timeout)
-    return Services(provisioning, access, sessions, data, datastreams, SequenceNumbers(opened), enrollment, uplinks)
+    placeholders = Placeholders(opened, space.keys, access, datastreams)
+    return Services(
+        provisioning, access, sessions, data, datastreams, SequenceNumbers(opened), enrollment, uplinks, placeholders
+    )
 
 
 async def _listen(
@@ -560,6 +568,7 @@ async def _listen(
         data=data,
         sessions=sessions,
         datastreams=datastreams,
+        placeholders=services.placeholders,
         est=Est(opened, services.provisioning, access, data),
         uplinks=services.uplinks,
         max_payload_size=config.max_payload_size,
@@ -574,11 +583,19 @@ async def _listen(
         sessions=sessions,
         data=data,
         datastreams=datastreams,
+        placeholders=services.placeholders,
         limits=SessionLimits(
             max_packet_size=config.max_payload_size,
             connect_timeout=config.connect_timeout,
             idle_limit=config.idle_timeout,
         ),
+        max_connections=max_connections,
+        admission=admission,
+    )
+    blynk = BlynkListener(
+        blynk_listener.Services(access, sessions, data, datastreams, services.placeholders),
+        limits=BlynkLimits(login_timeout=config.connect_timeout),
+        redirect=split_address(config.blynk_redirect) if config.blynk_redirect else None,
         max_connections=max_connections,
         admission=admission,
     )
@@ -596,6 +613,7 @@ async def _listen(
 
     metrics.CONNECTIONS.cell(Transport.HTTP.value).follow(partial(getattr, http, "connections"))
     metrics.CONNECTIONS.cell(Transport.MQTT.value).follow(partial(getattr, mqtt, "connections"))
+    metrics.CONNECTIONS.cell(Transport.BLYNK.value).follow(partial(getattr, blynk, "connections"))
 
     unproven = partial(services.enrollment.refuse, reason=Reason.PSK_UNPROVEN)
 
@@ -623,16 +641,18 @@ async def _listen(
         address: tuple[str, int] = (await coap.add(listen)).address
         return address
 
-    listeners: dict[str, tuple[HttpTransport | MqttListener | CoapTransport, Listen]] = {
+    listeners: dict[str, tuple[HttpTransport | MqttListener | CoapTransport | BlynkListener, Listen]] = {
         "http": (http, http.start),
         "https": (http, partial(http.start, wrap=over_tls("https", Transport.HTTP))),
         "mqtt": (mqtt, mqtt.start),
         "mqtts": (mqtt, partial(mqtt.start, wrap=over_tls("mqtts", Transport.MQTT))),
         "coap": (coap, coap.start),
         "coaps": (coap, over_dtls),
+        "blynk": (blynk, blynk.start),
+        "blynks": (blynk, partial(blynk.start, wrap=over_tls("blynks", Transport.BLYNK))),
     }
     addresses = {}
-    begun: set[HttpTransport | MqttListener | CoapTransport] = set()
+    begun: set[HttpTransport | MqttListener | CoapTransport | BlynkListener] = set()
     stack.push_async_callback(_stop_all, begun, config.drain_timeout)
     for name, (transport, listen) in listeners.items():
         address: str = getattr(config, name)
@@ -646,7 +666,9 @@ async def _listen(
     return addresses
 
 
-async def _stop_all(transports: Collection[HttpTransport | MqttListener | CoapTransport], grace: float) -> None:
+async def _stop_all(
+    transports: Collection[HttpTransport | MqttListener | CoapTransport | BlynkListener], grace: float
+) -> None:
     """At once: else one would take requests for as long as another answers its last."""
     ends = await asyncio.gather(*(each.stop(grace) for each in transports), return_exceptions=True)
     for fault in filter(None, ends):

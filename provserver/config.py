@@ -18,7 +18,7 @@ from provserver.errors import Misconfigured
 
 PREFIX = "PROVSERVER_"
 _NOT_OPTIONS = ("PROVSERVER_TEST_", "PROVSERVER_SERVER", "PROVSERVER_API_KEY")  # those of commands, not of the server
-LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps")
+LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps", "blynk", "blynks")
 """The options that are addresses to listen on for devices."""
 
 _ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
@@ -40,6 +40,9 @@ class Config:
     https: str = ""
     mqtts: str = ""
     coaps: str = ""
+    blynk: str = ""
+    blynks: str = ""
+    blynk_redirect: str = ""
     admin: str = "127.0.0.1:8081"
     admin_hosts: str = ""
     admin_proxies: str = ""
@@ -70,6 +73,7 @@ class Config:
     history_limit: int = 100
     online_period: float = 60.0
     attempt_retention: float = 7_776_000.0
+    wifi_session_lifetime: float = 1_800.0
     sink_url: str = field(default="", repr=False)  # may hold a password
     sink_limit: int = 1_000_000
     outgoing_private: str = ""
@@ -134,7 +138,7 @@ def load(
             ip_network(proxy.strip())
     except ValueError as fault:
         raise Misconfigured(f"admin_proxies: {fault}; addresses or networks, with commas between.") from None
-    for listener in (*LISTENERS, "admin", "metrics"):
+    for listener in (*LISTENERS, "admin", "metrics", "blynk_redirect"):
         if address := getattr(config, listener):
             split_address(address, listener)
     return config

@@ -173,7 +173,7 @@ def test_a_file_that_is_not_there(file: Path) -> None:
         load(file, {})
 
 
-@pytest.mark.parametrize("listener", ["http", "mqtt", "coap"])
+@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "blynk", "blynks", "blynk_redirect"])
 @pytest.mark.parametrize("source", ["file", "environment", "command line"])
 def test_a_wrong_listener_is_named_wherever_it_comes_from(file: Path, listener: str, source: str) -> None:
     file.write_text(f'{listener} = "8080"' if source == "file" else "")

@@ -59,9 +59,7 @@ async def server(tmp_path: Path) -> AsyncIterator[Server]:
     await asyncio.to_thread(running.stop)
 
 
-async def test_from_the_csv_to_the_uplink(
-    server: Server, broker: Broker, stack: ThingsStack, tmp_path: Path
-) -> None:
+async def test_from_the_csv_to_the_uplink(server: Server, broker: Broker, stack: ThingsStack, tmp_path: Path) -> None:
     key = stack.api_key("meters")
     await stack.settle()
     async with browser() as one, browser() as two, GatewayServer(stack) as network:

@@ -5,16 +5,14 @@ else has got something else. What a unit says goes into no message, as it repeat
 """
 
 import asyncio
-import fcntl
 import json
-import os
-import termios
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from provserver.adapters.serial_port import SerialPort, serial_port
 from provserver.core.edgent import BAUD, Settings, connect_line
 from provserver.errors import Refused
 
@@ -45,14 +43,12 @@ class Board:
 class SerialConsole:
     """A console that is open; one command at a time. patience: seconds that an answer may take."""
 
-    def __init__(self, file: int, path: Path, patience: float = PATIENCE) -> None:
-        self._file = file
-        self._path = path
+    def __init__(self, port: SerialPort, patience: float = PATIENCE) -> None:
+        self._port = port
+        self._path = port.path
         self._patience = patience
         self._received = bytearray()
         self._recent = b""
-        self._news = asyncio.Event()
-        self._gone = False
         self._restarted = False
 
     async def board(self) -> Board:
@@ -65,6 +61,7 @@ class SerialConsole:
         Firmware keeps them in memory until it has reached the server with them.
         """
         before = await self.board()
+        self._heard(self._port.taken())
         self._restarted, self._recent = False, b""
         reply = await self._tried(connect_line(settings), _reply)
         if not reply.accepted:
@@ -97,9 +94,10 @@ class SerialConsole:
 
     async def _asked(self, command: bytes, judge: Callable[[bytes], Answer | None]) -> Answer | None:
         """The answer, or None when the command was not repeated as it was sent."""
+        self._heard(self._port.taken())
         self._received.clear()
-        await self._send(b"\n")  # ends what may be on the line already
-        await self._send(command + b"\n")
+        await self._port.send(b"\n")  # ends what may be on the line already
+        await self._port.send(command + b"\n")
         repeated = False
         while True:
             line = (await self._line()).strip().lstrip(b">").strip()
@@ -112,93 +110,23 @@ class SerialConsole:
 
     async def _line(self) -> bytes:
         while b"\n" not in self._received:
-            if self._gone:
-                raise Refused(f"{self._path} is gone: the unit or its cable was unplugged.")
             del self._received[:-MAX_LINE]
-            self._news.clear()
-            await self._news.wait()
+            self._heard(await self._port.read())
         line, _, rest = bytes(self._received).partition(b"\n")
         self._received[:] = rest
         return line
 
-    async def _send(self, data: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        while data:
-            try:
-                data = data[os.write(self._file, data) :]
-            except BlockingIOError:
-                writable = asyncio.Event()
-                loop.add_writer(self._file, writable.set)
-                try:
-                    await writable.wait()
-                finally:
-                    loop.remove_writer(self._file)
-            except OSError:
-                self._lost()
-                raise Refused(f"{self._path} is gone: the unit or its cable was unplugged.") from None
-
-    def receive(self) -> None:
-        """Take what has come; called by the loop."""
-        try:
-            data = os.read(self._file, MAX_LINE)
-        except BlockingIOError:
-            return
-        except OSError:
-            data = b""
-        if data:
-            self._received += data
-            self._recent = self._recent[-MAX_BOOT:] + data  # which a new command does not clear
-            self._restarted |= any(boot in self._recent for boot in _BOOTS)
-        else:
-            self._lost()
-        self._news.set()
-
-    def _lost(self) -> None:
-        self._gone = True
-        asyncio.get_running_loop().remove_reader(self._file)
+    def _heard(self, data: bytes) -> None:
+        self._received += data
+        self._recent = self._recent[-MAX_BOOT:] + data  # which a new command does not clear
+        self._restarted |= any(boot in self._recent for boot in _BOOTS)
 
 
 @asynccontextmanager
 async def serial_console(path: Path, baud: int = BAUD, patience: float = PATIENCE) -> AsyncIterator[SerialConsole]:
     """The console on a serial port, for this process alone. Raises Refused."""
-    file = _open(path, baud)
-    loop = asyncio.get_running_loop()
-    try:
-        console = SerialConsole(file, path, patience)
-        loop.add_reader(file, console.receive)
-        yield console
-    finally:
-        loop.remove_reader(file)
-        os.close(file)
-
-
-def _open(path: Path, baud: int) -> int:
-    speed = getattr(termios, f"B{baud}", None)
-    if not speed:
-        raise Refused(f"{baud} baud is no speed of serial ports. The usual one is {BAUD}.")
-    try:
-        file = os.open(path, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as fault:
-        raise Refused(f"{path} cannot be opened: {fault.strerror}.") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _set_up(file, speed)
-    except BlockingIOError:
-        os.close(file)
-        raise Refused(f"Another program has {path} open. Close it first.") from None
-    except (OSError, termios.error):
-        os.close(file)
-        raise Refused(f"{path} is no serial port.") from None
-    return file
-
-
-def _set_up(file: int, speed: int) -> None:
-    """Raw, 8N1, no flow control, and no hang-up at the end: that would reset many a board, which then forgets."""
-    *_, characters = termios.tcgetattr(file)
-    characters[termios.VMIN], characters[termios.VTIME] = 1, 0
-    control = termios.CS8 | termios.CREAD | termios.CLOCAL
-    termios.tcsetattr(file, termios.TCSANOW, [0, 0, control, 0, speed, speed, characters])
-    termios.tcflush(file, termios.TCIOFLUSH)
+    async with serial_port(path, baud) as port:
+        yield SerialConsole(port, patience)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """The admin API on a database: its services and its routes, put together."""
 
+from datetime import timedelta
 from functools import partial
 
 from provserver.admin.api import Api
@@ -32,6 +33,7 @@ from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
 from provserver.services.users import Users
 from provserver.services.webhooks import Webhooks, connect
+from provserver.services.wifi_sessions import WifiSessions
 from provserver.workspace import Workspace, head_file
 
 
@@ -70,5 +72,6 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         integrations=Integrations(database, keys, partial(outgoing, config.outgoing_private)),
         network_devices=NetworkDevices(database),
         sightings=Sightings(database, keys),
+        wifi_sessions=WifiSessions(database, keys, timedelta(seconds=config.wifi_session_lifetime), limits.wifi),
     )
     return Api(services, ROUTES)

@@ -41,6 +41,7 @@ _TAGS = {
     "particle": "Products of Particle whose devices get static tokens through a ledger.",
     "integrations": "Applications of LoRaWAN networks that devices are onboarded into.",
     "devices": "Devices, made beforehand, provisioned, or of static tokens.",
+    "wifi-sessions": "Tries to get devices onto WiFi with a token of ours, and what came of them.",
     "static-tokens": "Access tokens made before their devices, each with a QR code that claims the device.",
     "jobs": "Work that takes longer than a request should.",
     "attempts": "What devices asked for, and why it was refused.",

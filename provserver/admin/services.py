@@ -28,6 +28,7 @@ from provserver.services.static_tokens import StaticTokens
 from provserver.services.token_export import TokenExport
 from provserver.services.users import Users
 from provserver.services.webhooks import Webhooks
+from provserver.services.wifi_sessions import WifiSessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,3 +60,4 @@ class Services:
     integrations: Integrations
     network_devices: NetworkDevices
     sightings: Sightings
+    wifi_sessions: WifiSessions

@@ -15,6 +15,7 @@ from provserver.cli import (
     device,
     eol,
     explain,
+    inject,
     integration,
     job,
     key,
@@ -30,6 +31,7 @@ from provserver.cli import (
     static_token,
     user,
     webhook,
+    wifi_session,
 )
 from provserver.errors import ProvserverError
 
@@ -50,6 +52,7 @@ device.cli.command("network")(network_device.show)
 device.cli.command("onboard")(network_device.onboard)
 device.cli.command("replace-hardware")(network_device.replace_hardware)
 device.cli.command("leave-network")(network_device.leave_network)
+device.cli.command("reconfigure")(wifi_session.reconfigure)
 cli.add_typer(device.cli, name="device")
 cli.add_typer(approval.cli, name="approval")
 cli.add_typer(static_token.cli, name="token")
@@ -57,6 +60,7 @@ cli.add_typer(eol.cli, name="eol")
 cli.add_typer(attempt.cli, name="attempt")
 cli.add_typer(attempt.cli, name="attempts", hidden=True)
 cli.command("explain")(explain.explain)
+cli.command("inject")(inject.inject)
 cli.add_typer(organization.cli, name="organization")
 cli.add_typer(user.cli, name="user")
 cli.add_typer(key.cli, name="key")
@@ -68,6 +72,7 @@ cli.add_typer(webhook.cli, name="webhook")
 cli.add_typer(integration.cli, name="integration")
 cli.add_typer(sighting.cli, name="sighting")
 cli.add_typer(particle.cli, name="particle")
+cli.add_typer(wifi_session.cli, name="wifi-session")
 cli.add_typer(job.cli, name="job")
 cli.add_typer(audit.cli, name="audit")
 cli.add_typer(ca.cli, name="ca")

@@ -209,6 +209,16 @@ async def transfer(
     output.say(f"{moved['name']} is with {user or organization} now.", quiet=json)
 
 
+@cli.command("erase-data")
+@acting()
+async def erase_data(api: Client, device: Reference, json: Json = False) -> None:
+    """Forget all that a device has sent; its attributes and credentials stay."""
+    erased = await api.call("POST", path("devices", device, "erase-data"))
+    if json:
+        output.print_json(erased)
+    output.say(f"What {erased['name']} had sent is erased.", quiet=json)
+
+
 @cli.command()
 @acting()
 async def revoke(api: Client, device: Reference, json: Json = False) -> None:

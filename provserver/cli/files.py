@@ -49,13 +49,16 @@ async def _chunks(content: BinaryIO, progress: Callable[[int], None]) -> AsyncIt
         progress(done)
 
 
-def secret(file: Path) -> str:
-    """What a text file holds that nobody but its owner may read. Raises Misconfigured."""
+def secret(file: Path, *, blanks: bool = False) -> str:
+    """What a text file holds that nobody but its owner may read. Raises Misconfigured.
+
+    blanks: those at its ends belong to it, but for the line's end.
+    """
     try:
         with file.open() as opened:
             if os.fstat(opened.fileno()).st_mode & 0o077:
                 raise Misconfigured(f"{file} can be read by others: chmod 600 {shlex.quote(str(file))}")
-            return opened.read().strip()
+            return opened.read().strip("\r\n" if blanks else None)
     except (OSError, UnicodeDecodeError) as fault:
         raise Misconfigured(f"{file} cannot be read: {fault}.") from None
 

@@ -248,9 +248,9 @@ async def create(
     }
     made = await api.call("POST", "/profiles", body=given(body), query={"organization": organization})
     if made["provisionDeviceSecret"] is None:
-        output.print_object(_profile(made), json=json)
+        _print_saved(made, json=json)
         return
-    output.print_object(_profile(made) | _pair(made), json=json)
+    _print_saved(made, _pair(made), json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
@@ -329,7 +329,7 @@ async def update(
     changed = await api.call(
         "PATCH", path("profiles", profile), body=given(change), query={"organization": organization}
     )
-    output.print_object(_profile(changed), json=json)
+    _print_saved(changed, json=json)
 
 
 @cli.command()
@@ -355,7 +355,7 @@ async def clone(
     made = await api.call(
         "POST", path("profiles", profile, "clone"), body={"name": name}, query={"organization": organization}
     )
-    output.print_object(_profile(made), json=json)
+    _print_saved(made, json=json)
     output.say(_next_step(made, organization), quiet=json)
 
 
@@ -404,7 +404,7 @@ async def import_(
         "dryRun": dry_run,
     }
     made = await api.call("POST", "/profiles/import", body=given(body), query={"organization": organization})
-    output.print_object(_profile(made), json=json)
+    _print_saved(made, json=json)
     output.say("Nothing was kept: this was a dry run." if dry_run else _next_step(made, organization), quiet=json)
 
 
@@ -470,6 +470,15 @@ async def remove_key(
     if json:
         output.print_json(removed)
     output.say("Removed.", quiet=json)
+
+
+def _print_saved(saved: Mapping[str, Any], pair: Mapping[str, Any] | None = None, *, json: bool) -> None:
+    """A profile that was made or changed, with what is to be said of it."""
+    warnings = saved["warnings"]
+    told = {"warnings": warnings} if warnings and json else {}
+    output.print_object(_profile(saved) | dict(pair or {}) | told, json=json)
+    for warning in warnings:
+        output.say(f"warning: {warning}", quiet=json)
 
 
 def _profile(profile: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,15 @@ SecureListener = Annotated[
         callback=options.listener,
     ),
 ]
+BlynkListener = Annotated[
+    str | None,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Address of Blynk's native protocol, e.g. 0.0.0.0:8442; off by default.",
+        show_default=False,
+        callback=options.listener,
+    ),
+]
 AdminListener = Annotated[
     str | None,
     typer.Option(
@@ -59,6 +68,8 @@ def serve(
     https: SecureListener = None,
     mqtts: SecureListener = None,
     coaps: SecureListener = None,
+    blynk: BlynkListener = None,
+    blynks: SecureListener = None,
     admin: AdminListener = None,
     metrics: MetricsListener = None,
     ready_file: Annotated[
@@ -85,6 +96,8 @@ def serve(
         https=https,
         mqtts=mqtts,
         coaps=coaps,
+        blynk=blynk,
+        blynks=blynks,
         admin=admin,
         metrics=metrics,
         workers=workers,

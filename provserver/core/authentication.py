@@ -17,7 +17,8 @@ class Denial(Enum):
     """Why a device is not let in.
 
     return_code: of CONNACK in MQTT 3.1 and 3.1.1; reason_code: in MQTT 5. HTTP says 401 to each, CoAP 4.01; but to
-    LIMITED, which says nothing of the credentials, 429 and 4.29.
+    LIMITED, which says nothing of the credentials, 429 and 4.29. UNBOUND is no denial to a transport that can ask the
+    device for its template (`services/placeholders.py`).
     """
 
     CREDENTIALS = 5, 0x86, "bad user name or password"
@@ -27,6 +28,7 @@ class Denial(Enum):
     SHARED_KEY = 5, 0x87, "the pre-shared key is good no more"
     LIMITED = 3, 0x9F, "too many wrong guesses came from this address, try again later"
     EXPIRED = 5, 0x87, "the credentials have expired"
+    UNBOUND = 5, 0x87, "the device has to say of which template it is first"
 
     def __init__(self, return_code: int, reason_code: int, text: str) -> None:
         self.return_code = return_code
@@ -121,6 +123,11 @@ def with_mqtt(client_id: str, username: str | None, password: bytes | None) -> C
         return Denial.CREDENTIALS
 
     return Claim((combined, username), judge)
+
+
+def presented_token(username: str | None, password: bytes | None) -> str:
+    """The access token of a CONNECT that was found to have one."""
+    return (password or b"").decode() if username == BLYNK_USER else username or ""
 
 
 def _possible(token: str) -> bool:

@@ -312,6 +312,21 @@ def addressed(layout: Layout, topic: str) -> tuple[Datastream, Verb, str]:
     return datastream, Verb.ERASE_PROPERTY if match[4] else Verb.WRITE_PROPERTY, match[3]
 
 
+def fitting(layout: Layout, values: Mapping[str, object]) -> dict[str, Value]:
+    """Of values by datastream's name, those that its type can take, within its range."""
+    fitted = {name: fit_json(layout.names[name], value) for name, value in values.items() if name in layout.names}
+    return {name: value for name, value in fitted.items() if value is not None}
+
+
+def on_pins(layout: Layout, values: Mapping[str, object]) -> list[tuple[int, str]]:
+    """Values by datastream's name as texts for its pin, in the order of the pins; firmware reads 1 or 0 for truth."""
+    return [
+        (pin, str(int(value)) if isinstance(value, bool) else text(value))
+        for pin, each in sorted(layout.pins.items())
+        if (value := values.get(each.name)) is not None
+    ]
+
+
 def text(value: object) -> str:
     """A value as plain text, the parts of a list NUL-separated, as `downlink/ds` carries it."""
     if isinstance(value, list):

@@ -29,6 +29,8 @@ class EventType(StrEnum):
     NETWORK_ONBOARDED = "network.onboarded"
     NETWORK_ONBOARDING_FAILED = "network.onboarding_failed"
     NETWORK_REMOVED = "network.removed"
+    WIFI_PROVISIONED = "wifi.provisioned"
+    WIFI_FAILED = "wifi.failed"
 
 
 class Event(Struct, frozen=True):

@@ -27,6 +27,7 @@ class Transport(StrEnum):
     HTTP = "HTTP"
     MQTT = "MQTT"
     COAP = "COAP"
+    BLYNK = "BLYNK"  # Blynk's native protocol
 
 
 class ProvisionStrategy(StrEnum):

@@ -46,6 +46,11 @@ def encode(members: Iterable[tuple[int, int | str | bytes]]) -> bytes:
     return bytes(out)
 
 
+def embedded(number: int, message: bytes) -> bytes:
+    """Encode a field that is a message, which says something by being there even when it is empty."""
+    return _to_varint(number << 3 | BYTES) + _to_varint(len(message)) + message
+
+
 def _tag(message: bytes, at: int) -> tuple[int, int, int]:
     tag, at = _varint(message, at)
     number, wire_type = tag >> 3, tag & 7

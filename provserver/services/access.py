@@ -1,8 +1,8 @@
 """Devices that come back: whose credentials they present, and what becomes of these at their first use.
 
 Look-ups are grouped as provisioning's are. What is nobody's credentials may be a static token, whose device is made
-when it first comes: known devices pay nothing for that. While Postgres is away nobody is told that credentials are
-bad: firmware throws away what it is told is bad.
+when it first comes, or the token of a WiFi session (`placeholders.py`): known devices pay nothing for that. While
+Postgres is away nobody is told that credentials are bad: firmware throws away what it is told is bad.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ import base64
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -25,6 +25,7 @@ from provserver.core.decision import Reason
 from provserver.core.model import Authenticated, Credentials, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import Unavailable
+from provserver.services import placeholders
 from provserver.services.attempts import Attempts
 from provserver.services.claiming import MAX_NAMES
 from provserver.services.grouping import Grouper
@@ -258,7 +259,13 @@ class Access:
         found = await self._appear(strangers) if strangers else {}
         if strangers and not found and keys.unsettled:  # one may have been getting another digest just then
             found = await self._appear(strangers)
-        if strangers and not found:
+        unbound: Collection[bytes] = ()
+        if unknown := {digest: strangers[digest] for digest in strangers if digest not in found}:
+            placed, unbound = await self._place(unknown)
+            if not placed and not unbound and keys.unsettled:
+                placed, unbound = await self._place(unknown)
+            found |= placed
+        if strangers and not found and not unbound:
             await self._pretend(
                 sum(
                     isinstance(verdict, Denial) and not claim.provisional and rows.keys().isdisjoint(each)
@@ -270,6 +277,11 @@ class Access:
             verdicts = [
                 verdict if found.keys().isdisjoint(each) else self._verdict(claim, each, rows)
                 for claim, each, verdict in zip(claims, digests, verdicts, strict=True)
+            ]
+        if unbound:
+            verdicts = [
+                Denial.UNBOUND if isinstance(verdict, Denial) and not each.keys().isdisjoint(unbound) else verdict
+                for each, verdict in zip(digests, verdicts, strict=True)
             ]
         unused = {
             held.device.id_digest
@@ -337,6 +349,20 @@ class Access:
             return dict.fromkeys(strangers, away)
         return rows | dict.fromkeys(wanted, Unavailable("Others make devices of the same name just now."))
 
+    async def _place(
+        self, strangers: Mapping[bytes, Transport]
+    ) -> tuple[dict[bytes, HeldRow | Exception], Collection[bytes]]:
+        """Of what no static token is either, the WiFi sessions': with their devices, and those that have none yet."""
+        found = await placeholders.find(self._database, strangers)
+        rows: dict[bytes, HeldRow | Exception] = {}
+        if found.there:
+            try:
+                async with self._database.connection() as connection:
+                    rows |= await store.held(connection, list(strangers))
+            except (PostgresError, Unavailable):
+                rows |= dict.fromkeys(found.there, Unavailable(placeholders.UNKNOWN))
+        return rows | dict(found.failed), found.unbound
+
     def _nobodys(self, digests: Iterable[bytes], rows: Container[bytes]) -> Iterator[bytes]:
         """These digests; in place of those that are somebody's, others, so that as many are looked up."""
         for digest in digests:
@@ -363,10 +389,17 @@ class Access:
         return Held(row.device, type_, row.used, basic, row.expired)
 
     async def _use(self, id_digests: Sequence[bytes]) -> dict[bytes, Exception]:
-        """Record first uses, all at once or, when that fails, one by one; returns those that could not be."""
+        """Record first uses, all at once or, when that fails, one by one; returns those that could not be.
+
+        What went meanwhile lets nobody in: nothing has given way to it.
+        """
         try:
             async with self._database.transaction() as connection:
-                await store.use(connection, id_digests)
+                used = await store.use(connection, id_digests)
+                others = [each for each in id_digests if each not in used]
+                if not others or self._keys.unsettled:  # a rotation may have given them another digest
+                    return {}
+                there = await store.held(connection, others)
         except PostgresError as fault:
             if len(id_digests) == 1:
                 log.warning("a first use could not be recorded: %s", type(fault).__name__)
@@ -375,7 +408,7 @@ class Access:
             for digest in id_digests:
                 failed |= await self._use([digest])
             return failed
-        return {}
+        return {each: Unavailable("The credentials went just now.") for each in others if each not in there}
 
 
 async def _counted(peer: Peer, judging: Awaitable[Authenticated | Denial]) -> Authenticated | Denial:

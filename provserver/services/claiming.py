@@ -61,14 +61,16 @@ UNCLAIMABLE_DEVICE = (
 
 @dataclass(frozen=True, slots=True)
 class ClaimLimits:
-    """How often devices may be claimed, tried or done: at once, and for each second on top of that.
+    """How often devices may be claimed, or put onto WiFi, tried or done: at once, and for each second on top of that.
 
-    guesses: how often in vain, from one address; who has many accounts is one guesser.
+    guesses: how often in vain, from one address; who has many accounts is one guesser. what: there is too much of, for
+    people.
     """
 
     principal: Buckets = field(default_factory=lambda: Buckets(10, 10 / 60))
     organization: Buckets = field(default_factory=lambda: Buckets(100, 1))
     guesses: Buckets = field(default_factory=lambda: Buckets(20, 1 / 6))
+    what: str = "claims"
 
     def take(self, principal: Principal, address: str, now: float) -> None:
         """Let somebody try once. address: whence; empty on the server's own machine. Raises TooManyRequests."""
@@ -80,7 +82,7 @@ class ClaimLimits:
             if wait:
                 self.principal.give_back(actor, now)
         if wait:
-            raise TooManyRequests(f"Too many claims. Try again in {math.ceil(wait)} s.", wait)
+            raise TooManyRequests(f"Too many {self.what}. Try again in {math.ceil(wait)} s.", wait)
 
     def guessed(self, address: str, now: float) -> None:
         """What was to be claimed was not there, or not by this code or secret."""

@@ -9,6 +9,7 @@ API sees what came by the other.
 import time
 import zoneinfo
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
@@ -17,6 +18,7 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
+from asyncpg import PostgresError
 
 from provserver.core import datastreams as core
 from provserver.core import metadata
@@ -27,7 +29,7 @@ from provserver.core.telemetry import MAX_AHEAD, InvalidData, Sample, Value
 from provserver.services.data import Data
 from provserver.store import data as data_store
 from provserver.store import datastreams as store
-from provserver.store import profiles
+from provserver.store import profiles, wifi_sessions
 from provserver.store.database import Database
 
 KIND = "datastreams"
@@ -45,6 +47,16 @@ _MAX_FACTS = 32
 _FIXED = frozenset({"batch_ds", "info/mcu", "get/ds", "get/ds/all", "get/meta", "get/utc/all/json", "get/loc/all"})
 _PREFIXES = ("ds/", "event/", "meta/")
 _DOWNLINK = "downlink/"
+
+_TIMES: Mapping[str, Sequence[str]] = {
+    "time": ["time"],
+    "iso": ["iso8601"],
+    "tz": ["tz_offset", "dst_offset"],
+    "tz_name": ["tz_name"],
+    "tz_rule": ["tz_rule"],
+    "rtc": [],
+}
+"""The members of `_utc` that a device asks for natively."""
 
 _info = msgspec.json.Decoder(dict[str, bool | int | float | str | None])
 
@@ -76,15 +88,25 @@ class Datastreams:
         self._monotonic = monotonic
         self._layouts: dict[UUID, _Cached] = {}
 
-    async def update(self, device: Authenticated, given: Mapping[str, Sequence[str]], *, batch: bool = False) -> None:
+    async def update(
+        self,
+        device: Authenticated,
+        given: Mapping[str, Sequence[str]],
+        *,
+        batch: bool = False,
+        ts: int | None = None,
+    ) -> None:
         """Write the values of pins, all or none.
 
         batch: a pin without a datastream is left out, as Blynk has no such refusal there (C.1), and one whose value
-        is empty is left as it is.
+        is empty is left as it is. ts: when they were measured, in milliseconds since the epoch; None: now.
         """
         layout = await self._layout(device)
         if not given:
             raise InvalidData(core.WRONG_PIN)
+        now = int(self._clock() * 1000)
+        if ts is not None and not now - core.MONTH <= ts <= now + MAX_AHEAD:
+            raise InvalidData(core.WRONG_TIME)
         samples = []
         for pin, texts in given.items():
             datastream = layout.on_pin(pin)
@@ -92,7 +114,7 @@ class Datastreams:
                 continue
             if datastream is None:
                 raise InvalidData(core.NO_DATASTREAM)
-            samples.append(_sample(datastream, texts, core.MISMATCH_IN_BATCH if batch else core.MISMATCH))
+            samples.append(_sample(datastream, texts, core.MISMATCH_IN_BATCH if batch else core.MISMATCH, ts))
         await self._data.record(device, samples, kind=KIND)
 
     async def update_by_id(self, device: Authenticated, id_: str, texts: Sequence[str]) -> None:
@@ -138,6 +160,49 @@ class Datastreams:
         latest = await self._data.latest(device.device_id, [each.name for each in layout.pins.values()])
         return {f"v{pin}": latest[each.name] for pin, each in sorted(layout.pins.items()) if each.name in latest}
 
+    async def values(self, device: Authenticated, pins: Sequence[str]) -> list[tuple[int, str]]:
+        """What pins are to have, or all when none is named: (number, text), without those that have no value.
+
+        That is the shared attribute of the datastream's name where there is one, as an operator has set it; else the
+        newest value.
+        """
+        layout = await self._layout(device)
+        wanted = [layout.on_pin(pin) for pin in pins] if pins else list(layout.pins.values())
+        names = [each.name for each in wanted if each is not None]
+        if not names:
+            return []
+        async with self._database.connection() as connection:
+            shared = await data_store.attributes(connection, device.device_id, Scope.SHARED, names)
+        latest = await self._data.latest(device.device_id, names)
+        return core.on_pins(layout, latest | core.fitting(layout, shared))
+
+    async def on_pins(self, device: Authenticated, shared: Mapping[str, object]) -> list[tuple[int, str]]:
+        """What shared attributes with a datastream's name mean for its pin: (number, text)."""
+        layout = await self._layout(device)
+        return core.on_pins(layout, core.fitting(layout, shared))
+
+    async def time(self, device: Authenticated, part: str) -> list[str]:
+        """The time where the device is, as it asks for it natively.
+
+        part: `time` (milliseconds since the epoch), `iso`, `tz` (offset and daylight saving, in minutes), `tz_name`,
+        `tz_rule`; or `rtc`: seconds of the local clock.
+        """
+        if part not in _TIMES:
+            raise InvalidData(core.UNKNOWN_TOPIC)
+        zone = (await self._field_values(device, await self._layout(device), [core.TIME_ZONE])).get(
+            core.TIME_ZONE.name, ""
+        )
+        now = _utc(zone, self._clock())
+        if part == "rtc":
+            return [str(int(now["time"]) // 1000 + (int(now["tz_offset"]) + int(now["dst_offset"])) * 60)]
+        return [str(now[member]) for member in _TIMES[part]]
+
+    async def report(self, device: Authenticated, facts: Mapping[str, object]) -> None:
+        """Write what the firmware says of itself."""
+        if len(facts) > _MAX_FACTS or not all(map(core.is_property, facts)):
+            raise InvalidData(core.WRONG_INFO)
+        await self._write_facts(device, facts)
+
     async def is_online(self, device: Authenticated) -> bool:
         """Whether the device has a live session, or sent something not long ago."""
         async with self._database.connection() as connection:
@@ -180,14 +245,20 @@ class Datastreams:
         async with self._database.connection() as connection:
             await store.put_attribute(connection, device.device_id, Scope.SERVER, METADATA + field.name, value)
 
-    async def provision(self, device: Authenticated, template_id: str, facts: Mapping[str, str]) -> None:
+    async def provision(self, device: Authenticated, template_id: str, facts: Mapping[str, object]) -> None:
         """End a WiFi provisioning: the device says of which template it is, which must be its own, and its firmware.
 
         A device gets its profile when it is made, so there is nothing to set.
         """
         if template_id != (await self._layout(device)).template_id:
+            await self._note_mismatch(device)
             raise InvalidData(core.WRONG_TEMPLATE)
         await self._write_facts(device, {"tmpl": template_id} | dict(facts))
+
+    @staticmethod
+    def facts(payload: bytes) -> dict[str, bool | int | float | str]:
+        """What a device says of itself in a message to `info/mcu`."""
+        return _facts(payload)
 
     def handles(self, topic: str) -> bool:
         """Whether a device may publish to this topic here."""
@@ -213,7 +284,10 @@ class Datastreams:
             case ["event", _]:
                 raise InvalidData(core.NO_EVENT)  # profiles have no events
             case ["info", "mcu"]:
-                await self._write_facts(device, _facts(payload))
+                facts = _facts(payload)
+                if facts.get("tmpl", layout.template_id) != layout.template_id:
+                    await self._note_mismatch(device)
+                await self._write_facts(device, facts)
             case ["get", what]:
                 return [
                     (_DOWNLINK + below, text.encode())
@@ -309,6 +383,12 @@ class Datastreams:
         values = {MCU + name: value for name, value in facts.items()}
         await self._data.publish_attributes(device, msgspec.json.encode(values))
 
+    async def _note_mismatch(self, device: Authenticated) -> None:
+        """Have the WiFi session that it came by be told as one that failed."""
+        with suppress(PostgresError):  # the device is told all the same
+            async with self._database.transaction() as connection:
+                await wifi_sessions.mismatched(connection, device.device_id)
+
     async def _layout(self, device: Authenticated) -> Layout:
         """Of the device's profile: from memory, unless that is older than the device's knowledge, or just old."""
         now = self._monotonic()
@@ -326,11 +406,11 @@ class Datastreams:
         return layout
 
 
-def _sample(datastream: Datastream, texts: Sequence[str], mismatch: str) -> Sample:
+def _sample(datastream: Datastream, texts: Sequence[str], mismatch: str, ts: int | None = None) -> Sample:
     value = core.fit(datastream, texts)
     if value is None:
         raise InvalidData(mismatch)
-    return Sample(datastream.name, value)
+    return Sample(datastream.name, value, ts)
 
 
 def _property_key(datastream: Datastream, name: str) -> str:
@@ -354,7 +434,7 @@ def _facts(payload: bytes) -> dict[str, bool | int | float | str]:
     return facts
 
 
-def _utc(name: str, now: float) -> dict[str, object]:
+def _utc(name: str, now: float) -> dict[str, int | str]:
     """The time as Blynk tells it, in the zone of this name; UTC when there is none. Offsets are in minutes."""
     zone: tzinfo
     try:

@@ -281,6 +281,14 @@ class Devices:
             await self._record(connection, device, "updated", **_told(written=values, deleted=deleted))
             return await self._details(connection, await self._find(connection, device.id))
 
+    async def erase_data(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
+        """Forget all that a device has sent, and nothing else of it. Raises Refused."""
+        async with self._database.transaction() as connection:
+            device = await self._hold(connection, reference, revision)
+            await data.erase(connection, device.id)
+            await self._record(connection, device, "erased")
+            return await self._find(connection, device.id)
+
     async def revoke(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
         """Remove a device's credentials: they are good no more from now on. Raises Refused."""
         async with self._database.transaction() as connection:

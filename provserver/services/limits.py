@@ -97,11 +97,17 @@ class Rates:
 UNLIMITED = Rates(guess_interval=0.0, repeat_interval=0.0, refusal_interval=0.0, burning_interval=0.0)
 
 
+def wifi_limits() -> ClaimLimits:
+    """Of WiFi sessions: those of claims, counted beside them, lest who mistypes a password cannot claim."""
+    return ClaimLimits(what="tries to put devices onto WiFi")
+
+
 @dataclass(frozen=True, slots=True)
 class PeopleLimits:
     """How often people may try; made where the processes come from, as `Limits` is."""
 
     claims: ClaimLimits = field(default_factory=ClaimLimits)
+    wifi: ClaimLimits = field(default_factory=wifi_limits)
     sign_in: SignInLimits = field(default_factory=SignInLimits)
     sign_ups: Buckets = field(default_factory=sign_up_limit)
 

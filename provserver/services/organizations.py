@@ -20,6 +20,10 @@ from provserver.store.database import Connection, Database
 MAX_QUOTA = 2**31 - 1
 
 
+class Contended(Conflict):
+    """Another transaction has what is needed: it may be done soon."""
+
+
 class OrganizationChange(Struct, frozen=True):
     """What to change; what is unset stays. A quota of None: none."""
 
@@ -197,8 +201,8 @@ async def check_quota(
     """Whether an organization may have so many more; for the transaction that gives them. Raises Conflict, NotFound.
 
     Every quota from the root down to it must allow them. Whoever else would count the same waits for the transaction
-    to end, and the organization cannot be deleted before. coming_from: the organization that has the devices now:
-    whoever is above both has them either way.
+    to end (Contended when that takes long), and the organization cannot be deleted before. coming_from: the
+    organization that has the devices now: whoever is above both has them either way.
     """
     try:
         organization = await store.get(connection, organization_id, lock="KEY SHARE")
@@ -211,7 +215,7 @@ async def check_quota(
             path = tuple(id_ for id_ in path if id_ not in source.path)
         quotas = await store.lock_quotas(connection, path, devices=devices > 0, tokens=tokens > 0)
     except LockNotAvailableError:
-        raise Conflict("Others make or claim just now. Try again when that is done.") from None
+        raise Contended("Others make or claim just now. Try again when that is done.") from None
     for quota in quotas:
         own = quota.organization_id == organization_id
         if devices and quota.devices is not None:

@@ -11,6 +11,7 @@ from asyncpg import LockNotAvailableError, UniqueViolationError
 from provserver.core import authority, chain, definitions, ids, lorawan, profilefile
 from provserver.core.authority import AuthorityFacts, InvalidAuthority
 from provserver.core.authorization import OPERATOR
+from provserver.core.board import template_name_warning
 from provserver.core.chain import InvalidPattern
 from provserver.core.credentials import has_control_characters
 from provserver.core.definitions import InvalidDefinition
@@ -80,7 +81,9 @@ class ProfileDetails:
     @property
     def warnings(self) -> list[str]:
         """What the operator should know about these settings."""
-        found = [] if self.profile.reprovision_policy is ReprovisionPolicy.DENY else [UNPROVEN]
+        found = name_warnings(self.profile)
+        if self.profile.reprovision_policy is not ReprovisionPolicy.DENY:
+            found.append(UNPROVEN)
         if self.profile.strategy is ProvisionStrategy.X509_CERTIFICATE_CHAIN and not self.authorities:
             found.append(NO_AUTHORITY)
         now = datetime.now(UTC)
@@ -128,6 +131,12 @@ class ProfileChange:
     def of_trust(self) -> bool:
         """Whether it changes whom the profile trusts."""
         return self.authorities is not None or self.crls is not None or self.forget_crls
+
+
+def name_warnings(profile: DeviceProfile) -> list[str]:
+    """What the operator should know about a profile's name, as soon as it is saved."""
+    warning = template_name_warning(profile.name)
+    return [] if warning is None else [warning]
 
 
 class _NothingKept(Exception):  # noqa: N818

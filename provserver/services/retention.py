@@ -1,4 +1,4 @@
-"""What is kept only for a while: attempts, ended jobs and sessions, links and idempotency keys that are over.
+"""What is kept only for a while: attempts, ended jobs and sessions (of users, of WiFi), links and idempotency keys.
 
 The audit is kept for ever, the outbox has a retention of its own.
 """
@@ -9,8 +9,10 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from provserver.core import ids
+from provserver.services import wifi_sessions
 from provserver.services.idempotency import LIFE
 from provserver.store import retention as store
+from provserver.store import wifi_sessions as sessions
 from provserver.store.database import Connection
 
 BATCH = 500
@@ -35,6 +37,9 @@ class Retention:
         most = max(most, await store.jobs(connection, JOBS, BATCH))
         most = max(most, await store.idempotency_keys(connection, LIFE, BATCH))
         most = max(most, await store.over(connection, datetime.fromtimestamp(now, UTC), BATCH))
+        async with connection.transaction():
+            more = await wifi_sessions.settle(connection)
+        most = max(most, BATCH if more else 0, await sessions.sweep(connection, wifi_sessions.KEPT, BATCH))
         return most == BATCH
 
     async def _sweep_attempts(self, connection: Connection, now: float) -> int:

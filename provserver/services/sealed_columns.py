@@ -46,7 +46,7 @@ def _id(value: object) -> bytes:
 
 
 COLUMNS = (
-    # Static tokens go first: until none is under an old version, credentials may be made that are.
+    # Static tokens and WiFi sessions go first: until none is under an old version, credentials may be made that are.
     SealedColumn(
         Sealed("static_token", "sealed", {"id": "uuid"}, digests=("id_digest",)),
         lambda row: settlement.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
@@ -56,6 +56,11 @@ COLUMNS = (
         Sealed("static_token", "qr_sealed", {"id": "uuid"}, digests=("qr_digest",)),
         lambda row: statictoken.qr_context(UUID(str(row[0]))),
         lambda keys, plaintext: (statictoken.qr_digest(keys, plaintext.decode()),),
+    ),
+    SealedColumn(
+        Sealed("wifi_session", "sealed", {"id": "uuid"}, digests=("id_digest",)),
+        lambda row: settlement.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
+        _of_credentials,
     ),
     SealedColumn(
         Sealed("credentials", "sealed", {"id_digest": "bytea"}, ("device_id", "type"), digests=("id_digest",)),

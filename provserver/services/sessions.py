@@ -80,6 +80,9 @@ class LiveConnection(Protocol):
     def attributes_changed(self, keys: tuple[str, ...]) -> None:
         """Shared attributes have changed: these; all of them may have when there are none."""
 
+    def reconfigure(self) -> None:
+        """Have the device open its access point, if it is one that does."""
+
     async def still_welcome(self) -> bool:
         """Whether the certificate it came with would be let in again; true if there is none, or nobody can say."""
 
@@ -216,6 +219,7 @@ class Sessions:
                 "profile": self._authorities_changed,
                 "attributes": self._attributes_changed,
                 "polled": self._polled,
+                "reconfigure": self._reconfigure,
                 **told,
             },
             self._catch_up,
@@ -552,6 +556,11 @@ class Sessions:
             if (keys := keeper(UUID(device))) is not None:
                 named = msgspec.json.encode(keys).decode() if keys else ""
                 self._telling.post(("attributes", f"{device} {named if len(named) < _MAX_NAMED else ''}"))
+
+    def _reconfigure(self, payload: str) -> None:
+        session = self._live.get(UUID(payload).bytes)
+        if session is not None:
+            session.connection.reconfigure()
 
     async def _tell(self, told: Sequence[tuple[str, str]]) -> list[None]:
         try:

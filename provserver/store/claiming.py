@@ -14,7 +14,7 @@ from provserver.core.attributes import METADATA, Scope
 from provserver.core.claiming import CLAIMING_DATA
 from provserver.core.events import EventType
 from provserver.core.model import PROVISION_STATE, PROVISIONED, CredentialsType, Origin
-from provserver.store import data, devices, network_devices
+from provserver.store import data, devices, network_devices, wifi_sessions
 from provserver.store.database import Connection
 
 
@@ -341,6 +341,7 @@ async def hold(connection: Connection, id_: UUID) -> Holding | None:
 
 async def give(connection: Connection, device_id: UUID, organization_id: UUID, user_id: UUID | None) -> None:
     """Have an organization, and a user, have a device; what it might be claimed by is good no more."""
+    await wifi_sessions.leave(connection, device_id)
     await connection.execute(
         "UPDATE static_token SET status = 'CLAIMED', claimed_at = now(), revision = revision + 1"
         " WHERE id = $1 AND status = 'UNCLAIMED'",
@@ -388,6 +389,7 @@ async def release(connection: Connection, holding: Holding) -> None:
     await connection.execute("DELETE FROM pending_claim WHERE device_id = $1", id_)
     if not holding.has_device:
         return
+    await wifi_sessions.leave(connection, id_)
     await connection.execute(
         "UPDATE device SET holder_id = NULL, owner_id = NULL, revision = revision + 1 WHERE id = $1",
         id_,

@@ -208,7 +208,13 @@ async def claim(connection: Connection, device_id: UUID, secret_digest: bytes, d
 
 async def delete(connection: Connection, device_id: UUID) -> None:
     """Forget what a device has sent; what waits for the sink was accepted, and goes there."""
-    for table in ("telemetry", "telemetry_history", "claim"):
+    await erase(connection, device_id)
+    await connection.execute("DELETE FROM claim WHERE device_id = $1", device_id)
+
+
+async def erase(connection: Connection, device_id: UUID) -> None:
+    """Forget a device's samples, inside a transaction."""
+    for table in ("telemetry", "telemetry_history"):
         await connection.execute(f"DELETE FROM {table} WHERE device_id = $1", device_id)
 
 

@@ -12,7 +12,7 @@ from provserver.core.attributes import METADATA, Scope
 from provserver.core.events import EventType
 from provserver.core.lorawan import SECRETS
 from provserver.core.telemetry import Value
-from provserver.store import clones, data, network_devices, outbox
+from provserver.store import clones, data, network_devices, outbox, wifi_sessions
 from provserver.store.database import Connection
 
 
@@ -371,6 +371,7 @@ async def delete(connection: Connection, device_id: UUID) -> bool:
     await connection.execute("DELETE FROM presence WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM pending_claim WHERE device_id = $1", device_id)
     await connection.execute("DELETE FROM device_quarantine WHERE device_id = $1", device_id)
+    await wifi_sessions.forget(connection, device_id)
     await network_devices.leave(connection, device_id)
     await clones.forget(connection, device_id)
     await data.delete(connection, device_id)

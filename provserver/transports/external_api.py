@@ -6,6 +6,7 @@ not. What Blynk refuses it refuses with 400 and `{"error":{"message":…}}`, in 
 
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 
 import msgspec
@@ -18,6 +19,7 @@ from provserver.core.telemetry import InvalidData
 from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.datastreams import Datastreams
+from provserver.services.placeholders import Placeholders
 from provserver.transports.http_server import CORS, LARGE_BODIES, body, peer, retry
 
 log = logging.getLogger("provserver.http")
@@ -34,15 +36,31 @@ _PREFLIGHT = CORS | {"Access-Control-Allow-Methods": "GET, POST", "Access-Contro
 
 _Call = Callable[[Datastreams, Authenticated, web.Request], Awaitable[web.Response]]
 
+UNBOUND = "The device has to call provision first."
+"""To a device of a WiFi session that has not said of which template it is."""
 
-def routes(access: Access, datastreams: Datastreams) -> list[web.RouteDef]:
-    """The calls of the device API, and a refusal for whatever else is asked below its path."""
+
+@dataclass(frozen=True, slots=True)
+class _Devices:
+    """What devices are served by."""
+
+    access: Access
+    datastreams: Datastreams
+    placeholders: Placeholders | None
+
+
+def routes(access: Access, datastreams: Datastreams, placeholders: Placeholders | None = None) -> list[web.RouteDef]:
+    """The calls of the device API, and a refusal for whatever else is asked below its path.
+
+    placeholders: for devices that are made by `provision`.
+    """
+    devices = _Devices(access, datastreams, placeholders)
 
     def get(name: str, call: _Call) -> web.RouteDef:
-        return web.get(PATH + name, partial(_answer, access, datastreams, call), allow_head=False)
+        return web.get(PATH + name, partial(_answer, devices, call), allow_head=False)
 
     def post(name: str, call: _Call) -> web.RouteDef:
-        return web.post(PATH + name, partial(_answer, access, datastreams, call))
+        return web.post(PATH + name, partial(_answer, devices, call))
 
     return [
         get("update", _update),
@@ -62,15 +80,22 @@ def routes(access: Access, datastreams: Datastreams) -> list[web.RouteDef]:
     ]
 
 
-async def _answer(access: Access, datastreams: Datastreams, call: _Call, request: web.Request) -> web.Response:
+async def _answer(devices: _Devices, call: _Call, request: web.Request) -> web.Response:
     """Find out which device asks, and answer it. While Postgres is away no token is called invalid."""
+    token = request.query.get("token", "")
     try:
-        device = await access.with_token(request.query.get("token", ""), peer(request))
+        device = await devices.access.with_token(token, peer(request))
         if device is Denial.LIMITED:
             return _refusal(429, RENDERINGS[Outcome.LIMITED].error or "", retry())
+        if device is Denial.UNBOUND and devices.placeholders is not None:
+            if call is not _provision:
+                return _refusal(400, UNBOUND)
+            template_id, facts = _reported(request)
+            await devices.placeholders.report(token, template_id, facts, peer(request))
+            return _done()
         if isinstance(device, Denial):
             return _refusal(400, INVALID_TOKEN)
-        return await call(datastreams, device, request)
+        return await call(devices.datastreams, device, request)
     except InvalidData as fault:
         return _refusal(400, str(fault))
     except Unavailable:
@@ -150,9 +175,14 @@ async def _update_metadata(datastreams: Datastreams, device: Authenticated, requ
 
 
 async def _provision(datastreams: Datastreams, device: Authenticated, request: web.Request) -> web.Response:
-    facts = {name: request.query[name] for name in Datastreams.FACTS if name in request.query}
-    await datastreams.provision(device, request.query.get("templateId", ""), facts)
+    await datastreams.provision(device, *_reported(request))
     return _done()
+
+
+def _reported(request: web.Request) -> tuple[str, dict[str, str]]:
+    """The template that a device says it is of, and what it says of its firmware."""
+    facts = {name: request.query[name] for name in Datastreams.FACTS if name in request.query}
+    return request.query.get("templateId", ""), facts
 
 
 def _given(request: web.Request) -> dict[str, list[str]]:

@@ -14,6 +14,7 @@ from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
 from provserver.services.est import Est
+from provserver.services.placeholders import Placeholders
 from provserver.services.provisioning import Provisioning
 from provserver.services.sessions import Sessions
 from provserver.services.uplinks import Uplinks
@@ -48,7 +49,8 @@ class HttpTransport:
 
     ready: raises Unavailable when the server cannot serve now, for `/readyz`.
     access, data, sessions: for devices that have been provisioned; without them there is provisioning alone.
-    access, datastreams: for Blynk's API. est: for EST's clients, over TLS. uplinks: for webhooks of LoRaWAN networks.
+    access, datastreams: for Blynk's API; placeholders: for devices of WiFi sessions to come by it. est: for EST's
+    clients, over TLS. uplinks: for webhooks of LoRaWAN networks.
     front: whether plain provision requests are answered without aiohttp.
     connect_timeout: seconds from accepting a connection to its first request's headers, and for each body.
     request_timeout: seconds after which a device is told to come back.
@@ -63,6 +65,7 @@ class HttpTransport:
         data: Data | None = None,
         sessions: Sessions | None = None,
         datastreams: Datastreams | None = None,
+        placeholders: Placeholders | None = None,
         est: Est | None = None,
         uplinks: Uplinks | None = None,
         front: bool = True,
@@ -86,7 +89,7 @@ class HttpTransport:
             )
             application.add_routes(self._device_api.routes())
         if access is not None and datastreams is not None:
-            application.add_routes(external_api.routes(access, datastreams))
+            application.add_routes(external_api.routes(access, datastreams, placeholders))
         if est is not None:
             application.add_routes(est_routes(est, connect_timeout))
         if uplinks is not None:

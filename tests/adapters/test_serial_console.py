@@ -1,10 +1,9 @@
-import asyncio
 import os
 from pathlib import Path
 
 import pytest
 
-from provserver.adapters.serial_console import SerialConsole, serial_console
+from provserver.adapters.serial_console import serial_console
 from provserver.core.edgent import Settings
 from provserver.errors import Refused
 from tests.adapters.edgent_unit import EdgentUnit, Failure
@@ -123,19 +122,3 @@ async def test_what_is_no_port_is_told(tmp_path: Path, path: str, baud: int, rea
     with pytest.raises(Refused, match=reason):
         async with serial_console(tmp_path / path, baud):
             pass
-
-
-async def test_a_port_that_is_full_is_waited_for() -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    console = SerialConsole(writer, Path("pipe"))
-    sending = asyncio.create_task(console._send(bytes(1 << 20)))
-    received = 0
-    while received < 1 << 20:
-        received += len(await asyncio.to_thread(os.read, reader, 1 << 16))
-    await sending
-    os.close(reader)
-
-    with pytest.raises(Refused, match="is gone"):
-        await console._send(b"x")
-    os.close(writer)

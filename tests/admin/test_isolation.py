@@ -49,6 +49,7 @@ class Victim:
         self.integration = str(uuid4())
         self.particle = str(uuid4())
         self.request_key = str(uuid4())
+        self.wifi = str(uuid4())
         self.unit = f"SN-{self.user}"
         self.email = f"{self.user}@example.com"
         self.provision_key = self.key
@@ -136,6 +137,7 @@ TABLE: dict[str, Asks] = {
     "GET /devices/{device}": lambda v: Ask({"device": v.device}, query={"credentials": "true"}),
     "PATCH /devices/{device}": lambda v: Ask({"device": v.device}, {"shared": {"interval": 1}}),
     "DELETE /devices/{device}": lambda v: Ask({"device": v.device}),
+    "POST /devices/{device}/erase-data": lambda v: Ask({"device": v.device}),
     "POST /devices/{device}/revoke": lambda v: Ask({"device": v.device}),
     "POST /devices/{device}/rearm": lambda v: Ask({"device": v.device}),
     "POST /devices/{device}/rotate": lambda v: Ask({"device": v.device}, {"overlap": 60}),
@@ -203,6 +205,14 @@ TABLE: dict[str, Asks] = {
     "POST /particle/{product}/apply": lambda v: Ask({"product": v.particle}, {}),
     "POST /particle/{product}/verify": lambda v: Ask({"product": v.particle}, {}),
     "POST /particle/{product}/revoke": lambda v: Ask({"product": v.particle}, {"group": "pilot"}),
+    "GET /wifi-sessions": lambda v: Ask(query={"organization": v.id}),
+    "POST /wifi-sessions": lambda v: Ask(body={"organization": v.id, "template": v.profile}),
+    "GET /wifi-sessions/summary": lambda v: Ask(query={"organization": v.id}),
+    "GET /wifi-sessions/{id}": lambda v: Ask({"id": v.wifi}),
+    "POST /wifi-sessions/{id}/events": lambda v: Ask({"id": v.wifi}, {"event": "seen"}),
+    "POST /wifi-sessions/{id}/cancel": lambda v: Ask({"id": v.wifi}),
+    "POST /wifi-sessions/{id}/fail": lambda v: Ask({"id": v.wifi}, {"error": "device_not_found"}),
+    "POST /devices/{device}/reconfigure": lambda v: Ask({"device": v.device}),
     "GET /jobs": lambda _: Ask(),
     "GET /jobs/{id}": lambda v: Ask({"id": v.job}),
     "POST /jobs/{id}/cancel": lambda v: Ask({"id": v.job}),
@@ -267,6 +277,10 @@ OF_OTHERS: dict[Role, dict[str, int]] = {
         "GET /devices/{device}": 403,  # with its credentials
         "DELETE /devices/{device}": 403,
         "POST /static-tokens/{token}/unclaim": 403,
+        "POST /wifi-sessions/{id}/events": 403,
+        "POST /wifi-sessions/{id}/cancel": 403,
+        "POST /wifi-sessions/{id}/fail": 403,
+        "POST /devices/{device}/reconfigure": 403,
     },
 }
 """What is for everybody with his own things, and not with others'."""
@@ -352,6 +366,7 @@ class World:
         victim.integration = (await admin.ok("POST", "/integrations", integration))["id"]
         product = {"profile": victim.profile, "product": f"product-{n}", "accessToken": victim.key}
         victim.particle = (await admin.ok("POST", "/particle", product))["id"]
+        victim.wifi = (await admin.ok("POST", "/wifi-sessions", {"name": f"lamp {n}"}))["id"]
         await self.site.space.rows(
             "INSERT INTO network_device (device_id, integration_id, network_device_id, dev_eui, state, made)"
             " VALUES ($1, $2, 'eui-0', '0018B20000000101', 'onboarded', $3)",

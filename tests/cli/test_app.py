@@ -36,6 +36,8 @@ def test_the_commands_are_the_documented_ones() -> None:
         *(f"profile ca {name}" for name in ("create", "import", "show")),
         *(f"device {name}" for name in ("create", "import", "list", "show", "update", "transfer")),
         *(f"device {name}" for name in ("rearm", "revoke", "rotate", "quarantine", "release", "delete")),
+        *("device erase-data", "device reconfigure"),
+        "inject",
         *(f"device {name}" for name in ("network", "onboard", "replace-hardware", "leave-network")),
         *(f"approval {name}" for name in ("list", "accept", "reject")),
         *(f"token {name}" for name in ("create", "import", "list", "show", "delete", "export")),
@@ -48,6 +50,7 @@ def test_the_commands_are_the_documented_ones() -> None:
         *(f"request-key {name}" for name in ("create", "list", "delete")),
         *(f"webhook {name}" for name in ("create", "list", "show", "update", "delete")),
         *(f"webhook {name}" for name in ("test", "deliveries", "replay")),
+        *(f"wifi-session {name}" for name in ("request", "list", "show", "summary", "cancel")),
         *(f"integration {name}" for name in ("create", "list", "show", "update", "delete")),
         *(f"integration {name}" for name in ("test", "onboard", "webhook", "devices")),
         *(f"sighting {name}" for name in ("list", "import", "merge")),
@@ -81,8 +84,8 @@ def test_every_command_and_option_has_a_help_text(path: tuple[str, ...], monkeyp
 def test_the_help_says_which_listeners_are_off_and_what_they_need(listener: str) -> None:
     (option,) = (each for each in COMMANDS["serve",].params if each.name == listener)
 
-    secure = not getattr(Config(), listener)
-    assert ("off by default" in option.help.lower()) == ("provserver ca init" in option.help) == secure
+    assert ("off by default" in option.help.lower()) == (not getattr(Config(), listener))
+    assert ("provserver ca init" in option.help) == listener.endswith("s")
 
 
 @pytest.mark.parametrize("path", [path for path, command in COMMANDS.items() if not hasattr(command, "commands")])
@@ -176,6 +179,7 @@ WORDS = {
     "job": "j",
     "unit": "u",
     "webhook": "w",
+    "session": "s",
     "integration": "i",
     "network_device": "n",
     "device_eui": "0018B20000000101",
@@ -299,7 +303,7 @@ def test_the_module_runs_as_the_console_script_does() -> None:
         assert done.stdout == f"provserver {version('provserver')}\n"
 
 
-@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "https", "mqtts", "coaps"])
+@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "https", "mqtts", "coaps", "blynk", "blynks"])
 def test_an_address_that_is_none_is_a_wrong_command_line(listener: str) -> None:
     assert "host:port" in Cli().refused("serve", f"--{listener}", "nonsense", code=2)
 

@@ -158,6 +158,13 @@ def test_a_device_is_rearmed_and_deleted(cli: Cli, profile: str) -> None:
     assert cli.run("device", "delete", device).err == f"Deleted {device}.\n"
 
 
+def test_what_a_device_has_sent_is_erased(cli: Cli, profile: str) -> None:
+    device = f"{profile} device"
+    made = cli.json("device", "create", device, "--profile", profile)
+    assert cli.json("device", "erase-data", device)["id"] == made["id"]
+    assert cli.run("device", "erase-data", device).err == f"What {device} had sent is erased.\n"
+
+
 def test_devices_are_listed_by_profile(cli: Cli, profile: str, csv: Path) -> None:
     csv.write_text("name,gateway\n" + "".join(f"{profile} {n},{n % 2 == 0}\n" for n in range(3)))
     cli.json("device", "import", str(csv), "--profile", profile)

@@ -101,16 +101,28 @@ def test_unproven_repeats_are_accepted_in_so_many_words_and_warned_of(cli: Cli, 
     assert f"warning: {UNPROVEN}" in cli.run("profile", "show", name).err
 
 
+def test_names_too_long_for_an_access_point_are_warned_of_as_they_are_saved(cli: Cli, name: str) -> None:
+    long = f"{name} of a name too long for phones"
+    done = cli.run("profile", "create", long)
+    assert done.code == 0
+    assert "warning: The name is too long for WiFi devices: their access points would be called 'Blynk " in done.err
+    assert "warnings" not in done.out
+    for command in (["clone", long, f"{long} 2"], ["update", long, "--strategy", "disabled"]):
+        (warning,) = cli.json("profile", *command)["warnings"]
+        assert "no more than 18 bytes" in warning
+    assert "warnings" not in cli.json("profile", "update", long, "--name", name)
+
+
 def test_a_profile_is_changed(cli: Cli, name: str) -> None:
     made = cli.json("profile", "create", name, "--metadata-field", "serial", "--datastream", "t:V1")
 
     changed = cli.json("profile", "update", name, "--strategy", "disabled", "--datastream", "u:V2")
-    renamed = cli.json("profile", "update", name, "--name", f"{name} renamed")
+    renamed = cli.json("profile", "update", name, "--name", f"{name} new")
 
     assert (changed["name"], changed["strategy"]) == (name, "DISABLED")
     assert changed["metadataFields"] == made["metadataFields"]
     assert [stream["name"] for stream in changed["datastreams"]] == ["u"]
-    assert renamed == changed | {"name": f"{name} renamed"}
+    assert renamed == changed | {"name": f"{name} new"}
     refused = cli.refused("profile", "update", made["id"], "--reprovision-policy", "return_same")
     assert "--accept-unproven-repeats" in refused
 

@@ -434,3 +434,17 @@ def test_what_a_network_has_decoded_is_of_the_datastream_of_its_name_or_pin() ->
         ],
         ["count", "a\0", "none"],
     )
+
+
+def test_values_are_texts_for_pins_in_their_order() -> None:
+    known = layout(
+        Datastream("count", "V3", "int", 0, 10),
+        Datastream("power", "V1", "bool"),
+        Datastream("words", "V2", "string"),
+        Datastream("no pin", "A1", "string"),
+    )
+    values = {"count": 99, "power": True, "words": ["a", "b"], "other": 1, "no pin": "x"}
+    fitted = datastreams.fitting(known, values)
+    assert fitted == {"count": 10, "power": True, "no pin": "x"}
+    assert datastreams.on_pins(known, values | fitted) == [(1, "1"), (2, "a\0b"), (3, "10")]
+    assert datastreams.on_pins(known, {}) == []

@@ -55,7 +55,7 @@ def test_a_metadata_field_of_an_older_release_is_read() -> None:
 def test_what_devices_and_sql_spell_out() -> None:
     assert {"provision", "device", "mgmt_device"} == RESERVED_IDS
     assert (PROVISION_STATE, PROVISIONED) == ("provisionState", "provisioned")
-    assert set(Transport) == {"HTTP", "MQTT", "COAP"}
+    assert set(Transport) == {"HTTP", "MQTT", "COAP", "BLYNK"}
     assert set(CredentialsType) == {"ACCESS_TOKEN", "X509_CERTIFICATE", "MQTT_BASIC"}
     assert set(Origin) == {"generated", "supplied", "imported"}
     assert set(ReprovisionPolicy) == {"deny", "until_first_use", "return_same", "rotate"}

@@ -92,6 +92,12 @@ def test_fields_before_a_fault_come_first() -> None:
         next(found)
 
 
+@pytest.mark.parametrize("message", [b"", b"\0" * 200])
+def test_a_message_inside_is_there_even_when_it_is_empty(message: bytes) -> None:
+    assert protobuf.embedded(10, message) == field(10, message)
+    assert read(protobuf.embedded(LARGEST, message)) == [(LARGEST, message)]
+
+
 def nested(depth: int) -> bytes:
     return tag(1, GROUP_START) * depth + tag(1, GROUP_END) * depth
 

@@ -24,7 +24,7 @@ PLANTED = "Pl4nted"
 
 LISTS = (
     *("/audit", "/attempts", "/devices", "/profiles", "/users", "/keys", "/static-tokens", "/webhooks", "/jobs"),
-    *("/integrations", "/particle"),
+    *("/integrations", "/particle", "/wifi-sessions"),
 )
 
 
@@ -66,6 +66,7 @@ async def test_no_secret_is_anywhere_it_does_not_belong(server: Server, tmp_path
         await devices(server, planted, maker, one, tmp_path, told)
         await tokens(server, planted, maker, customer, one)
         await networks(planted, maker, told)
+        await wifi(server, planted, maker, one, told)
         attempts = (await maker.get("GET", "/attempts"))["items"]
         paths = [*LISTS, *(f"/attempts/{attempt['id']}/explanation" for attempt in attempts)]
         told += [json.dumps(await maker.get("GET", path)) for path in paths]
@@ -186,6 +187,24 @@ async def tokens(
     url = f"http://{server.http}/external/api/batch/update"
     async with session.get(url, params={"token": token, "V1": "1"}) as response:
         assert response.status in (200, 400)
+
+
+async def wifi(
+    server: Server, planted: Planted, maker: Person, session: aiohttp.ClientSession, told: list[str]
+) -> None:
+    """Devices of WiFi sessions: of a template that will do and of none, and one that is put onto another WiFi."""
+    template = (await maker.get("POST", "/profiles", {"name": "WiFi", "keyless": True}))["templateId"]
+    for each in (template, "TMPLnowhere00"):
+        made = await maker.get("POST", "/wifi-sessions", {})
+        token = planted.know("token of a WiFi session", made["token"])
+        async with mqtt(server, "device", token):
+            pass
+        query = {"token": token, "templateId": each}
+        async with session.get(f"http://{server.http}/external/api/provision", params=query) as response:
+            told.append(await response.text())
+    (done,) = (await maker.get("GET", "/wifi-sessions", state="SUCCESS"))["items"]
+    again = await maker.get("POST", "/wifi-sessions", {"device": done["deviceId"]})
+    planted.know("next token of a device", again["token"])
 
 
 async def networks(planted: Planted, maker: Person, told: list[str]) -> None:

@@ -447,7 +447,7 @@ async def test_a_device_that_is_known_costs_no_statement_more(estate: Estate, sp
         assert "static_token" not in made[0]
     async with statements(opened) as made:
         assert await access.with_token("unknown", PEER) is Denial.CREDENTIALS
-    assert len(made) == 3
+    assert len(made) == 4
     async with statements(opened) as made:  # a certificate is no token
         assert await access.with_channel(replace(PEER, certificates=(b"leaf",))) is Denial.CERTIFICATE
     await opened.close()

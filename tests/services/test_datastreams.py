@@ -495,3 +495,68 @@ async def test_while_the_database_is_away_nothing_is_refused_for_good(
     outage.end()
     await api.update(bench.device, {"v0": ["1"]})
     await data.drain()
+
+
+# What Blynk's native protocol asks for
+
+
+async def test_writes_have_the_time_that_they_were_measured_at(bench: Bench) -> None:
+    at = int(NOW * 1000) - 60_000
+    await bench.datastreams.update(bench.device, {"V1": ["1.5"]}, ts=at)
+    assert await bench.history("Temperature") == [(at, 1.5)]
+    for wrong in (at - 40 * 24 * 3600 * 1000, at + 24 * 3600 * 1000 * 400):
+        with pytest.raises(InvalidData, match="Timestamps"):
+            await bench.datastreams.update(bench.device, {"V1": ["1.5"]}, ts=wrong)
+
+
+async def test_a_pin_has_what_an_operator_has_set_else_what_was_written(bench: Bench) -> None:
+    streams, device = bench.datastreams, bench.device
+    assert await streams.values(device, []) == []
+    await streams.update(device, {"V0": ["7"], "V2": ["a", "b"], "V4": ["true"]})
+    for key, value in {"Uptime": 8, "Temperature": "no number", "other": 1}.items():
+        await bench.space.rows(
+            "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, 'SHARED', $2, $3)",
+            device.device_id,
+            key,
+            value,
+        )
+    assert await streams.values(device, []) == [(0, "8"), (2, "a\0b"), (4, "1")]
+    assert await streams.values(device, ["V4", "V200"]) == [(4, "1")]
+    with pytest.raises(InvalidData, match="Wrong pin"):
+        await streams.values(device, ["4"])
+
+
+async def test_shared_attributes_are_pins_where_a_datastream_has_their_name(bench: Bench) -> None:
+    shared = {"Temperature": 500, "Power": False, "Mode": "eco", "Uptime": None, "deleted": ["Terminal"]}
+    assert await bench.datastreams.on_pins(bench.device, shared) == [(1, "125.5"), (4, "0"), (5, "eco")]
+
+
+@pytest.mark.parametrize(
+    ("part", "texts"),
+    [
+        ("time", ["1795323667250"]),
+        ("iso", ["2026-11-22T05:01:07+00:00"]),
+        ("tz", ["0", "0"]),
+        ("tz_name", ["UTC"]),
+        ("tz_rule", ["UTC0"]),
+        ("rtc", ["1795323667"]),
+    ],
+)
+async def test_the_time_in_parts(bench: Bench, part: str, texts: list[str]) -> None:
+    assert await bench.datastreams.time(bench.device, part) == texts
+
+
+async def test_the_local_clock_knows_its_zone_and_summer(bench: Bench) -> None:
+    await bench.datastreams.update_metadata(bench.device, "Time Zone", "Australia/Sydney")
+    assert await bench.datastreams.time(bench.device, "tz") == ["600", "60"]
+    assert await bench.datastreams.time(bench.device, "rtc") == [str(1795323667 + 11 * 3600)]
+    with pytest.raises(InvalidData):
+        await bench.datastreams.time(bench.device, "dst_next")
+
+
+async def test_the_firmware_says_natively_what_it_is(bench: Bench) -> None:
+    await bench.datastreams.report(bench.device, {"ver": "1", "fwType": "HEATER"})
+    assert await bench.attributes("CLIENT") == {"mcu.ver": "1", "mcu.fwType": "HEATER"}
+    for wrong in ({"h-beat": "1"}, {f"f{number}": "1" for number in range(33)}, {"ver": "x" * 2000}):
+        with pytest.raises(InvalidData):
+            await bench.datastreams.report(bench.device, wrong)

@@ -754,6 +754,28 @@ async def test_what_a_device_last_sent_is_shown(fleet: Fleet) -> None:
     assert [(sample.key, sample.ts, sample.value) for sample in shown.telemetry] == [("a", 6, {"x": 1}), ("b", 5, 2)]
 
 
+async def test_what_a_device_has_sent_is_erased_and_nothing_else(fleet: Fleet) -> None:
+    ids_ = [(await fleet.ask(name))["deviceId"] for name in ("sensor-1", "sensor-2")]
+    await fleet.space.devices.update("sensor-1", AttributeChange(shared={"interval": "60"}))
+    for device_id in ids_:
+        await fleet.space.rows("INSERT INTO telemetry VALUES ($1, 'b', 5, $2, 1)", device_id, 2)
+        await fleet.space.rows("INSERT INTO telemetry_history VALUES ($1, 'b', 0, 5, $2)", device_id, 2)
+    credentials = await fleet.stored("sensor-1")
+
+    erased = await fleet.space.devices.erase_data("sensor-1")
+
+    assert erased.name == "sensor-1"
+    for table in ("telemetry", "telemetry_history"):
+        (row,) = await fleet.space.rows(f"SELECT device_id FROM {table}")
+        assert str(row["device_id"]) == ids_[1]
+    shown = await fleet.space.devices.show("sensor-1")
+    assert ("interval", 60) in [(each.key, each.value) for each in shown.attributes]
+    assert await fleet.stored("sensor-1") == credentials
+    assert "device.erased" in [action for action, *_ in await audited(fleet.space)]
+    with pytest.raises(NotFound):
+        await fleet.space.devices.erase_data("sensor-3")
+
+
 # --- who sees what
 
 

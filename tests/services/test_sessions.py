@@ -14,6 +14,7 @@ from provserver.services.access import Access
 from provserver.services.profiles import ProfileChange
 from provserver.services.sessions import Cause, LiveSession, Presented, Sessions
 from provserver.store import access as store
+from provserver.store import wifi_sessions
 from provserver.store.database import Database
 from tests.chains import FACTORY
 from tests.conftest import Space
@@ -29,12 +30,16 @@ class Connection:
         self.changes: asyncio.Queue[tuple[str, ...] | None] = asyncio.Queue()
         self.welcome: bool | Exception = True
         self.judged = 0
+        self.reconfigured = asyncio.Event()
 
     def end(self, cause: Cause) -> None:
         self.ended.set_result(cause)
 
     def attributes_changed(self, keys: tuple[str, ...] | None) -> None:
         self.changes.put_nowait(keys)
+
+    def reconfigure(self) -> None:
+        self.reconfigured.set()
 
     async def still_welcome(self) -> bool:
         self.judged += 1
@@ -320,6 +325,19 @@ async def test_what_was_not_heard_is_caught_up_with(
         assert await connections[3].ended is Cause.REVOKED
         assert not connections[2].ended.done()
         await here.stop()
+
+
+async def test_a_device_is_reconfigured_by_whatever_process_has_it(
+    fleet: Fleet, access: Access, here: Sessions, elsewhere: Sessions, space: Space
+) -> None:
+    device, another = await come_back(fleet, access), await come_back(fleet, access, "sensor-2")
+    told, left_alone = Connection(), Connection()
+    await here.open(another, left_alone)
+    await elsewhere.open(device, told)
+    async with space.database.connection() as connection:
+        assert await wifi_sessions.reconfigure(connection, device.device_id)
+    await told.reconfigured.wait()
+    assert not left_alone.reconfigured.is_set()
 
 
 async def test_a_change_of_attributes_reaches_whom_it_concerns(

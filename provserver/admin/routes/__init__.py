@@ -22,6 +22,7 @@ from provserver.admin.routes import (
     units,
     users,
     webhooks,
+    wifi_sessions,
 )
 
 ROUTES = [
@@ -42,6 +43,7 @@ ROUTES = [
     *integrations.ROUTES,
     *network_devices.ROUTES,
     *sightings.ROUTES,
+    *wifi_sessions.ROUTES,
     *activity.ROUTES,
     *explain.ROUTES,
     *audit.ROUTES,

@@ -338,6 +338,11 @@ async def delete_device(call: Call[DeviceDeletion, None]) -> DeviceAnswer:
     return _device(await devices.delete(device.id, call.revision, from_network=call.query.from_network))
 
 
+async def erase_device_data(call: Call[None, None]) -> Reply[DeviceAnswer]:
+    """Forget all that a device has sent; its attributes and credentials stay."""
+    return _reply(await _devices(call).erase_data(call.text("device"), call.revision))
+
+
 async def revoke_device(call: Call[None, None]) -> Reply[DeviceAnswer]:
     """Take a device's credentials away."""
     return _reply(await _devices(call).revoke(call.text("device"), call.revision))
@@ -492,6 +497,14 @@ ROUTES = [
         "/devices/{device}",
         _VIEW,
         delete_device,
+        revised=True,
+        problems=("conflict",),
+    ),
+    route(
+        "POST",
+        "/devices/{device}/erase-data",
+        _MANAGE,
+        erase_device_data,
         revised=True,
         problems=("conflict",),
     ),

@@ -3,7 +3,7 @@
 import base64
 import binascii
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import datetime, timedelta
 from ipaddress import ip_network
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from provserver.core.model import (
     ReprovisionPolicy,
 )
 from provserver.errors import Invalid
-from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles
+from provserver.services.profiles import KeyPair, ProfileChange, ProfileDetails, Profiles, name_warnings
 
 TOML = "application/toml"
 
@@ -119,7 +119,13 @@ class ProfileDetailsAnswer(ProfileAnswer, frozen=True):
     warnings: Sequence[str] = ()
 
 
-class NewProfileAnswer(ProfileAnswer, frozen=True):
+class SavedProfileAnswer(ProfileAnswer, frozen=True):
+    """A device profile that was made. warnings: what the operator should know about its name."""
+
+    warnings: Sequence[str] = ()
+
+
+class NewProfileAnswer(SavedProfileAnswer, frozen=True):
     """A new device profile, and its first provision key: the secret is shown this once."""
 
     provision_device_key: str | None = None
@@ -242,12 +248,12 @@ async def create_profile(call: Call[InOrganization, NewProfile]) -> Reply[NewPro
     if keyless:
         if key is not None or secret is not None:
             raise Invalid("A profile without a key has neither key nor secret. Leave them out, or keyless.")
-        return _reply(NewProfileAnswer, await profiles.create_keyless(change))
+        return _saved(NewProfileAnswer, await profiles.create_keyless(change))
     profile, pair = await profiles.create(change, key, secret)
-    return _reply(NewProfileAnswer, profile, provision_device_key=pair.key, provision_device_secret=pair.secret)
+    return _saved(NewProfileAnswer, profile, provision_device_key=pair.key, provision_device_secret=pair.secret)
 
 
-async def import_profile(call: Call[InOrganization, ImportedProfile]) -> Reply[ProfileAnswer]:
+async def import_profile(call: Call[InOrganization, ImportedProfile]) -> Reply[SavedProfileAnswer]:
     """Make a device profile from a TOML file."""
     body, profiles = call.body, await _profiles(call)
     made = await profiles.import_(
@@ -256,7 +262,7 @@ async def import_profile(call: Call[InOrganization, ImportedProfile]) -> Reply[P
         accept_unproven_repeats=body.accept_unproven_repeats,
         dry_run=body.dry_run,
     )
-    return Reply(_profile(made), status=200 if body.dry_run else 201, revision=made.revision)
+    return replace(_saved(SavedProfileAnswer, made), status=200 if body.dry_run else 201)
 
 
 async def show_profile(call: Call[InOrganization, None]) -> Reply[ProfileDetailsAnswer]:
@@ -277,9 +283,9 @@ async def delete_profile(call: Call[InOrganization, None]) -> ProfileAnswer:
     return _profile(await (await _profiles(call)).delete(call.text("profile"), call.revision))
 
 
-async def clone_profile(call: Call[InOrganization, Clone]) -> Reply[ProfileAnswer]:
+async def clone_profile(call: Call[InOrganization, Clone]) -> Reply[SavedProfileAnswer]:
     """Make a device profile like another."""
-    return _reply(ProfileAnswer, await (await _profiles(call)).clone(call.text("profile"), call.body.name))
+    return _saved(SavedProfileAnswer, await (await _profiles(call)).clone(call.text("profile"), call.body.name))
 
 
 async def export_profile(call: Call[InOrganization, None]) -> Content:
@@ -376,6 +382,10 @@ def file_of(text: str) -> bytes:
 def _profile(profile: DeviceProfile) -> ProfileAnswer:
     shown: ProfileAnswer = _shown(ProfileAnswer, profile)
     return shown
+
+
+def _saved(kind: type[Any], profile: DeviceProfile, **more: object) -> Reply[Any]:
+    return _reply(kind, profile, warnings=name_warnings(profile), **more)
 
 
 def _reply(kind: type[Any], profile: DeviceProfile, **more: object) -> Reply[Any]:

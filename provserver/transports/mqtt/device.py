@@ -26,6 +26,14 @@ MAX_DATASTREAM_MESSAGE: Final = 1024
 DIAGNOSIS_TOPIC: Final = "downlink/diag"
 """Where a Blynk device reads, subscribed or not, what was wrong with its message."""
 
+RECONFIGURE_TOPIC: Final = "downlink/reconfigure"
+"""Where a Blynk device is told to open its access point (spec wifi-inject B.1)."""
+
+INFO_TOPIC: Final = "info/mcu"
+"""Where a Blynk device says what it is."""
+
+UNBOUND: Final = "The device has to say of which template it is first."
+
 Messages = Sequence[tuple[str, bytes]]
 """Topics and payloads."""
 
@@ -68,7 +76,7 @@ class DeviceRequested(Request[DeviceAnswer], eq=False, kw_only=True):
 
 
 class DeviceBehaviour(Behaviour[DeviceRequested]):
-    """What a device may do."""
+    """What a device may do. device: who it is; None while it has not said of which template it is."""
 
     # Retained messages are taken as any others (Blynk's firmware sends some), and nobody else could get them.
     RETAIN_AVAILABLE = 1
@@ -77,7 +85,7 @@ class DeviceBehaviour(Behaviour[DeviceRequested]):
     __slots__ = ("_datastreams", "device")
 
     def __init__(
-        self, session: Session, connect: Connect, device: Authenticated, datastreams: Datastreams | None = None
+        self, session: Session, connect: Connect, device: Authenticated | None, datastreams: Datastreams | None = None
     ) -> None:
         super().__init__(session, connect)
         self.device = device
@@ -143,6 +151,10 @@ class DeviceBehaviour(Behaviour[DeviceRequested]):
             case _:
                 pass  # at QoS 0 nobody sends it again: the session need not end
         return False
+
+    def reconfigure(self) -> None:
+        """Have the device open its access point."""
+        self._send(RECONFIGURE_TOPIC, b"")
 
     def update_attributes(self, changes: Mapping[str, object]) -> None:
         """Tell the device of changes of its shared attributes, where it has subscribed."""

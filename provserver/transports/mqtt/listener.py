@@ -8,36 +8,31 @@ import asyncio
 import itertools
 import logging
 import secrets
-import socket
 from collections import deque
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from math import inf
-from typing import Any, Final, cast
+from typing import Final, Unpack
 
 from provserver import metrics
-from provserver.core import attributes
+from provserver.core import attributes, authentication
 from provserver.core.authentication import Denial
-from provserver.core.model import Authenticated, Peer, Transport
+from provserver.core.model import Authenticated, Transport
 from provserver.core.telemetry import InvalidData
-from provserver.errors import Outcome, Unavailable, described
+from provserver.errors import Outcome, Unavailable
 from provserver.services.access import Access
 from provserver.services.data import Data
 from provserver.services.datastreams import Datastreams
+from provserver.services.placeholders import Placeholders
 from provserver.services.provisioning import Answer, Provisioning
 from provserver.services.sessions import Cause, LiveSession, Sessions
-from provserver.transports import tcp
-from provserver.transports.admission import Admission
+from provserver.transports.connections import Connection, Listener, Options
 from provserver.transports.mqtt import device, topics
 from provserver.transports.mqtt.device import DeviceAnswer, DeviceBehaviour, DeviceRequested
 from provserver.transports.mqtt.packets import Connect, ReasonCode
-from provserver.transports.mqtt.session import AuthenticationRequested, Limits, ProvisionRequested, Session
+from provserver.transports.mqtt.session import AuthenticationRequested, Event, Limits, ProvisionRequested, Session
 from provserver.transports.mqtt.topics import Feature
 
 logger = logging.getLogger("provserver.mqtt")
-
-MakeProtocol = Callable[[], asyncio.BaseProtocol]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +43,13 @@ class _Services:
     sessions: Sessions
     data: Data
     datastreams: Datastreams | None
+    placeholders: Placeholders | None
 
 
 _MQTT: Final = Transport.MQTT  # members of an Enum are slow to look up
 _ACCEPTED: Final = metrics.AUTHENTICATIONS.cell(_MQTT.value, metrics.ACCEPTED)
 _UNAVAILABLE: Final = metrics.AUTHENTICATIONS.cell(_MQTT.value, metrics.UNAVAILABLE)
 _SUCCESS: Final = Outcome.SUCCESS
-_BACKLOG: Final = 4096  # a fleet wakes up at once; the kernel caps it at somaxconn
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -64,18 +59,16 @@ _END_CODES: Final = {
 }
 
 
-class MqttListener:
+class MqttListener(Listener):
     """Accepts MQTT connections, answers their provision requests, and takes what devices send.
 
     access, sessions, data: what devices come back with needs all three; without, they are told that the server is
-        unavailable. datastreams: Blynk's topics, if they are to be had.
-    max_connections: one more is closed as soon as it is accepted, and counted in `refused`.
-    admission: of those that have not been let in, or provisioned, yet; one more is told to come back.
-    write_timeout: seconds in which a client must read some of what it was sent, once much is waiting; while
-        much is, nothing is read from it.
-    close_timeout: seconds a client has to take the last bytes and close its side, before it is cut off.
-    sweep_interval: seconds by which any time limit may be overrun.
+        unavailable. datastreams: Blynk's topics, if they are to be had; placeholders: devices of WiFi sessions, which
+        say in them what they are.
+    options: as `Options` has them.
     """
+
+    logger = logger
 
     def __init__(
         self,
@@ -85,275 +78,60 @@ class MqttListener:
         sessions: Sessions | None = None,
         data: Data | None = None,
         datastreams: Datastreams | None = None,
+        placeholders: Placeholders | None = None,
         limits: Limits = _DEFAULT_LIMITS,
-        max_connections: int = 10_000,
-        admission: Admission | None = None,
-        write_timeout: float = 10,
-        close_timeout: float = 2,
-        sweep_interval: float = 1,
+        **options: Unpack[Options],
     ) -> None:
+        super().__init__(**options)
         self.provisioning = provisioning
         self.services: _Services | None = None
         if access is not None and sessions is not None and data is not None:
-            self.services = _Services(access, sessions, data, datastreams)
+            self.services = _Services(access, sessions, data, datastreams, placeholders)
         self.limits = limits
-        self.write_timeout = write_timeout
-        self.close_timeout = close_timeout
-        self.refused = 0
-        self.undecided = 0  # provision requests
-        self.admission = admission or Admission(max_connections, max_connections)
-        self._max_connections = max_connections
-        self._sweep_interval = sweep_interval
-        self._servers: list[asyncio.Server | tcp.TcpServer] = []
-        self._abort_handshakes: list[Callable[[], None]] = []
-        self._connections: set[_Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._unused = asyncio.Event()
-        self._unused.set()
-        self._decided = asyncio.Event()
-        self._sweeping: asyncio.TimerHandle | None = None
-        self._stopping = False
         client_ids = (f"auto-{secrets.token_hex(4)}-{number}" for number in itertools.count(1))
         self.assign_client_id = client_ids.__next__
 
-    @property
-    def connections(self) -> int:
-        """How many are open."""
-        return len(self._connections)
-
-    async def start(
-        self,
-        host: str,
-        port: int,
-        *,
-        wrap: Callable[[MakeProtocol], MakeProtocol] | None = None,
-        sock: socket.socket | None = None,
-    ) -> tuple[str, int]:
-        """Accept on an address (port 0: any free one) and return it; OSError if that cannot be had.
-
-        sock: bound to it already, by a supervisor that shares the address between processes.
-
-        May be called for several addresses. wrap: puts TLS around a connection's protocol; the transport it gives
-        that knows `certificates` and `psk`, as `Peer` has them. What it returns may have `abort()`, which is called
-        at the end for the handshakes under way.
-        """
-        loop = asyncio.get_running_loop()
-
-        def connection() -> asyncio.BaseProtocol:
-            return _Connection(self, loop)
-
-        factory = wrap(connection) if wrap is not None else connection
-        server: asyncio.Server | tcp.TcpServer
-        if wrap is None and tcp.AVAILABLE:
-            server = await tcp.serve(factory, host, port, sock=sock, backlog=_BACKLOG)
-        elif sock is not None:
-            server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)
-        else:
-            server = await loop.create_server(factory, host, port, backlog=_BACKLOG)
-        self._servers.append(server)
-        if (abort := getattr(factory, "abort", None)) is not None:
-            self._abort_handshakes.append(abort)
-        bound_host, bound_port, *_ = server.sockets[0].getsockname()
-        return bound_host, bound_port
-
-    async def stop(self, grace: float) -> None:
-        """Accept no more, answer the requests in flight for at most `grace` seconds, disconnect everyone."""
-        self._stopping = True
-        for server in self._servers:
-            server.close()
-        for abort in self._abort_handshakes:
-            abort()
-        for connection in tuple(self._connections):
-            connection.drain()
-        try:
-            async with asyncio.timeout(grace):
-                if self.undecided:
-                    await self._decided.wait()
-                if self._tasks:
-                    await asyncio.wait(tuple(self._tasks))
-                await self._unused.wait()
-        except TimeoutError:
-            if unanswered := self.undecided + len(self._tasks):
-                logger.warning("%d requests were not answered before the end", unanswered)
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        for connection in tuple(self._connections):
-            connection.abort()
-        await self._unused.wait()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-        for server in self._servers:
-            await server.wait_closed()
-
-    # What follows is for the connections.
-
-    def admit(self, connection: "_Connection") -> bool:
-        """Take a new connection in, if there is room."""
-        if self._stopping or len(self._connections) >= self._max_connections:
-            self.refused += 1
-            return False
-        if not self._connections:
-            self._unused.clear()
-        self._connections.add(connection)
-        if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(self._sweep_interval, self._sweep)
-        return True
-
-    def dismiss(self, connection: "_Connection") -> None:
-        """Forget a connection that is lost."""
-        self._connections.discard(connection)
-        if not self._connections:
-            self._unused.set()
-
-    def decided(self) -> None:
-        """A provision request is answered."""
-        self.undecided -= 1
-        if self._stopping and not self.undecided:
-            self._decided.set()
-
-    def run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        """Run to its end, whatever becomes of the connection."""
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _sweep(self) -> None:
-        """One timer for all time limits: a session's own would cost more than looking at each once a second."""
-        self._sweeping = None
-        if self._connections:
-            loop = asyncio.get_running_loop()
-            now = loop.time()
-            for connection in tuple(self._connections):
-                if connection.deadline <= now:
-                    connection.expire(now)
-            self._sweeping = loop.call_later(self._sweep_interval, self._sweep)
+    def connection(self, loop: asyncio.AbstractEventLoop) -> "_Connection":
+        """One of MQTT."""
+        return _Connection(self, loop)
 
 
-class _Connection(asyncio.Protocol):
-    """Between a transport and its session.
-
-    A connection that we end is first closed for writing only, and read until the client closes too: bytes that are
-    unread when a socket is closed make the kernel reset it, and our last words are lost with it. One that the client
-    has ended with its DISCONNECT has no bytes to come.
+class _Connection(Connection):
+    """One of MQTT.
 
     _waiting: what a device has published and is worked on, one after the other, so that nothing of one device
-    overtakes; None when there is nothing. _changed: shared attributes it is about to be told of, likewise.
+    overtakes; None when there is nothing. _changed: shared attributes it is about to be told of, likewise. _token: of a
+    device that is yet to say what it is.
     """
 
+    TRANSPORT = _MQTT
+
     __slots__ = (
-        "_abort_at",
-        "_address",
-        "_admitted",
         "_changed",
-        "_closing",
-        "_device",
-        "_known",
-        "_listener",
-        "_live",
-        "_loop",
-        "_reading",
-        "_session",
-        "_transport",
+        "_token",
         "_waiting",
-        "_writable",
     )
 
-    _transport: asyncio.Transport
+    _listener: MqttListener
+    _session: Session
+    _device: DeviceBehaviour | None
 
     def __init__(self, listener: MqttListener, loop: asyncio.AbstractEventLoop) -> None:
-        self._listener = listener
-        self._loop = loop
-        self._session = Session(listener.limits, loop.time(), listener.assign_client_id)
-        self._address = ""
-        self._admitted = True
-        self._known: Peer | None = None
-        self._abort_at = inf
-        self._reading = self._writable = True
-        self._closing = False
-        self._device: DeviceBehaviour | None = None
-        self._live: LiveSession | None = None
+        super().__init__(listener, loop, Session(listener.limits, loop.time(), listener.assign_client_id))
+        self._token = ""
         self._waiting: deque[DeviceRequested] | None = None
         self._changed: list[tuple[str, ...]] | None = None
 
-    @property
-    def deadline(self) -> float:
-        """When `expire` is due."""
-        return min(self._session.deadline, self._abort_at)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        peer_name = transport.get_extra_info("peername")
-        if not peer_name or not self._listener.admit(self):  # no name: it is gone already
-            self._closing = True
-            self._session.receive_eof()
-            transport.close()
-            return
-        self._address = peer_name[0]
-        if self._listener.admission.enter(self._address):
-            self._admitted = False
-        else:
-            self._session.crowded = True
-
-    def connection_lost(self, _exc: Exception | None) -> None:
-        self._closing = True
-        self._session.receive_eof()
-        self._leave()
-        self._admit()
-        if logger.isEnabledFor(logging.DEBUG):
-            logger.debug("%s: %s", self._address, self._session.close_reason)
-        self._listener.dismiss(self)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._closing:
-            self._session.receive(data, self._loop.time())
-            self._advance()
-
-    def eof_received(self) -> None:
-        self._session.receive_eof()
-        self._leave()
-        self._closing = True
-        self._abort_at = self._loop.time() + self._listener.close_timeout
-
-    def pause_writing(self) -> None:
-        self._writable = False
-        if not self._closing:
-            self._abort_at = self._loop.time() + self._listener.write_timeout
-            self._pause_or_resume_reading()
-
-    def resume_writing(self) -> None:
-        self._writable = True
-        if not self._closing:
-            self._abort_at = inf
-            self._pause_or_resume_reading()
-
-    def drain(self) -> None:
-        """Close once nothing is owed."""
-        self._session.drain()
-        self._advance()
-
-    def expire(self, now: float) -> None:
-        """Act on a deadline that has passed."""
-        if self._abort_at <= now:
-            self._session.close("the client does not read")
-            self._transport.abort()
-        else:
-            self._session.expire(now)
-            self._advance()
-
-    def abort(self) -> None:
-        """Close now."""
-        self._session.shut_down()
-        self._advance()
-        self._transport.abort()
+    def handle(self, event: Event) -> None:
+        """A request, or a CONNECT."""
+        if isinstance(event, ProvisionRequested):
+            self._provision(event)
+        elif isinstance(event, DeviceRequested):
+            self._enqueue(event)
+        elif isinstance(event, AuthenticationRequested):
+            self._authenticate(event.connect)
 
     # What follows is for the device's live session.
-
-    @property
-    def address(self) -> str:
-        """The peer's, without the port."""
-        return self._address
 
     def end(self, cause: Cause) -> None:
         """Close, and forget what was not yet begun."""
@@ -370,6 +148,12 @@ class _Connection(asyncio.Protocol):
             self._changed = [keys]
             self._listener.run(self._update(self._device, self._listener.services.data))
 
+    def reconfigure(self) -> None:
+        """Have the device open its access point."""
+        if self._device is not None:
+            self._device.reconfigure()
+            self._advance()
+
     async def still_welcome(self) -> bool:
         """Judge the client's certificate again, if it has one; while nobody can, it stays."""
         peer, services = self._peer(), self._listener.services
@@ -382,71 +166,6 @@ class _Connection(asyncio.Protocol):
         if isinstance(found, Denial):
             return False
         return self._live is None or self._live.device.device_id == found.device_id
-
-    def _peer(self) -> Peer:
-        if self._known is None:
-            certificates = self._transport.get_extra_info("certificates") or ()
-            self._known = Peer(_MQTT, self._address, certificates, self._transport.get_extra_info("psk"))
-        return self._known
-
-    def _advance(self) -> None:
-        """Do what the session wants done."""
-        session = self._session
-        if session.events:
-            events, session.events = session.events, []
-            for event in events:
-                if isinstance(event, ProvisionRequested):
-                    self._provision(event)
-                elif isinstance(event, DeviceRequested):
-                    self._enqueue(event)
-                elif isinstance(event, AuthenticationRequested):
-                    self._authenticate(event.connect)
-        if session.closing:
-            self._leave()
-        if self._closing:
-            return
-        if output := session.output:
-            self._transport.write(output[0] if len(output) == 1 else b"".join(output))
-            output.clear()
-        if session.closing:
-            self._close()
-        elif (session.reading and self._writable) is not self._reading:
-            self._pause_or_resume_reading()
-
-    def _admit(self) -> None:
-        """Wait no more to be let in."""
-        if not self._admitted:
-            self._admitted = True
-            self._listener.admission.leave(self._address)
-
-    def _leave(self) -> None:
-        """Be the device's live session no more."""
-        if self._live is not None:
-            live, self._live, self._device = self._live, None, None
-            live.close()
-
-    def _close(self) -> None:
-        self._closing = True
-        self._abort_at = self._loop.time() + self._listener.close_timeout
-        if not self._reading:
-            self._reading = True
-            self._transport.resume_reading()
-        if self._session.left or not self._transport.can_write_eof():
-            self._transport.close()
-            return
-        try:
-            self._transport.write_eof()
-        except OSError:  # the client is gone, which nobody has noticed yet
-            self._transport.abort()
-
-    def _pause_or_resume_reading(self) -> None:
-        reading = self._writable and self._session.reading
-        if reading is not self._reading:
-            self._reading = reading
-            if reading:
-                self._transport.resume_reading()
-            else:
-                self._transport.pause_reading()
 
     def _provision(self, request: ProvisionRequested) -> None:
         listener = self._listener
@@ -503,7 +222,10 @@ class _Connection(asyncio.Protocol):
         session = self._session
         try:
             found = await services.access.with_mqtt(connect.client_id, connect.username, connect.password, self._peer())
-            if isinstance(found, Denial):
+            if found is Denial.UNBOUND and services.placeholders is not None:
+                if not session.closing:
+                    self._let_in_unbound(connect, services, services.placeholders)
+            elif isinstance(found, Denial):
                 session.refuse(found.reason_code, found.text, found.return_code)
                 self._advance()
             elif not session.closing:
@@ -523,6 +245,24 @@ class _Connection(asyncio.Protocol):
         session.accept(connect, self._device, self._loop.time())
         self._advance()
 
+    def _let_in_unbound(self, connect: Connect, services: _Services, placeholders: Placeholders) -> None:
+        """Hear what it is; it is nobody's live session yet."""
+        session, now = self._session, self._loop.time()
+        self._admit()
+        self._token = authentication.presented_token(connect.username, connect.password)
+        self._device = DeviceBehaviour(session, connect, None, services.datastreams)
+        session.accept(connect, self._device, now, now + session.limits.first_verdict)
+        if (oldest := placeholders.enter(self._token, self)) is not None:
+            oldest.end(Cause.TAKEN_OVER)
+        self._advance()
+
+    def _leave(self) -> None:
+        """Be the device's live session no more, nor a placeholder; what that has said is still done."""
+        services = self._listener.services
+        if self._token and services is not None and services.placeholders is not None:
+            services.placeholders.leave(self._token, self)
+        super()._leave()
+
     def _refuse(self, error: Exception | None) -> None:
         """Have the device come again later."""
         if error is not None and not isinstance(error, Unavailable):
@@ -537,16 +277,61 @@ class _Connection(asyncio.Protocol):
             self._waiting = deque((request,))
             self._listener.run(self._work(self._device.device, self._waiting, self._listener.services))
 
-    async def _work(self, who: Authenticated, waiting: deque[DeviceRequested], services: _Services) -> None:
+    async def _work(self, who: Authenticated | None, waiting: deque[DeviceRequested], services: _Services) -> None:
         """Do what the device asks for, also when it has left behind its last message."""
         while waiting:
             request = waiting.popleft()
-            answer = await self._perform(who, request, services.data, services.datastreams)
+            answer: DeviceAnswer | None
+            if who is None:
+                who, answer = await self._bind(request, services)
+            else:
+                answer = await self._perform(who, request, services.data, services.datastreams)
             if answer is device.UNAVAILABLE and request.qos:
                 waiting.clear()  # it is disconnected, and sends again what follows
             self._session.answer(request, answer, self._loop.time())
+            if who is None and not self._token:
+                waiting.clear()
+                away = answer is device.UNAVAILABLE
+                code = ReasonCode.SERVER_BUSY if away else ReasonCode.NOT_AUTHORIZED
+                self._session.disconnect(code, "the device cannot be made" if away else "there is no such device")
             self._advance()
         self._waiting = None
+
+    async def _bind(
+        self, request: DeviceRequested, services: _Services
+    ) -> tuple[Authenticated | None, DeviceAnswer | None]:
+        """Find out of which template a device is. One of none that will do has to leave: its token is forgotten."""
+        session, placeholders, datastreams = self._session, services.placeholders, services.datastreams
+        if placeholders is None or datastreams is None or self._device is None:
+            return None, None
+        try:
+            facts = datastreams.facts(request.payload) if request.topic == device.INFO_TOPIC else {}
+            template_id = facts.pop("tmpl", None)
+            if not isinstance(template_id, str):
+                return None, device.invalid(device.UNBOUND)
+        except InvalidData as error:
+            return None, device.invalid(str(error))
+        answer: DeviceAnswer | None = device.UNAVAILABLE
+        try:
+            found = await placeholders.report(self._token, template_id, facts, self._peer())
+            live = await services.sessions.open(found, self)
+        except InvalidData as error:
+            answer = device.invalid(str(error))
+        except Exception as error:
+            if not isinstance(error, Unavailable):
+                self._log_failure("what a device says it is", error)
+        else:
+            placeholders.leave(self._token, self)
+            self._token = ""
+            if session.closing:
+                live.close()
+            else:
+                self._live, self._device.device = live, found
+                session.stay()
+            return found, device.DONE
+        placeholders.leave(self._token, self)
+        self._token = ""
+        return None, answer
 
     async def _perform(
         self, who: Authenticated, request: DeviceRequested, data: Data, datastreams: Datastreams | None
@@ -580,6 +365,7 @@ class _Connection(asyncio.Protocol):
         """Tell the device of the shared attributes that have changed, as they are now."""
         while self._changed and not self._session.closing:
             changed, self._changed = self._changed, []
+            assert behaviour.device is not None  # noqa: S101 - only who is let in is told
             keys = () if () in changed else tuple(dict.fromkeys(key for each in changed for key in each))
             try:
                 found = await data.changed_attributes(behaviour.device.device_id, keys)
@@ -593,6 +379,3 @@ class _Connection(asyncio.Protocol):
                     behaviour.update_attributes(found)
             self._advance()
         self._changed = None
-
-    def _log_failure(self, what: str, error: Exception) -> None:
-        logger.error("%s of %s failed: %s", what, self._address, described(error))

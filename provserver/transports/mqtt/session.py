@@ -221,14 +221,19 @@ class Session:
         if self._decoder.buffered:
             self._proceed(now)
 
-    def accept(self, connect: Connect, behaviour: "Behaviour[Any]", now: float) -> None:
-        """Accept the CONNECT (§3.2), and go on with what came behind it."""
+    def accept(self, connect: Connect, behaviour: "Behaviour[Any]", now: float, until: float = inf) -> None:
+        """Accept the CONNECT (§3.2), and go on with what came behind it. until: when it ends, unless it `stays`."""
         if self.closing:
             return
         self._authenticating = False
         self._begin(connect, behaviour, now)
+        self._end_at = until
         self._settle()
         self._proceed(now)
+
+    def stay(self) -> None:
+        """It goes on for as long as the client likes."""
+        self._end_at = inf
 
     def refuse(self, reason_code: int, reason: str, return_code: int | None = None) -> None:
         """Refuse the CONNECT (§3.2.2.2). return_code: how to say it before MQTT 5."""

@@ -29,6 +29,7 @@ async def test_a_device_is_made_shown_changed_and_deleted(admin: Caller, profile
     assert "credentialsValue" not in credentials
     (credentials,) = (await admin.ok("GET", "/devices/sensor%201", credentials=True))["credentials"]
     assert len(credentials["credentialsValue"]) == 32
+    assert (await admin.ok("POST", "/devices/sensor%201/erase-data"))["id"] == made["id"]
     assert (await admin.ok("POST", "/devices/sensor%201/rearm"))["rearmed"] is True
     assert (await admin.ok("POST", "/devices/sensor%201/revoke"))["credentialsType"] is None
     assert (await admin("DELETE", "/devices/sensor%201", fromNetwork=True)).code == "conflict"  # it is in none

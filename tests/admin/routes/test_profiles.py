@@ -124,3 +124,18 @@ async def test_ones_own_name_goes_before_an_id_below(admin: Caller) -> None:
     theirs = await admin.ok("POST", "/profiles", {"name": "theirs"}, organization="Customer")
     own = await admin.ok("POST", "/profiles", {"name": theirs["templateId"]})
     assert (await admin.ok("GET", f"/profiles/{theirs['templateId']}"))["id"] == own["id"]
+
+
+async def test_names_too_long_for_an_access_point_are_warned_of(admin: Caller) -> None:
+    assert (await admin.ok("POST", "/profiles", {"name": "Thermostat"}))["warnings"] == []
+    (warning,) = (await admin.ok("POST", "/profiles", {"name": "Thermostat with a display"}))["warnings"]
+    assert "'Blynk Thermostat with a di-…'" in warning
+    toml = (await admin("GET", "/profiles/Thermostat/export.toml")).body.decode()
+    imported = await admin.ok(
+        "POST", "/profiles/import", {"toml": toml, "name": "Thermostat of the hall", "dryRun": True}
+    )
+    assert imported["warnings"]
+    cloned = await admin.ok("POST", "/profiles/Thermostat/clone", {"name": "Thermostat of the hall"})
+    assert cloned["warnings"] == imported["warnings"]
+    assert (await admin.ok("PATCH", "/profiles/Thermostat", {"name": "Thermostat upstairs"}))["warnings"]
+    assert (await admin.ok("GET", "/profiles/Thermostat%20upstairs"))["warnings"]
