@@ -16,6 +16,8 @@ class Address:
     @classmethod
     def parse(cls, text: str, default_port: int) -> Self:
         """Read `host`, `host:port`, `[v6]` or `[v6]:port`. Raises ValueError."""
+        if "://" in text:
+            raise ValueError(f"{text!r} is a URL: write {text.partition('://')[2].partition('/')[0]}")
         if text.startswith("["):
             host, bracket, rest = text[1:].partition("]")
             colon, port = rest[:1], rest[1:]

@@ -16,6 +16,7 @@ EXIT_CODES = (
     "Exit codes: 0 provisioned (and, if asked to, connected); 1 refused by the server; 2 wrong usage; 3 server "
     "unreachable, silent or unavailable; 4 a reply that no device should act on; 5 flash unreadable or another "
     "device's; 6 credentials refused, several times in a row; 7 the server's certificate is not trusted; "
+    "8 a limit of the scenario does not hold; "
     "130 interrupted."
 )
 

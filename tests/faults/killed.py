@@ -8,6 +8,7 @@ hear it, ["passed", point, moment] when it is to survive, and at the end ["over"
 
 import asyncio
 import base64
+import gc
 import json
 import os
 import signal
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from tests.faults.points import Root, install, reached
 
 if TYPE_CHECKING:
-    from provserver.core.model import Peer, Transport
+    from provserver.core.authentication import Denial
+    from provserver.core.model import Authenticated, Peer, Transport
     from provserver.core.secrets import ServerKeys
     from provserver.store.database import Database
 
@@ -27,11 +29,25 @@ ROOTS = (
     Root("provserver.services.provisioning", "Provisioning"),
     Root("provserver.services.enrollment", "Enrollment"),
     Root("provserver.services.access", "Access"),
+    Root("provserver.services.placeholders", "Placeholders"),
 )
 """Whose awaits these are."""
 
-NOT_ON_THE_WAY = ("services.clones:Clones._watch", "services.clones:Clones._judge")
-"""What is named on the way, and not come to: it is for sessions."""
+NOT_ON_THE_WAY = (
+    "services.clones:Clones._watch",
+    "services.clones:Clones._judge",
+    "store.organizations:count_tokens",
+)
+"""What is named on the way, and not come to: the first two are for sessions, the last for who makes static tokens."""
+
+NEVER_PASSED = (
+    "services.organizations:check_quota#2",
+    "services.organizations:check_quota#5",
+    *(f"store.wifi_sessions:end#{number}" for number in range(1, 5)),
+)
+"""Single awaits of what is come to, that are for others: who gives devices away or makes static tokens, and who ends a
+session of a device that is there: people, the upkeep.
+"""
 
 
 class Death:
@@ -55,7 +71,10 @@ class Desk:
     def __init__(self, database: "Database", keys: "ServerKeys", transport: "Transport", address: str) -> None:
         from provserver.core.secrets import ServerKeys
         from provserver.services.access import Access
+        from provserver.services.data import Data
+        from provserver.services.datastreams import Datastreams
         from provserver.services.enrollment import Enrollment
+        from provserver.services.placeholders import Placeholders
         from provserver.services.provisioning import Provisioning
 
         self._transport, self._address = transport, address
@@ -63,6 +82,8 @@ class Desk:
         self._enrollment = Enrollment(database, keys)
         self._access = Access(database, keys, self._enrollment)
         self._unaided = Access(database, keys)
+        self._data = Data(database, keys)
+        self._placeholders = Placeholders(database, keys, self._access, Datastreams(database, self._data))
         digest, sealing = (dict(versions) | {2: bytes(32)} for versions in (keys.digest_keys, keys.sealing_keys))
         self._rotating = Access(database, ServerKeys(digest, sealing, current=1))
 
@@ -70,8 +91,8 @@ class Desk:
         """The outcome, and what a device hears.
 
         ask: one of request (a provision request), chain (certificates in base64; by connect: in a CONNECT), certificate
-        (one that nobody is to verify), token (by connect: in a CONNECT; rotating: while the server's keys are rotated),
-        identity (of a pre-shared key).
+        (one that nobody is to verify), token (by connect: in a CONNECT; rotating: while the server's keys are rotated;
+        template: it says of which it is, once it is let in), identity (of a pre-shared key).
         """
         match ask:
             case {"request": request}:
@@ -85,6 +106,8 @@ class Desk:
             case {"certificate": der}:
                 peer = self._peer(certificates=(base64.b64decode(der),))
                 return await _verdict(self._unaided.with_channel(peer))
+            case {"token": token, "template": template_id}:
+                return await _verdict(self._report(token, template_id))
             case {"token": token}:
                 access = self._rotating if "rotating" in ask else self._access
                 if "connect" in ask:
@@ -97,8 +120,20 @@ class Desk:
         raise AssertionError(ask)
 
     async def drain(self) -> None:
-        for part in (self._provisioning, self._access, self._unaided, self._rotating, self._enrollment):
+        for part in (self._provisioning, self._access, self._unaided, self._rotating, self._enrollment, self._data):
             await part.drain()
+
+    async def _report(self, token: str, template_id: str) -> "Authenticated | Denial":
+        from provserver.core.authentication import Denial
+        from provserver.core.telemetry import InvalidData
+
+        found = await self._access.with_token(token, self._peer())
+        if isinstance(found, Denial) and found is not Denial.UNBOUND:
+            return found
+        try:
+            return await self._placeholders.report(token, template_id, {}, self._peer())
+        except InvalidData:
+            return Denial.CREDENTIALS
 
     def _peer(self, **proved: Any) -> "Peer":
         from provserver.core.model import Peer
@@ -149,10 +184,15 @@ def main(dsn: str, keys: str) -> None:
     death = Death()
     install(reached(*ROOTS, without=NOT_ON_THE_WAY), death.passed)
     import provserver.services.access
+    import provserver.services.data
+    import provserver.services.datastreams
     import provserver.services.enrollment
+    import provserver.services.placeholders
     import provserver.services.provisioning
     import provserver.store.keyfile  # noqa: F401 - before the forks
 
+    gc.collect()
+    gc.freeze()  # else each fork copies what its collector looks at
     while line := sys.stdin.readline():
         command = json.loads(line)
         if not (child := os.fork()):

@@ -21,7 +21,8 @@ WITH c AS (
         FULL JOIN (SELECT * FROM outbox WHERE type = 'device.provisioned') o USING (id, device_id)
     GROUP BY 1
 )
-SELECT d.name, EXISTS (SELECT FROM static_token k WHERE k.id = d.id) AS static,
+SELECT d.name, EXISTS (SELECT FROM static_token k WHERE k.id = d.id)
+        OR EXISTS (SELECT FROM wifi_session w WHERE w.id = d.id) AS unasked,
     coalesce(c.n, 0) AS credentials, coalesce(c.pending, 0) AS pending, coalesce(s.n, 0) AS states,
     coalesce(t.attempts, 0) AS attempts, coalesce(t.events, 0) AS events, coalesce(t.n, 0) AS records
 FROM c FULL JOIN s USING (device_id) FULL JOIN t USING (device_id) FULL JOIN device d ON d.id = device_id
@@ -41,7 +42,7 @@ async def check(dsn: str, keys: ServerKeys, told: Mapping[str, str], *, once: bo
             counts = tuple(row)[2:]
             if once:
                 whole = counts == (1, 0, 1, 1, 1, 1)
-            elif row["static"]:  # provisioned by its first connection, which is no attempt
+            elif row["unasked"]:  # provisioned by its first connection, which is no attempt
                 whole = counts == (1, 0, 1, 0, 1, 1)
             elif row["records"] == 0:  # imported
                 whole = counts in ((0, 0, 0, 0, 0, 0), (1, 0, 0, 0, 0, 0))

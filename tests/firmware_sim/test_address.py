@@ -41,6 +41,11 @@ def test_rejects(text: str) -> None:
         Address.parse(text, 1883)
 
 
+def test_of_a_url_it_says_what_to_write() -> None:
+    with pytest.raises(ValueError, match=r"is a URL: write example\.org:8081$"):
+        Address.parse("http://example.org:8081/api", 1883)
+
+
 @pytest.mark.parametrize("text", ["example.org:1", "[::1]:8080"])
 def test_is_written_as_it_is_read(text: str) -> None:
     assert str(Address.parse(text, 1)) == text
