@@ -94,7 +94,7 @@ class WifiDevice:
         self._watchers: list[Watcher] = []
 
     async def run(self) -> None:
-        """Live, from one power-on to the next, until cancelled. Raises FlashError."""
+        """Live, from one power-on to the next, until cancelled. Raises FlashError; WrongUsage: its port is taken."""
         try:
             while True:
                 await self._power.wait()

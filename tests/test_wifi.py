@@ -72,6 +72,15 @@ class Device:
         assert "error" not in answer, answer
         return answer
 
+    def resolved(self, name: bytes) -> bytes:
+        """What its name server, beside its open access point, says of a name."""
+        host, _, port = self.ready["dns"].partition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as phone:
+            phone.settimeout(LIMIT)
+            phone.connect((host, int(port)))
+            phone.send(bytes([0, 1, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0]) + name + bytes([0, 1, 0, 1]))
+            return phone.recv(512)
+
     def becomes(self, state: str) -> dict[str, Any]:
         """The device, once it is in a state."""
         return self.ask(f"wait {state}")
@@ -198,11 +207,12 @@ def test_from_the_access_point_to_the_cloud_and_back(
 
 def test_new_firmware_says_that_the_password_was_wrong(operator: Operator, phone: Phone, start: Start) -> None:
     template = operator.template("Thermostat 2")
-    device = start(template, "edgent", "FF:EE:DD:CC:BB:AB")
+    device = start(template, "edgent", "FF:EE:DD:CC:BB:AB", dns="127.0.0.1:0")
     device.becomes("WAIT_CONFIG")
     done = phone.inject(device, WRONG)
     assert done.returncode == 1
     assert "did not take that password. Type it anew" in done.stderr
+    assert device.resolved(b"\x05blynk\x05setup\x00").endswith(bytes([192, 168, 4, 1]))
     assert phone.injected(device)["accessPoint"] == device.name
     assert device.becomes("RUNNING")["lastError"] == 0
 

@@ -17,6 +17,9 @@ from firmware_sim.cli.options import Ca, Insecure, Json, Timeout, address, check
 from firmware_sim.config_store import FileStore, Store, VolatileStore
 from firmware_sim.control import described
 from firmware_sim.control import served as controlled
+from firmware_sim.dns import PORT as DNS_PORT
+from firmware_sim.dns import own_address
+from firmware_sim.dns import served as names_served
 from firmware_sim.edgent_state import CONFIG_TIMEOUT, Board, Generation, State
 from firmware_sim.errors import SimulatorError, WrongUsage
 from firmware_sim.flash import replace_file
@@ -50,6 +53,9 @@ def wifi(
     softap: Annotated[
         str, typer.Option(metavar="H:P", help="Where phones reach the access point; port 0: any that is free.")
     ] = "127.0.0.1:0",
+    dns: Annotated[
+        str | None, typer.Option(metavar="H:P", help="Its name server for blynk.setup there, over UDP.")
+    ] = None,
     generation: Annotated[
         Generation, typer.Option(help="Of the firmware: as since 2021, or the new one of 2026.")
     ] = Generation.CLASSIC,
@@ -119,6 +125,7 @@ def wifi(
     if len(chip) != 2 * _MAC:
         raise typer.BadParameter("is not six bytes, as in AA:BB:CC:DD:EE:FF", param_hint="--mac")
     there = address("--server", server, transport) if server else None
+    names = _listening("--dns", dns, DNS_PORT) if dns else None
     if control and "/" not in control:
         control = str(_listening("--control", control))
     lines = LastLines()
@@ -145,6 +152,9 @@ def wifi(
             stack.push_async_callback(device.give_up_port)
             ready: dict[str, object] = {"softap": str(device.access_point), "name": device.board.name}
             ready["control"] = await _there(stack, control, controlled(control, device)) if control else None
+            if names:
+                serving = names_served(names, own_address(device.access_point), lambda: device.access_point_open)
+                ready["dns"] = str(await _there(stack, str(names), serving))
             ready |= await _other_ways(stack, device, log, ble, improv, esp, esp_proof)
             if ready_file:
                 device.changed = _Ready(ready_file, ready).changed
@@ -241,12 +251,12 @@ async def _there(stack: contextlib.AsyncExitStack, where: str, served: AbstractA
         raise WrongUsage(f"cannot listen on {where}: {error.strerror or error}") from None
 
 
-def _listening(option: str, text: str) -> Address:
+def _listening(option: str, text: str, default_port: int = 80) -> Address:
     """Port 0 may be given, as nowhere else."""
     host, _, port = text.rpartition(":")
     if port == "0" and host:
         return Address(host.strip("[]"), 0)
     try:
-        return Address.parse(text, 80)
+        return Address.parse(text, default_port)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None

@@ -395,10 +395,20 @@ def test_a_wifi_device_says_which_port_is_taken(option: str) -> None:
     assert f"cannot listen on {where}" in result.stdout
 
 
+def test_a_wifi_device_says_that_the_port_for_names_is_taken() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(("127.0.0.1", 0))
+        where = f"127.0.0.1:{taken.getsockname()[1]}"
+        result = simulate(*WIFI, "--dns", where)
+    assert result.code == 2
+    assert f"cannot listen on {where}" in result.stdout
+
+
 @pytest.mark.parametrize(
     ("option", "value", "said"),
     [
         ("--control", "nowhere:xx", "a port is a number"),
+        ("--dns", "nowhere:xx", "a port is a number"),
         ("--transport", "coaps", "is one of mqtt,"),
         ("--mac", "A", "six"),
     ],
