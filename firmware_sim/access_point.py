@@ -37,6 +37,11 @@ class AccessPoint:
         self._reserved = _bound(family, address.host, address.port)
         self.address = Address(address.host, self._reserved.getsockname()[1])
 
+    @property
+    def listens(self) -> bool:
+        """Whether who calls is let in. One without an address has nothing to wait for."""
+        return self._reserved is None or self._serving is not None
+
     def open(self, joined: Callable[[], None], answer: Answer) -> None:
         """Let phones in. joined: one is there. Raises WrongUsage: somebody else listens there by now."""
         if self._reserved is None or self.address is None or self._serving is not None:

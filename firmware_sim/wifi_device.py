@@ -124,7 +124,7 @@ class WifiDevice:
     @property
     def access_point_open(self) -> bool:
         """Whether phones can join."""
-        return self._edgent is not None and self._edgent.access_point
+        return self._edgent is not None and self._edgent.access_point and self._air.listens
 
     @property
     def phone(self) -> bool:
