@@ -129,9 +129,10 @@ class Gang:
         Reply.parse(await transport.provision(request.body(self.key, secret), line.timeout))
 
     async def _enter(self, line: Line, login: Login) -> None:
-        """And leave a message."""
+        """And leave a message; who has come so far is let in, whatever becomes of it."""
         async with line.open(login, VolatileFlash()) as link:
-            await link.telemetry(msgspec.json.encode({"temperature": -273.15}))
+            with contextlib.suppress(SimulatorError):
+                await link.telemetry(msgspec.json.encode({"temperature": -273.15}))
 
     async def _victim(self, number: int) -> Provisioned:
         assert self.loot is not None  # noqa: S101 - the scenario's parser has seen to it

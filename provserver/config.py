@@ -141,6 +141,8 @@ def load(
     for listener in (*LISTENERS, "admin", "metrics", "blynk_redirect"):
         if address := getattr(config, listener):
             split_address(address, listener)
+    if config.blynk_redirect and not split_address(config.blynk_redirect)[1]:
+        raise Misconfigured(f"blynk_redirect: {config.blynk_redirect!r} names no port that devices can connect to.")
     return config
 
 

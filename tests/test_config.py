@@ -184,6 +184,12 @@ def test_a_wrong_listener_is_named_wherever_it_comes_from(file: Path, listener: 
     assert str(caught.value) == f"{listener}: '8080' is not \"host:port\"."
 
 
+def test_devices_are_sent_to_a_port_that_there_is() -> None:
+    assert load(None, {}, {"blynk_redirect": "blynk.example:80"}).blynk_redirect == "blynk.example:80"
+    with pytest.raises(Misconfigured, match=r"blynk_redirect: 'blynk\.example:0' names no port"):
+        load(None, {}, {"blynk_redirect": "blynk.example:0"})
+
+
 def test_a_listener_may_be_off() -> None:
     config = load(None, {}, {"http": "", "mqtt": "", "coap": ""})
     assert (config.http, config.mqtt, config.coap) == ("", "", "")

@@ -27,6 +27,7 @@ class Guarded(FakeServer):
         self.answer = self.judge
         self.tokens = {"right"}
         self.busy = False
+        self.deaf = False
 
     def judge(self, asked: dict[str, Any]) -> web.Response:
         if self.busy:
@@ -40,7 +41,7 @@ class Guarded(FakeServer):
 
     async def tell(self, request: web.Request) -> web.Response:
         self.messages.append((request.match_info["token"], 1))
-        return web.Response()
+        return web.Response(status=503 if self.deaf else 200)
 
 
 @pytest.fixture
@@ -96,6 +97,12 @@ async def test_clones_have_the_credentials(guarded: tuple[Guarded, Line]) -> Non
     assert await attack(Crime.CLONE, line, 2, victim("any", "wrong")) == {"refused": 2}
     assert await attack(Crime.CLONE, line, 2, victim("any", "right")) == {"let in": 2}
     assert [who for who, _ in fake.messages] == ["right", "right"]
+
+
+async def test_who_is_let_in_is_not_turned_away_because_nobody_listens(guarded: tuple[Guarded, Line]) -> None:
+    fake, line = guarded
+    fake.deaf = True
+    assert await attack(Crime.CLONE, line, 2, victim("any", "right")) == {"let in": 2}
 
 
 async def test_there_is_nobody_to_steal_from(guarded: tuple[Guarded, Line]) -> None:
