@@ -21,7 +21,7 @@ summary span { float: right; opacity: .75; } details > div { padding: 0 0 1rem 1
 table { border-collapse: collapse; width: 100%; }
 td, th { text-align: left; vertical-align: top; padding: .2rem .8rem .2rem 0; }
 th { font-weight: 600; opacity: .7; } h3 { font-size: 1rem; margin: 1rem 0 .3rem; } a { color: var(--accent); }
-nav a { margin-right: .8rem; } .more { opacity: .75; }
+nav a { margin-right: .8rem; display: inline-block; } .more { opacity: .75; }
 @media (max-width: 40rem) { summary span { float: none; display: block; } }
 """
 
