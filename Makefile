@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test test-modes sdk bench-tls check format bench bench-full lock clean
+.PHONY: help setup run demo test test-modes sdk bench-tls check format bench bench-full lock vendor screenshots clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -57,6 +57,12 @@ benchmarks/.venv/.complete: benchmarks/amqtt.lock
 
 lock: ## Pin the newest fitting versions in requirements.lock (needs uv)
 	uv pip compile -q --universal --generate-hashes --all-extras --group dev pyproject.toml -o requirements.lock
+
+vendor: setup ## Fetch the console's JavaScript as pinned (needs npm; PACKAGES=htmx.org@2.0.12 pins another)
+	$(BIN)/python .ci/vendor.py $(PACKAGES)
+
+screenshots: setup ## Take the pictures of docs/console.md anew (needs Debian's chromium)
+	PROVSERVER_TEST_SCREENSHOTS=docs/console $(BIN)/pytest -q tests/browser/test_screenshots.py
 
 clean: ## Remove the environment and the caches (not your data)
 	rm -rf $(VENV) .venv-sdk benchmarks/.venv benchmarks/build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -40,7 +40,8 @@ def tool() -> Callable[[str], str]:
             if path := shutil.which(name):
                 return path
         message = (
-            f"{' or '.join(names)} is not installed (Debian: mosquitto, mosquitto-clients, libcoap3-bin, curl, openssl)"
+            f"{' or '.join(names)} is not installed"
+            " (Debian: mosquitto, mosquitto-clients, libcoap3-bin, curl, openssl, chromium)"
         )
         if os.environ.get("PROVSERVER_TEST_REQUIRE_TOOLS"):
             pytest.fail(message)
