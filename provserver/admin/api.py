@@ -4,17 +4,17 @@ import logging
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 from uuid import UUID
 
 import msgspec
 
 from provserver.admin import problem
 from provserver.admin.messages import Reader, Request, Response
+from provserver.admin.paths import Paths
 from provserver.admin.problem import (
     CsrfTokenWrong,
     Malformed,
-    MethodNotAllowed,
     TooLarge,
     UnsupportedMediaType,
 )
@@ -33,7 +33,11 @@ log = logging.getLogger("provserver.admin")
 COOKIE = "provserver_session"
 CSRF_HEADER = "x-csrf-token"
 IDEMPOTENCY_HEADER = "idempotency-key"
+ORGANIZATION_HEADER = "x-organization"
 IDEMPOTENCY_KEY = re.compile("[A-Za-z0-9._:-]{16,255}")
+
+ORGANIZATION = re.compile("[1-9][0-9]{0,8}|[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}")
+"""What ORGANIZATION_HEADER may be: a number or an id."""
 
 SAFE = frozenset({"GET", "HEAD"})
 """Methods that change nothing."""
@@ -50,9 +54,7 @@ class Api:
     def __init__(self, services: "Services", routes: Sequence[Route]) -> None:
         self.routes = tuple(routes)
         self.services = services
-        self._root = _Branch()
-        for each in self.routes:
-            self._root.add(each)
+        self._paths = Paths(self.routes)
 
     async def call(self, request: Request) -> Response:
         """Answer; every fault is a problem (RFC 9457)."""
@@ -75,22 +77,16 @@ class Api:
         await self.services.jobs.stop()
         await self.services.webhooks.close()
         await self.services.integrations.close()
+        await self.services.overview.stop()
         await self.services.sign_in.drain()
         self.services.passwords.close()
 
     def match(self, method: str, path: str) -> tuple[Route, dict[str, str | UUID]]:
         """The route of a request, and its path's parameters. Raises NotFound, MethodNotAllowed."""
         try:
-            segments = [unquote(each, errors="strict") for each in path.split("/")]
-        except UnicodeDecodeError:
-            raise NotFound("The path is not UTF-8, percent-encoded.") from None
-        found = self._root.find(segments)
-        if found is None:
-            raise NotFound(f"There is nothing at this path. {PREFIX}/docs lists what there is.")
-        routes, parameters = found
-        route = routes.get("GET" if method == "HEAD" else method)
-        if route is None:
-            raise MethodNotAllowed(f"This path takes {', '.join(sorted(routes))}.", sorted(routes))
+            route, parameters = self._paths.match(method, path)
+        except NotFound as fault:
+            raise NotFound(f"{fault} {PREFIX}/docs lists what there is.") from None
         named = zip(route.parameters, parameters, strict=True)
         return route, {name: read_parameter(name, text) for name, text in named}
 
@@ -122,6 +118,8 @@ class Api:
             principal = await self.authenticate(request)
         if isinstance(route.access, Permission):
             principal.require(route.access)
+        if principal is not NOBODY and (chosen := request.headers.get(ORGANIZATION_HEADER)) is not None:
+            principal = await self.services.organizations.choose(principal, _organization(chosen))
         query = route.read_query(request.query)
         data = await _body(route, request)
         body: Any = data if route.body is bytes else None
@@ -133,7 +131,9 @@ class Api:
             return await _answer(route, await route.handler(call))
         if not IDEMPOTENCY_KEY.fullmatch(key):
             raise Malformed("Idempotency-Key must be 16-255 of the characters A-Z a-z 0-9 . _ : -, a UUID for example.")
-        parts = (request.method, request.path, request.query, data)
+        parts: tuple[str | bytes, ...] = (request.method, request.path, request.query, data)
+        if principal.home_id is not None:  # elsewhere it is another request
+            parts += (principal.organization_id.bytes,)
         async with self.services.idempotency.once(principal, key, parts) as turn:
             if turn.kept is not None:
                 kept = turn.kept
@@ -144,41 +144,6 @@ class Api:
             return response
 
 
-class _Branch:
-    """What there is below a part of the path: literal segments before parameters."""
-
-    def __init__(self) -> None:
-        self.literal: dict[str, _Branch] = {}
-        self.any: _Branch | None = None
-        self.routes: dict[str, Route] = {}
-
-    def add(self, route: Route) -> None:
-        branch = self
-        for segment in route.path.split("/"):
-            if segment.startswith("{"):
-                branch.any = branch.any or _Branch()
-                branch = branch.any
-            else:
-                branch = branch.literal.setdefault(segment, _Branch())
-        if route.method in branch.routes:
-            raise ValueError(f"{route.method} {route.path} is there twice")
-        branch.routes[route.method] = route
-
-    def find(
-        self, segments: Sequence[str], taken: tuple[str, ...] = ()
-    ) -> tuple[dict[str, Route], tuple[str, ...]] | None:
-        """What a path leads to, with its parameters; a literal segment goes before a parameter."""
-        if not segments:
-            return (self.routes, taken) if self.routes else None
-        first, *rest = segments
-        found = None
-        if first in self.literal:
-            found = self.literal[first].find(rest, taken)
-        if found is None and self.any is not None and first:
-            found = self.any.find(rest, (*taken, first))
-        return found
-
-
 def session_token(request: Request) -> str:
     """The session's token in the cookie; empty without."""
     for part in request.headers.get("cookie", "").split(";"):
@@ -186,6 +151,17 @@ def session_token(request: Request) -> str:
         if name == COOKIE:
             return value
     return ""
+
+
+def _organization(text: str) -> UUID | int:
+    """Which organization ORGANIZATION_HEADER names. Raises Malformed."""
+    if not ORGANIZATION.fullmatch(text):
+        reason = "it must be an organization's number or id"
+        raise Malformed(
+            "The header X-Organization must be the number or the id of an organization.",
+            [{"in": "header", "field": "X-Organization", "reason": reason}],
+        )
+    return UUID(text) if "-" in text else int(text)
 
 
 async def _body(route: Route, request: Request) -> bytes:

@@ -11,17 +11,23 @@ from provserver.services.api_keys import ApiKeys
 from provserver.services.approvals import Approvals
 from provserver.services.audit import Audit
 from provserver.services.claiming import Claiming
+from provserver.services.device_bulk import DeviceBulk
+from provserver.services.device_counts import DeviceCounts
+from provserver.services.device_search import DeviceSearch
+from provserver.services.device_timeline import DeviceTimeline
 from provserver.services.devices import Devices
 from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
+from provserver.services.inbox import Inbox
 from provserver.services.integrations import Integrations, outgoing
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
 from provserver.services.limits import PeopleLimits
 from provserver.services.network_devices import NetworkDevices
 from provserver.services.organizations import Organizations
+from provserver.services.overview import Overview
 from provserver.services.particle import ParticleProducts
 from provserver.services.particle import connect as particle_client
 from provserver.services.passwords import Passwords
@@ -44,22 +50,27 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
     """
     limits = limits or PeopleLimits()
     database, keys = space.database, space.keys
-    passwords = Passwords()
+    passwords, counts = Passwords(), DeviceCounts(database)
     tokens = StaticTokens(database, keys)
+    claiming = Claiming(database, keys, limits.claims)
     services = Services(
         organizations=Organizations(database),
         users=Users(database, keys, passwords, sign_ups=limits.sign_ups),
         sign_in=SignIn(database, keys, passwords, config.set_up_path, limits=limits.sign_in),
         api_keys=ApiKeys(database, keys),
-        profiles=lambda organization_id, actor: Profiles(database, keys, organization_id, actor=actor),
+        profiles=lambda organization_id, actor: Profiles(database, keys, organization_id, actor=actor, counts=counts),
         issuing=lambda organization_id, actor: IssuingAuthorities(database, keys, organization_id, actor=actor),
         devices=lambda organization_id, actor: Devices(database, keys, organization_id, actor=actor),
+        device_search=DeviceSearch(database),
+        device_timeline=DeviceTimeline(database),
+        device_bulk=DeviceBulk(database, keys, claiming),
         request_keys=RequestKeys(database, keys),
         tokens=tokens,
         export=TokenExport(tokens),
         eol=EndOfLine(database, keys),
-        claiming=Claiming(database, keys, limits.claims),
+        claiming=claiming,
         approvals=Approvals(database),
+        inbox=Inbox(database),
         jobs=Jobs(database),
         particle=ParticleProducts(database, keys, connect=partial(particle_client, config.outgoing_private)),
         audit=Audit(database, keys, file=head_file(config)),
@@ -73,5 +84,6 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         network_devices=NetworkDevices(database),
         sightings=Sightings(database, keys),
         wifi_sessions=WifiSessions(database, keys, timedelta(seconds=config.wifi_session_lifetime), limits.wifi),
+        overview=Overview(database),
     )
     return Api(services, ROUTES)

@@ -1,10 +1,13 @@
 """Types of the members that requests and answers are made of, as the API's description shows them."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Annotated, Generic, Protocol, Self, TypeVar
 from uuid import UUID
 
 from msgspec import UNSET, Meta, Struct, UnsetType
+
+from provserver.core.search import Found
 
 PRINTABLE = "^[^\\x00-\\x1f\\x7f]*$"
 """No control characters: they are in no name, and Postgres takes no NUL."""
@@ -23,6 +26,9 @@ Email = Annotated[
 Password = Annotated[str, Meta(min_length=1, max_length=1024, pattern="^[^\\x00]*$")]
 Reference = Annotated[
     str, Meta(min_length=1, max_length=255, pattern=PRINTABLE, description="A name or an id.", examples=["wifi-sensor"])
+]
+Search = Annotated[
+    str, Meta(min_length=1, max_length=255, pattern=PRINTABLE, description="What is in the name, whatever its case.")
 ]
 Limit = Annotated[int, Meta(ge=1, le=500, description="How many at most.")]
 Cursor = Annotated[UUID, Meta(description="Where the page before ended: its nextCursor.")]
@@ -65,12 +71,26 @@ class Page(Answer, Generic[Item], frozen=True):
     next_cursor: UUID | None = None
 
 
+class SearchedPage(Page[Item], Generic[Item], frozen=True, kw_only=True):
+    """What a search back in time found. searched_to: how far it has looked, where it stopped before the page was full.
+
+    It goes on with nextCursor then.
+    """
+
+    searched_to: datetime | None = None
+
+
 class _HasId(Protocol):
     @property
     def id(self) -> UUID: ...
 
 
 Thing = TypeVar("Thing", bound=_HasId)
+
+
+def searched(found: Found[Thing], show: Callable[[Thing], Item]) -> SearchedPage[Item]:
+    """A page of what a search found."""
+    return SearchedPage([show(each) for each in found.rows], found.cursor, searched_to=found.searched_to)
 
 
 def paged(found: Sequence[Thing], limit: int, show: Callable[[Thing], Item]) -> Page[Item]:

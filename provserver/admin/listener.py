@@ -13,8 +13,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from provserver.admin import problem
 from provserver.admin.api import SAFE, Api
+from provserver.admin.console.console import Console
 from provserver.admin.messages import Request, Response
 from provserver.admin.problem import BodyTimeout, HostNotAccepted, TooLarge
+from provserver.admin.route import PREFIX
 from provserver.errors import Forbidden, Misconfigured, ProvserverError, described
 
 log = logging.getLogger("provserver.admin")
@@ -101,15 +103,18 @@ class Server(web.Server):
 
 
 class AdminListener:
-    """Serves the API.
+    """Serves the API, and the console beside it.
 
     hosts: names that requests may be for, by commas, besides localhost and the listener's own addresses. proxies:
     addresses or networks, by commas, that say the truth in X-Forwarded-For and X-Forwarded-Proto. timeout: seconds for
     a request's head, and for its body to begin. Raises Misconfigured.
     """
 
-    def __init__(self, api: Api, *, hosts: str = "", proxies: str = "", timeout: float = 10.0) -> None:
+    def __init__(
+        self, api: Api, console: Console, *, hosts: str = "", proxies: str = "", timeout: float = 10.0
+    ) -> None:
         self._api = api
+        self._console = console
         try:
             self._proxies = [ip_network(each.strip()) for each in proxies.split(",") if each.strip()]
         except ValueError as fault:
@@ -167,7 +172,9 @@ class AdminListener:
         cast("Connection", request.protocol).spoken = True
         try:
             self._check(request)
-            response = await self._api.call(self._request(request))
+            asked = self._request(request)
+            whole = self._api if asked.path.startswith(PREFIX) else self._console
+            response = await whole.call(asked)
         except ProvserverError as fault:
             response = problem.of(fault)
         if response.status in (408, 413) or (request.can_read_body and not request.content.at_eof()):

@@ -8,7 +8,15 @@ from typing import Any
 import msgspec
 
 from provserver.admin import problem
-from provserver.admin.api import COOKIE, CSRF_HEADER, IDEMPOTENCY_HEADER, IDEMPOTENCY_KEY, SAFE
+from provserver.admin.api import (
+    COOKIE,
+    CSRF_HEADER,
+    IDEMPOTENCY_HEADER,
+    IDEMPOTENCY_KEY,
+    ORGANIZATION,
+    ORGANIZATION_HEADER,
+    SAFE,
+)
 from provserver.admin.problem import KINDS, Problem
 from provserver.admin.route import CSV, JSON, Access, Content, Route
 
@@ -19,16 +27,18 @@ Everything that the command line does, as JSON over HTTP.
 
 Sign in as a program with an API key (`Authorization: Bearer psk_…`), or as a person with `POST /api/admin/session`,
 which sets a cookie; what changes something then needs the header X-CSRF-Token, too. You see what belongs to your
-organization and to those below it; all else is not found. Lists come in pages: repeat the request with `cursor` set to
-the `nextCursor` that was answered, until it is null. Single things have an ETag; with it in If-Match, a change is
-refused (412) when somebody else was faster. Requests that create something take an Idempotency-Key of your choice:
-repeated within a day, they give the first answer again. Refusals are problem details (RFC 9457) with a stable
+organization and to those below it; all else is not found. The header X-Organization, with the number or the id of one
+of them, has a request reach that one and those below it, and no more. Lists come in pages: repeat the request with
+`cursor` set to the `nextCursor` that was answered, until it is null. Single things have an ETag; with it in If-Match, a
+change is refused (412) when somebody else was faster. Requests that create something take an Idempotency-Key of your
+choice: repeated within a day, they give the first answer again. Refusals are problem details (RFC 9457) with a stable
 `code`."""
 
 _TAGS = {
     "session": "Sign in and out.",
     "setup": "The first user.",
     "invitations": "Links by which people come to have a password.",
+    "email": "Your own, with which you sign in.",
     "sign-up": "For whoever likes, where an organization allows it.",
     "password": "Your own.",
     "organizations": "The tree: the manufacturer above its customers.",
@@ -36,6 +46,7 @@ _TAGS = {
     "keys": "API keys: what programs sign in with.",
     "profiles": "Device profiles and their provision keys.",
     "approvals": "Devices that wait for an operator.",
+    "inbox": "All that waits for an operator.",
     "request-keys": "Keys that devices seal their requests to.",
     "webhooks": "Who is told of events, and what came of it.",
     "particle": "Products of Particle whose devices get static tokens through a ledger.",
@@ -44,6 +55,7 @@ _TAGS = {
     "wifi-sessions": "Tries to get devices onto WiFi with a token of ours, and what came of them.",
     "static-tokens": "Access tokens made before their devices, each with a QR code that claims the device.",
     "jobs": "Work that takes longer than a request should.",
+    "overview": "How things are.",
     "attempts": "What devices asked for, and why it was refused.",
     "explain": "Why a request would be refused.",
     "audit": "What was done, by whom, and the proof that it is all there.",
@@ -164,6 +176,10 @@ def _query(route: Route, schemas: Mapping[Any, Any], components: Mapping[str, An
 def _headers(route: Route) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     schema: dict[str, Any]
+    if route.access is not Access.PUBLIC:
+        schema = {"type": "string", "pattern": f"^({ORGANIZATION.pattern})$", "examples": ["3"]}
+        text = "The number or the id of an organization below yours: the request reaches that one and those below it."
+        found.append({"name": _header(ORGANIZATION_HEADER), "in": "header", "schema": schema, "description": text})
     if route.creates and route.access is not Access.PUBLIC:
         schema = {"type": "string", "pattern": f"^{IDEMPOTENCY_KEY.pattern}$"}
         text = "A word of your choice for this request: repeated, it gives the same answer and makes nothing twice."

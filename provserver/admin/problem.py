@@ -118,12 +118,18 @@ class Problem(Struct, frozen=True, rename="camel"):
     errors: list[dict[str, str | int | None]] | UnsetType = UNSET
 
 
+def code_of(fault: ProvserverError) -> str:
+    """The code of KINDS that a fault has."""
+    if isinstance(fault, Unavailable):
+        return "unavailable"
+    return fault.code if isinstance(fault, Refused) else "misconfigured"
+
+
 def of(fault: ProvserverError) -> Response:
     """What to answer for a fault."""
-    code = fault.code if isinstance(fault, Refused) else "misconfigured"
+    code = code_of(fault)
     headers = {}
     if isinstance(fault, Unavailable):
-        code = "unavailable"
         headers["Retry-After"] = str(retry_after())
     elif isinstance(fault, TooManyRequests):
         headers["Retry-After"] = str(max(1, math.ceil(fault.retry_after)))

@@ -153,7 +153,7 @@ class Route:
         """The codes of the problems that it may answer (`problem.KINDS`)."""
         codes = {"malformed", "host_not_accepted", "internal", "unavailable", *self.problems}
         if self.access is not Access.PUBLIC:
-            codes |= {"unauthenticated", "too_many_requests"}
+            codes |= {"unauthenticated", "too_many_requests", "not_found"}  # the organization that is chosen
         if isinstance(self.access, Permission):
             codes.add("forbidden")
         if self.method not in ("GET", "HEAD"):
@@ -320,7 +320,8 @@ def _kinds(query: type[Struct] | None) -> tuple[tuple[str, str], ...]:
         parts = inner.types if isinstance(inner, msgspec.inspect.UnionType) else (inner,)
         for part in parts:
             bare = part.type if isinstance(part, msgspec.inspect.Metadata) else part
-            if isinstance(bare, msgspec.inspect.IntType):
+            choices = bare.values if isinstance(bare, msgspec.inspect.LiteralType) else ()
+            if isinstance(bare, msgspec.inspect.IntType) or isinstance(next(iter(choices), None), int):
                 kind = "int"
             elif isinstance(bare, msgspec.inspect.BoolType):
                 kind = "bool"

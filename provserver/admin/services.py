@@ -8,16 +8,21 @@ from provserver.services.api_keys import ApiKeys
 from provserver.services.approvals import Approvals
 from provserver.services.audit import Audit
 from provserver.services.claiming import Claiming
+from provserver.services.device_bulk import DeviceBulk
+from provserver.services.device_search import DeviceSearch
+from provserver.services.device_timeline import DeviceTimeline
 from provserver.services.devices import Devices
 from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
+from provserver.services.inbox import Inbox
 from provserver.services.integrations import Integrations
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
 from provserver.services.network_devices import NetworkDevices
 from provserver.services.organizations import Organizations
+from provserver.services.overview import Overview
 from provserver.services.particle import ParticleProducts
 from provserver.services.passwords import Passwords
 from provserver.services.profiles import Profiles
@@ -42,12 +47,16 @@ class Services:
     profiles: Callable[[UUID, str], Profiles]
     issuing: Callable[[UUID, str], IssuingAuthorities]
     devices: Callable[[UUID, str], Devices]
+    device_search: DeviceSearch
+    device_timeline: DeviceTimeline
+    device_bulk: DeviceBulk
     request_keys: RequestKeys
     tokens: StaticTokens
     export: TokenExport
     eol: EndOfLine
     claiming: Claiming
     approvals: Approvals
+    inbox: Inbox
     jobs: Jobs
     particle: ParticleProducts
     audit: Audit
@@ -61,3 +70,4 @@ class Services:
     network_devices: NetworkDevices
     sightings: Sightings
     wifi_sessions: WifiSessions
+    overview: Overview

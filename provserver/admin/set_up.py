@@ -18,7 +18,7 @@ async def offer(space: Workspace, config: Config, host: str, port: int) -> None:
     Devices are served without it, too.
     """
     shown = "localhost" if ip_address(host).is_unspecified else host
-    page = f"http://{join_address(shown, port)}/api/admin/setup#"  # browsers keep what follows to themselves
+    page = f"http://{join_address(shown, port)}/set-up#"  # browsers keep what follows to themselves
     try:
         config.set_up_path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         await SignIn(space.database, space.keys, Passwords(), config.set_up_path).offer_set_up(page)

@@ -171,7 +171,10 @@ async def update(
         "deleteShared": delete_shared or [],
         "deleteServer": delete_server or [],
     }
-    _print_details(await api.call("PATCH", path("devices", device), body=change), json)
+    changed = dict(await api.call("PATCH", path("devices", device), body=change))
+    if not json:
+        del changed["online"]  # which this has not changed
+    _print_details(changed, json)
 
 
 @cli.command()
@@ -360,6 +363,7 @@ def print_device(device: Mapping[str, Any], *, json: bool) -> None:
     left_out = {"makerId", "holderId", "ownerId", "revision"}
     if device["holderId"] == device["makerId"] and device["ownerId"] is None and device["staticToken"] is None:
         left_out |= {"maker", "holder", "owner", "staticToken"}
+    left_out |= {name for name in ("accessToken", "quarantined", "suspected") if not device.get(name)}
     rest = [name for name in device if name not in left_out]
     output.print_object({name: device[name] for name in (*SHOWN_FIRST, *rest)})
 

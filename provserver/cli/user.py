@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from provserver.admin.client import ROOT, Client, given, path
+from provserver.admin.client import Client, given, path
 from provserver.cli import options, output
 from provserver.cli.organization import OrganizationChoice, OrganizationOption
 from provserver.cli.output import Json
@@ -30,7 +30,7 @@ async def invite(
 ) -> None:
     """Invite a user, by a link that is good once and shown once: send it to nobody else."""
     body = {"email": checked_email(email), "role": role, "name": name or None, "organization": organization}
-    _print_link(api, await api.call("POST", "/users", body=given(body)), "invitations/accept", json)
+    _print_link(api, await api.call("POST", "/users", body=given(body)), "invitation", json)
 
 
 @cli.command("list")
@@ -85,10 +85,10 @@ async def link(api: Client, user: Reference, json: Json = False) -> None:
     """Make a new link for a user: to accept the invitation, or else to choose another password."""
     accepted = (await api.call("GET", path("users", user)))["accepted"]
     made = await api.call("POST", path("users", user, "reset-password" if accepted else "invite"))
-    _print_link(api, made, "password/reset" if accepted else "invitations/accept", json)
+    _print_link(api, made, "password-reset" if accepted else "invitation", json)
 
 
 def _print_link(api: Client, made: Mapping[str, Any], page: str, json: bool) -> None:
-    """What was made, and the page that takes the link: behind the `#`, which browsers send to nobody."""
-    output.print_object({**made, "page": f"{api.url}{ROOT}/{page}#{made['link']}"}, json=json)
+    """What was made, and the console's page that takes the link: behind the `#`, which browsers send to nobody."""
+    output.print_object({**made, "page": f"{api.url}/{page}#{made['link']}"}, json=json)
     output.say("The link is shown this once, and good once: send it, or its page, to the user alone.", quiet=json)

@@ -68,12 +68,13 @@ def _lines(pair: KeyPair, addresses: dict[str, str], config: Config) -> list[str
                 continue
             does = ("--ca", authority, *does)
         lines.append(_line(*_program("firmware-sim"), "device", *asks, *does))
-    if (admin := addresses.get("admin")) and config.set_up_path.exists():
-        lines += [
-            "",
-            f"# The admin API is at http://{admin}/api/admin/docs; the link for its first user, good for an hour:",
-            _line("cat", config.set_up_path.absolute()),
-        ]
+    if admin := addresses.get("admin"):
+        lines += ["", f"# The web console is at http://{admin}/"]
+        if config.set_up_path.exists():
+            lines += [
+                "# … for its first user there is a link, good for an hour:",
+                _line("cat", config.set_up_path.absolute()),
+            ]
     return [*lines, ""]
 
 

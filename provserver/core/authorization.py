@@ -3,7 +3,7 @@
 from enum import StrEnum
 from uuid import UUID
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from provserver.errors import Forbidden
 
@@ -58,13 +58,33 @@ OPERATOR = "operator"
 class Principal(Struct, frozen=True):
     """Who makes a call. It reaches what belongs to its organization and to those below it, and nothing else.
 
-    actor: as the audit names it: `user:<id>`, `key:<id>` or `operator`. user_id: of a person; owns what it claims.
+    actor: as the audit names it: `user:<id>`, `key:<id>` or `operator`. user_id: of a person. home_id: the organization
+    it belongs to, while it reaches no more than one below that; None: it reaches its own.
     """
 
     actor: str
     organization_id: UUID
     permissions: frozenset[Permission] = ALL
     user_id: UUID | None = None
+    home_id: UUID | None = None
+
+    @property
+    def home(self) -> "Principal":
+        """The same with all that it reaches."""
+        if self.home_id is None:
+            return self
+        return structs.replace(self, organization_id=self.home_id, home_id=None)
+
+    @property
+    def owner_id(self) -> UUID | None:
+        """The person who owns what is claimed: none in an organization that is not his own."""
+        return self.user_id if self.home_id is None else None
+
+    def within(self, organization_id: UUID) -> "Principal":
+        """The same with no more than an organization below its own; the caller has checked that it is below."""
+        if organization_id == self.organization_id:
+            return self
+        return structs.replace(self, organization_id=organization_id, home_id=self.home.organization_id)
 
     def require(self, permission: Permission) -> None:
         """Go on only with this permission. Raises Forbidden."""

@@ -61,7 +61,8 @@ class Word(Enum):
 
 
 _NOTHING = Advice("Nothing needs to be done.")
-_FIRMWARE = "Mend the firmware, or what writes its configuration: "
+FIRMWARE = "Mend the firmware, or what writes its configuration: "
+"""What advice begins with that is for whoever writes firmware."""
 _CERTIFICATE = "Have the device's certificate issued anew: "
 _WAIT = (
     "Right devices get through when less comes. When it is your own devices behind one address, "
@@ -73,12 +74,12 @@ ADVICE: Mapping[Reason | Word, Advice] = {
     Word.GRANTED: Advice(_NOTHING.text, (_SHOW_DEVICE,)),
     Word.REPEATED: Advice("Nothing needs to be done: an answer was lost, and was given again.", (_SHOW_DEVICE,)),
     Word.UNDECODABLE: Advice(
-        _FIRMWARE + "it is to send a JSON object with provisionDeviceKey and provisionDeviceSecret."
+        FIRMWARE + "it is to send a JSON object with provisionDeviceKey and provisionDeviceSecret."
     ),
-    Word.INVALID: Advice(_FIRMWARE + "the member that is named must be there, and be a string."),
-    Reason.NAME_BLANK: Advice(_FIRMWARE + "send a name, or leave deviceName out to be given one."),
-    Reason.NAME_TOO_LONG: Advice(_FIRMWARE + "names have at most 255 characters."),
-    Reason.NAME_MALFORMED: Advice(_FIRMWARE + "names have no control characters, and nothing that reads as markup."),
+    Word.INVALID: Advice(FIRMWARE + "the member that is named must be there, and be a string."),
+    Reason.NAME_BLANK: Advice(FIRMWARE + "send a name, or leave deviceName out to be given one."),
+    Reason.NAME_TOO_LONG: Advice(FIRMWARE + "names have at most 255 characters."),
+    Reason.NAME_MALFORMED: Advice(FIRMWARE + "names have no control characters, and nothing that reads as markup."),
     Reason.NAME_REQUIRED: Advice(
         "Have the firmware send deviceName, or let the profile create devices.",
         ("provserver profile update {profile} --strategy allow-create",),
@@ -97,7 +98,7 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         "firmware carry the key of the device's own profile.",
         (_SHOW_DEVICE,),
     ),
-    Reason.KEY_MISSING: Advice(_FIRMWARE + "its provision key and secret are empty.", (_SHOW_PROFILE,)),
+    Reason.KEY_MISSING: Advice(FIRMWARE + "its provision key and secret are empty.", (_SHOW_PROFILE,)),
     Reason.KEY_UNKNOWN: Advice(
         "Compare the key in the firmware with those of its profile: it may be misspelt, removed, or of another server. "
         "Of an unknown key nothing is kept, as it may be a secret in the wrong member.",
@@ -134,7 +135,7 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         ("provserver approval list --state rejected", "provserver approval accept {device}"),
     ),
     Reason.APPROVAL_UNNAMED: Advice(
-        _FIRMWARE + "whoever is to approve a device must be able to tell it from others, and it from itself when it "
+        FIRMWARE + "whoever is to approve a device must be able to tell it from others, and it from itself when it "
         "asks again: send deviceName or requestNonce."
     ),
     Reason.APPROVALS_FULL: Advice(
@@ -159,13 +160,13 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         "Have the device present its certificate chain over TLS or DTLS, or give the profile another strategy.",
         (_SHOW_PROFILE, "provserver profile update {profile} --strategy allow-create"),
     ),
-    Reason.CREDENTIALS_INVALID: Advice(_FIRMWARE + "the credentials that it supplies are not such as can be taken."),
+    Reason.CREDENTIALS_INVALID: Advice(FIRMWARE + "the credentials that it supplies are not such as can be taken."),
     Reason.CREDENTIALS_TAKEN: Advice(
         "Two devices supply the same credentials: a copied firmware image with its flash, as a rule. Erase the flash "
         "of one, or find who has them.",
         ("provserver attempt list --device {device}",),
     ),
-    Reason.NONCE_MALFORMED: Advice(_FIRMWARE + "requestNonce is to be 32 hexadecimal digits of 16 random bytes."),
+    Reason.NONCE_MALFORMED: Advice(FIRMWARE + "requestNonce is to be 32 hexadecimal digits of 16 random bytes."),
     Reason.NONCE_REUSED: Advice(
         "A nonce stands for one request. Firmware that asks for something else, or for another name, is to make a new "
         "one; devices that share one have copied flash.",
@@ -298,12 +299,12 @@ ADVICE: Mapping[Reason | Word, Advice] = {
         "certificate somebody else has. Revoke the old certificate at its CA.",
         (_SHOW_DEVICE,),
     ),
-    Reason.CSR_MALFORMED: Advice(_FIRMWARE + "the request is PKCS#10, in base64 of DER or in PEM."),
-    Reason.CSR_TOO_LARGE: Advice(_FIRMWARE + "the request has a subject and a key, and needs no more."),
-    Reason.CSR_KEY: Advice(_FIRMWARE + "make an EC key on P-256 (secp256r1)."),
-    Reason.CSR_SIGNATURE: Advice(_FIRMWARE + "sign the request with the private key that belongs to its public key."),
-    Reason.CSR_EXTENSION: Advice(_FIRMWARE + "ask for no extensions: the profile's CA sets them."),
-    Reason.CSR_SUBJECT: Advice(_FIRMWARE + "the subject is to be CN= and the device's own name, or empty."),
+    Reason.CSR_MALFORMED: Advice(FIRMWARE + "the request is PKCS#10, in base64 of DER or in PEM."),
+    Reason.CSR_TOO_LARGE: Advice(FIRMWARE + "the request has a subject and a key, and needs no more."),
+    Reason.CSR_KEY: Advice(FIRMWARE + "make an EC key on P-256 (secp256r1)."),
+    Reason.CSR_SIGNATURE: Advice(FIRMWARE + "sign the request with the private key that belongs to its public key."),
+    Reason.CSR_EXTENSION: Advice(FIRMWARE + "ask for no extensions: the profile's CA sets them."),
+    Reason.CSR_SUBJECT: Advice(FIRMWARE + "the subject is to be CN= and the device's own name, or empty."),
     Reason.ISSUER_MISSING: Advice("Give the profile a CA to issue with (docs/certificates.md).", (_SHOW_PROFILE,)),
     Reason.ISSUER_EXPIRED: Advice(
         "Renew the CA that the profile issues with (docs/certificates.md).", (_SHOW_PROFILE,)

@@ -49,6 +49,11 @@ def floor(at: float) -> UUID:
     return UUID(int=max(int(at * 1000), 0) << 80)
 
 
+def time_of(id_: UUID) -> float:
+    """When a time-ordered UUID was made, in seconds since the epoch."""
+    return (id_.int >> 80) / 1000
+
+
 def alphanumeric(length: int, random: Randomness) -> str:
     """Evenly distributed characters of [A-Za-z0-9]."""
     text = b""

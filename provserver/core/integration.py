@@ -168,8 +168,10 @@ def changed(network: NetworkKind, before: Settings | None, change: SettingsChang
     """Settings as they were with a change, or new ones. Raises Invalid, with all that is wrong."""
     kind = SETTINGS[network]
     given = {name: value for name in change.__struct_fields__ if (value := getattr(change, name)) is not UNSET}
+    of_cluster: dict[str, object] = {}
     if network is NetworkKind.THINGS_STACK and "address" in given:
-        given = _components(given.pop("address")) | given
+        of_cluster = {name: each for name, each in _components(given.pop("address")).items() if name not in given}
+        given = of_cluster | given
     known = {each.name: each for each in structs.fields(kind)}
     wrong = dict.fromkeys(sorted(given.keys() - known.keys()), f"is no setting of {network.label}")
     members: dict[str, Any] = {} if before is None else structs.asdict(before)
@@ -185,7 +187,7 @@ def changed(network: NetworkKind, before: Settings | None, change: SettingsChang
             try:
                 members[name] = _CHECKS[name](members[name])
             except ValueError as fault:
-                wrong[name] = str(fault)
+                wrong["address" if name in of_cluster else name] = str(fault)
     if not wrong and network is NetworkKind.THINGS_STACK:
         wrong = dict(_unpaired(members["lorawan_version"], members["regional_parameters"]))
     if wrong:

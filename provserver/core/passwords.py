@@ -63,11 +63,16 @@ def check(password: str, email: str) -> None:
         raise Invalid(f"The password is too short. Choose one of {MIN_LENGTH} characters or more.")
     if len(password) > MAX_LENGTH:
         raise Invalid(f"The password is too long. Choose one of at most {MAX_LENGTH} characters.")
+    check_apart(password, email)
     folded = password.strip().casefold()
-    if folded in {email.casefold(), email.partition("@")[0].casefold()}:
-        raise Invalid("The password must not be your e-mail address. Choose another.")
     if folded in _COMMON or len(set(folded)) < _MIN_VARIETY:
         raise Invalid("This password is among the first that are tried by who guesses. Choose another.")
+
+
+def check_apart(password: str, email: str) -> None:
+    """Whether a password is another word than this e-mail address. Raises Invalid, without the password."""
+    if password.strip().casefold() in {email.casefold(), email.partition("@")[0].casefold()}:
+        raise Invalid("The password must not be your e-mail address. Choose another.")
 
 
 def hashed(password: str, salt: bytes) -> str:

@@ -38,7 +38,7 @@ class StaticToken(Struct, frozen=True, gc=False):
 
     number: for people. organization: that made it. name, metadata: what its device is to have. unit, unit_state,
     unit_at: the thing on the line that it is written to. has_device: its device is made, and has the token's id;
-    device_name, holder_id, owner_id: that device's.
+    device_name, holder_id, owner_id: that device's. holder, owner: their names, or e-mail.
     """
 
     id: UUID
@@ -61,6 +61,8 @@ class StaticToken(Struct, frozen=True, gc=False):
     device_name: str | None = None
     holder_id: UUID | None = None
     owner_id: UUID | None = None
+    holder: str | None = None
+    owner: str | None = None
 
     @property
     def has_device(self) -> bool:
@@ -151,6 +153,16 @@ def batch_id(now: float, random: ids.Randomness) -> UUID:
 def token_id(batch: UUID, place: int) -> UUID:
     """The id of a batch's token, by its place from 1."""
     return UUID(int=batch.int + place)
+
+
+def batch_of(token: UUID) -> UUID:
+    """The batch of a token, by its id."""
+    return UUID(int=token.int & ~_COUNT)
+
+
+def place_of(token: UUID) -> int:
+    """A token's place in its batch, from 1."""
+    return token.int & _COUNT
 
 
 def batch_range(batch: UUID) -> tuple[UUID, UUID]:

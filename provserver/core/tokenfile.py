@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from enum import StrEnum
-from itertools import chain
+from itertools import chain, islice
 from typing import BinaryIO, Final, NamedTuple, TextIO, TypeAlias
 
 from provserver.core import decision, lorawan, metadata
@@ -26,6 +26,9 @@ MAX_HEADER: Final = 255
 _DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 _STRANGE = "|:^~"
 """What some separate cells with, and we do not take."""
+
+MAX_CELL: Final = 200
+"""Characters of a cell that an excerpt has."""
 
 _COMPARED = 40
 """Characters by which a header is likened to fields: that takes as long as the square of them."""
@@ -100,6 +103,14 @@ class Column(NamedTuple):
     field: str | None
 
 
+class Excerpt(NamedTuple):
+    """A row as it was read. cells: the beginnings of them; what is not UTF-8 is replaced."""
+
+    row: int
+    line: int
+    cells: tuple[str, ...]
+
+
 def text(file: BinaryIO) -> TextIO:
     """A file's lines as `TokenFile` takes them: what is not UTF-8 becomes an error of its cell."""
     return io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
@@ -110,13 +121,21 @@ class TokenFile:
 
     lines: decoded with `surrogateescape`, their ends kept (`text`). fields: the profile's. mapping: from headers to
     fields, or to None for a column that is left out; what it does not name goes to the field of exactly its name.
-    errors: of the header; with any, no rows are read.
+    errors: of the header; with any, no rows are read. keep: of how many rows, and of how many with errors, the cells
+    are kept, in `kept`, by row.
     """
 
     def __init__(
-        self, lines: Iterable[str], fields: Sequence[MetadataField], mapping: Assignment | None = None
+        self,
+        lines: Iterable[str],
+        fields: Sequence[MetadataField],
+        mapping: Assignment | None = None,
+        *,
+        keep: int = 0,
     ) -> None:
         self.errors: list[FileError] = []
+        self.kept: dict[int, Excerpt] = {}
+        self._keep, self._room = keep, 2 * keep
         self.columns: list[Column] = []
         self.delimiter = ","
         self._fields = {field.name: field for field in fields if field.name != DEVICE_NAME}
@@ -154,6 +173,7 @@ class TokenFile:
         """Each row as a token, or as the errors that it has; first those of the header."""
         yield from self.errors
         if self.errors:
+            self._keep_first()
             return
         count = 0
         table = _Table(self.columns, self._fields)
@@ -168,11 +188,31 @@ class TokenFile:
                 yield FileError(ErrorKind.TOO_MANY_ROWS, count, line, None, None, reason)
                 return
             if len(cells) != len(self.columns):
-                yield self._ragged(count, line, cells)
+                read: Iterator[TokenRow | FileError] = iter([self._ragged(count, line, cells)])
             else:
-                yield from table.read(count, line, cells)
+                read = table.read(count, line, cells)
+            yield from read if not self._room else self._kept(read, count, line, cells)
         if not count:
             yield FileError(ErrorKind.NO_ROWS, None, None, None, None, "there are no rows below the header")
+
+    def _kept(
+        self, read: Iterator[TokenRow | FileError], row: int, line: int, cells: Sequence[str]
+    ) -> Iterator[TokenRow | FileError]:
+        """What was read; its cells are kept if it is one of the first, or has an error."""
+        for each in read:
+            if self._room and row not in self.kept and (row <= self._keep or isinstance(each, FileError)):
+                self.kept[row] = _excerpt(row, line, cells)
+                self._room -= 1
+            yield each
+
+    def _keep_first(self) -> None:
+        """Keep the first rows of a file whose header is wrong, for who is to see what its columns hold."""
+        if not self.columns:
+            return
+        for row, (line, cells) in enumerate(islice(self._rows, self._keep), 1):
+            if isinstance(cells, csv.Error):
+                return
+            self.kept[row] = _excerpt(row, line, cells)
 
     def _detect(self, first: str) -> str:
         """The delimiter by which the header has the most known columns, then the most columns."""
@@ -311,6 +351,10 @@ class _Wrong(InvalidValue):
     def __init__(self, kind: ErrorKind, reason: str) -> None:
         super().__init__(reason)
         self.kind = kind
+
+
+def _excerpt(row: int, line: int, cells: Sequence[str]) -> Excerpt:
+    return Excerpt(row, line, tuple(_NOT_UTF8.sub("\ufffd", cell[:MAX_CELL]) for cell in cells))
 
 
 def _device_name(cell: str) -> str:

@@ -3,6 +3,7 @@
 import os
 import re
 import time
+import unicodedata
 from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -100,16 +101,22 @@ class ApiKeys:
         limit: int = 50,
         *,
         organization: UUID | str | None = None,
+        search: str | None = None,
     ) -> list[ApiKey]:
         """The keys in reach, in the order they were made, after the cursor's. Raises Refused.
 
-        organization: only those of this one.
+        organization: only those of this one. search: with this in the name, or with this hint.
         """
         principal.require(Permission.KEYS_MANAGE)
         async with self._database.connection() as connection:
             only = None if organization is None else (await reach(connection, principal, organization)).id
             return await store.list_(
-                connection, principal.organization_id, after=cursor, limit=limit, organization_id=only
+                connection,
+                principal.organization_id,
+                after=cursor,
+                limit=limit,
+                organization_id=only,
+                search=None if search is None else unicodedata.normalize("NFC", search).strip(),
             )
 
     async def show(self, principal: Principal, reference: UUID | str) -> ApiKey:

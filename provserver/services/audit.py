@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Collection
+from dataclasses import replace
 from uuid import UUID
 
 import msgspec
@@ -10,17 +11,18 @@ import msgspec
 from provserver.core import ids
 from provserver.core.auditchain import Entry
 from provserver.core.authorization import Permission, Principal
+from provserver.core.search import Found
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Forbidden
 from provserver.services.audit_chain import AuditChain, Head, Verification
 from provserver.services.organizations import reach
+from provserver.store import actors, audit_chain, organizations
 from provserver.store import audit as store
-from provserver.store import audit_chain, organizations
-from provserver.store.audit import AuditRow
+from provserver.store.audit import AuditRow, Wanted
 from provserver.store.database import Connection, Database
 from provserver.store.headfile import HeadFile
 
-__all__ = ["Audit", "AuditRow", "Head", "Verification"]
+__all__ = ["Audit", "AuditRow", "Head", "Verification", "Wanted"]
 
 _BATCH = 500
 
@@ -45,20 +47,30 @@ class Audit:
     async def list_(
         self,
         principal: Principal,
-        cursor: UUID | None = None,
+        wanted: Wanted | None = None,
         limit: int = 50,
         *,
         organization: UUID | str | None = None,
-        subject_id: str | None = None,
-    ) -> list[AuditRow]:
-        """Entries newest first, from before the cursor's on. Raises Refused.
+    ) -> Found[AuditRow]:
+        """Entries newest first. Raises Refused.
 
-        organization: only those of this one and of those below it. subject_id: of what was acted on.
+        organization: only those of this one and of those below it. An actor may be wanted by the person's e-mail
+        address or the API key's name, too.
         """
         principal.require(Permission.AUDIT_READ)
+        wanted = wanted or Wanted()
         async with self._database.connection() as connection:
             above = (await reach(connection, principal, organization)).id
-            return await store.newest(connection, above, limit, before=cursor, subject_id=subject_id)
+            if wanted.actor is not None and ":" not in wanted.actor:
+                actor = await actors.find(connection, principal.organization_id, wanted.actor)
+                wanted = replace(wanted, actor=actor or wanted.actor)
+            return await store.newest(connection, above, wanted, limit)
+
+    async def names(self, principal: Principal, given: Collection[str]) -> dict[str, str]:
+        """What actors are called, by actor, of the principal's organization and those below it. Raises Forbidden."""
+        principal.require(Permission.AUDIT_READ)
+        async with self._database.connection() as connection:
+            return await actors.names(connection, principal.organization_id, given)
 
     async def export(self, principal: Principal, organization: UUID | str | None = None) -> AsyncGenerator[bytes, None]:
         """Entries as JSON lines, oldest first, each with its place and mac; that it was done is an entry itself.

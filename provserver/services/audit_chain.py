@@ -115,6 +115,7 @@ class AuditChain:
 
     async def head(self) -> Head:
         """The signed end of the chain, with all that is committed in it. Raises Conflict, Unavailable."""
+        self._look_at = -inf  # who asks is told whether it is there now, not a minute ago
         try:
             await self.advance(wait=True)
         except Broken as fault:

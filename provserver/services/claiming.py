@@ -25,6 +25,7 @@ from provserver.core.integration import ClaimProof
 from provserver.core.limits import Buckets, network
 from provserver.core.model import Authenticated
 from provserver.core.secrets import ServerKeys
+from provserver.core.statictoken import TokenStatus
 from provserver.core.telemetry import Value
 from provserver.core.tr005 import DeviceCode
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
@@ -74,11 +75,12 @@ class ClaimLimits:
 
     def take(self, principal: Principal, address: str, now: float) -> None:
         """Let somebody try once. address: whence; empty on the server's own machine. Raises TooManyRequests."""
-        actor = (principal.organization_id, principal.actor)
+        home = principal.home.organization_id  # to choose one below it is no way around
+        actor = (home, principal.actor)
         wait = self.guesses.wait(network(address), now) if address else 0.0
         wait = wait or self.principal.take(actor, now)
         if not wait:
-            wait = self.organization.take(principal.organization_id, now)
+            wait = self.organization.take(home, now)
             if wait:
                 self.principal.give_back(actor, now)
         if wait:
@@ -203,6 +205,20 @@ class Claiming:
             if match is None:
                 await store.spoil(connection, [each for each in found if each.secret_digest is not None])
         raise NotFound(UNCLAIMABLE_DEVICE)
+
+    async def outcome(self, principal: Principal, id_: UUID) -> Claimed:
+        """What has come of a claim of one's own: waiting as long as it has an end, over when it has no device either.
+
+        Whoever may not know of the device hears the same as of one that nobody has. Raises Refused.
+        """
+        principal.require(Permission.DEVICES_CLAIM)
+        principal.require(Permission.DEVICES_VIEW)
+        async with self._database.transaction() as connection:
+            waits = await store.pending(connection, id_, principal.organization_id, principal.actor)
+            device = None if waits else await devices.get(connection, principal.organization_id, id_)
+        if device is not None and device.static_token != TokenStatus.CLAIMED:
+            device = None
+        return Claimed(id_, device, waits)
 
     async def confirm(self, device: Authenticated) -> bool:
         """The word of a device: the claim that waits for it comes true.
@@ -357,12 +373,15 @@ class Claiming:
 
     async def _recipient(self, connection: Connection, principal: Principal, user: UUID | str | None) -> _Recipient:
         """Whoever a claim is for: the principal itself if it names nobody."""
-        if user is not None and str(user) != str(principal.user_id):
+        owner = principal.owner_id
+        if user is not None and (owner is None or str(user) != str(owner)):
             principal.require(Permission.USERS_VIEW)
             return await self._user(connection, principal, user)
+        if principal.home_id is not None:  # for others, as much as when they are named
+            principal.require(Permission.USERS_VIEW)
         if principal.user_id is not None and not await store.keep_user(connection, principal.user_id):
             raise NotFound("Your account is not there any more. Sign in again.")
-        return _Recipient(principal.organization_id, principal.user_id)
+        return _Recipient(principal.organization_id, owner)
 
     async def _user(self, connection: Connection, principal: Principal, reference: UUID | str) -> _Recipient:
         found = None
@@ -567,7 +586,7 @@ def _require_say(principal: Principal, holding: Holding) -> None:
     """Whether the principal may give a device back: its owner, its maker, or its holder if no user owns it."""
     if holding.owner_id is not None and holding.owner_id == principal.user_id:
         principal.require(Permission.DEVICES_CLAIM)
-    elif principal.organization_id in holding.maker_path:
+    elif principal.home.organization_id in holding.maker_path:  # wherever it looks from
         static = holding.status is not None
         principal.require(Permission.TOKENS_MANAGE if static else Permission.DEVICES_MANAGE)
     elif holding.owner_id is None:

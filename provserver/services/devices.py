@@ -12,22 +12,21 @@ from itertools import islice
 from operator import attrgetter
 from uuid import UUID
 
-from asyncpg import PostgresError
+from asyncpg import PostgresError, UniqueViolationError
 from asyncpg.pgproto import pgproto
 
 from provserver.core import credentials as building
-from provserver.core import ids, metadata
+from provserver.core import ids
 from provserver.core.attributes import METADATA, Scope, from_text
 from provserver.core.authorization import OPERATOR
 from provserver.core.credentials import has_control_characters
 from provserver.core.csvfile import DeviceRow, RowError
-from provserver.core.datastreams import text
-from provserver.core.lorawan import APPLICATION_KEY, NETWORK_KEY
+from provserver.core.decision import check_name
 from provserver.core.model import Credentials, CredentialsType, DeviceProfile, Origin
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused
-from provserver.services import onboarding
+from provserver.services import device_metadata, onboarding
 from provserver.services.organizations import check_quota, check_revision
 from provserver.services.rotation import add_pending, fresh_token, opened
 from provserver.services.settlement import open_credentials, seal_credentials
@@ -53,9 +52,6 @@ MAX_REASON = 500
 MAX_KEYS = 100
 """Keys of a change that the audit names; it counts the rest."""
 
-_NETWORK_KEYS = frozenset(METADATA + name for name in onboarding.FIELDS)
-"""Keys of attributes that say what a device is to its network."""
-
 
 @dataclass(frozen=True, slots=True)
 class AttributeDetails:
@@ -77,13 +73,26 @@ class Latest:
 
 
 @dataclass(frozen=True, slots=True)
-class AttributeChange:
-    """What to change of a device's attributes: values by key, as a person wrote them, and keys to remove."""
+class DeviceChange:
+    """What to change of a device: values of attributes by key, as a person wrote them, and keys to remove.
+
+    metadata: by field; null removes one. name: another one, for its maker to give.
+    """
 
     shared: Mapping[str, str] = field(default_factory=dict)
     server: Mapping[str, str] = field(default_factory=dict)
     delete_shared: Sequence[str] = ()
     delete_server: Sequence[str] = ()
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A device that was made by hand. token: that was generated for it, which is shown this once."""
+
+    device: DeviceSummary
+    token: Credentials | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +168,21 @@ class Devices:
 
     async def create(self, row: DeviceRow, profile: str) -> DeviceSummary:
         """Make one device, not yet provisioned. Raises Refused."""
+        return (await self.make(row, profile, {})).device
+
+    async def make(self, row: DeviceRow, profile: str, given: Mapping[str, object]) -> Made:
+        """The same, with values of its profile's metadata fields, and the token that it got. Raises Refused."""
         async with self._adding() as connection:
-            return await self.add(connection, row, profile)
+            device = await self.add(connection, row, profile)
+            if given:
+                of = await self._profile(connection, str(device.profile_id))
+                written, removed = await device_metadata.filled(connection, of, given, device.id)
+                await device_metadata.write(connection, device, written, removed, self._actor, self._random)
+            token = None
+            if row.credentials is None:
+                (generated,) = await store.credentials(connection, device.id)
+                token = self._open(device.id, generated)
+            return Made(await self._find(connection, device.id), token)
 
     async def add(self, connection: Connection, row: DeviceRow, profile: str) -> DeviceSummary:
         """The same in the caller's transaction. Raises Refused; asyncpg's errors when another makes the same device."""
@@ -215,14 +237,6 @@ class Devices:
                 report.imported = 0
         return report
 
-    async def list_(
-        self, cursor: UUID | None = None, limit: int = 50, *, profile: str | None = None
-    ) -> list[DeviceSummary]:
-        """Some devices, all or a profile's, in order of making, after the cursor's. Raises Refused."""
-        async with self._database.connection() as connection:
-            profile_id = None if profile is None else (await self._profile(connection, profile)).id
-            return await store.page(connection, self._organization_id, profile_id, cursor, limit)
-
     async def stream(self, profile: str | None = None) -> AsyncIterator[DeviceSummary]:
         """All devices, or a profile's, in order of making. Raises Refused."""
         async with self._database.transaction() as connection:
@@ -240,19 +254,23 @@ class Devices:
                 await self._record(connection, device, "shown")
             return await self._details(connection, device, open_=open_)
 
-    async def update(
-        self, reference: UUID | str, change: AttributeChange, revision: int | None = None
-    ) -> DeviceDetails:
+    async def name_of(self, id_: UUID) -> str:
+        """What a device is called. Raises NotFound."""
+        async with self._database.connection() as connection:
+            return (await self._find(connection, id_)).name
+
+    async def update(self, reference: UUID | str, change: DeviceChange, revision: int | None = None) -> DeviceDetails:
         """Write and remove shared and server attributes; a device that listens is told of shared ones. Raises Refused.
 
         A value that is JSON is taken as such, anything else as text. Whoever has the device of a maker above writes no
-        server attributes of it but metadata.
+        server attributes of it but metadata, and does not rename it. Live connections know it by its former name until
+        they end.
         """
         wanted = {(Scope.SHARED, key): text for key, text in change.shared.items()}
         wanted |= {(Scope.SERVER, key): text for key, text in change.server.items()}
         deleted = [(Scope.SHARED, key) for key in change.delete_shared]
         deleted += [(Scope.SERVER, key) for key in change.delete_server]
-        if not wanted and not deleted:
+        if not wanted and not deleted and not change.metadata and change.name is None:
             raise Refused("There is nothing to change. Name attributes with --shared KEY=VALUE and the like.")
         if both := wanted.keys() & set(deleted):
             raise Refused(f"{min(both)[1]!r} cannot be both written and deleted.")
@@ -261,24 +279,19 @@ class Devices:
             _value(key, "true")
         async with self._database.transaction() as connection:
             device = await self._hold(connection, reference, revision)
+            if change.metadata and (of := await profiles.get(connection, device.profile_id)) is not None:
+                written, removed = await device_metadata.filled(connection, of, change.metadata, device.id)
+                values, deleted = values | written, deleted + removed
+                wanted = wanted | dict.fromkeys(written, "")
             server = [key for scope, key in (*wanted, *deleted) if scope is Scope.SERVER]
             if device.maker_id is None and not all(key.startswith(METADATA) for key in server):
                 raise Forbidden(f"Server attributes other than {METADATA}… are for the device's maker to write.")
-            values |= await self._checked(connection, device, values)
-            if _NETWORK_KEYS.intersection(server):
+            values |= await device_metadata.checked(connection, device.profile_id, values)
+            if device_metadata.NETWORK_KEYS.intersection(server):
                 await onboarding.check_reach(connection, self._organization_id, device.id)
-            await store.change_attributes(connection, device.id, values, deleted)
-            if {key for scope, key in values if scope is Scope.SERVER} & _NETWORK_KEYS:
-                given = {
-                    key.removeprefix(METADATA): str(value)
-                    for (scope, key), value in values.items()
-                    if scope is Scope.SERVER and key in _NETWORK_KEYS and value != ""
-                }
-                await onboarding.check_typed(connection, device.id, given)
-                await onboarding.keep_token_metadata(connection, device.profile_id, device.id, given)
-                anew = any((Scope.SERVER, METADATA + name) in values for name in (APPLICATION_KEY, NETWORK_KEY))
-                await onboarding.wanted(connection, device.id, self._actor, anew=anew, random=self._random)
-            await self._record(connection, device, "updated", **_told(written=values, deleted=deleted))
+            await device_metadata.write(connection, device, values, deleted, self._actor, self._random)
+            renamed = await rename(connection, device, change.name)
+            await self._record(connection, device, "updated", **_told(written=values, deleted=deleted), **renamed)
             return await self._details(connection, await self._find(connection, device.id))
 
     async def erase_data(self, reference: UUID | str, revision: int | None = None) -> DeviceSummary:
@@ -435,28 +448,6 @@ class Devices:
                 f"{device.name!r} is in quarantine. To let it out: `provserver device release {device.name}`; with "
                 "--rotate, it gets a new token, and who has a copy of it stays out."
             )
-
-    async def _checked(
-        self, connection: Connection, device: DeviceSummary, values: Mapping[tuple[Scope, str], Value]
-    ) -> dict[tuple[Scope, str], Value]:
-        """Those of the values that are of metadata fields, in the normal forms of their types. Raises Invalid."""
-        given = {
-            key.removeprefix(METADATA): value
-            for (scope, key), value in values.items()
-            if scope is Scope.SERVER and key.startswith(METADATA)
-        }
-        if not given:
-            return {}
-        profile = await profiles.get(connection, device.profile_id)
-        fields = {each.name: each for each in profile.metadata_fields} if profile is not None else {}
-        checked: dict[tuple[Scope, str], Value] = {}
-        for name, value in given.items():
-            if name in fields and value != "":
-                try:
-                    checked[Scope.SERVER, METADATA + name] = metadata.check(fields[name], text(value))
-                except metadata.InvalidValue as fault:
-                    raise Invalid(f"The metadata field {name!r}: {fault}.") from None
-        return checked
 
     async def _details(self, connection: Connection, device: DeviceSummary, *, open_: bool = False) -> DeviceDetails:
         rows = await store.credentials(connection, device.id)
@@ -629,6 +620,27 @@ async def seen(
     if made and device.maker_id is None:
         raise Forbidden("This is for the device's maker to do. To give the device back, release it.")
     return device
+
+
+async def rename(connection: Connection, device: DeviceSummary, name: str | None) -> dict[str, Value]:
+    """Give a device that the transaction holds another name, if one is wanted; what the audit is to say of it.
+
+    Raises Forbidden, Invalid, Conflict.
+    """
+    if name is None or name == device.name:
+        return {}
+    if device.maker_id is None:
+        raise Forbidden("To rename a device is for its maker to do.")
+    checked = check_name(name)
+    if not isinstance(checked, str):
+        reason = "the device name is empty" if checked is None else checked.reason.text
+        raise Invalid(f"name: {reason}.", [{"in": "body", "field": "name", "reason": reason}])
+    try:
+        async with connection.transaction():
+            await store.rename(connection, device.id, checked)
+    except UniqueViolationError:
+        raise Conflict(f"There is a device {checked!r} already. Choose another name.") from None
+    return {"renamed_to": checked}
 
 
 def _told(**changes: Iterable[tuple[Scope, str]]) -> dict[str, Value]:

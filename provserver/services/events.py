@@ -6,19 +6,21 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
 from provserver.core import ids
 from provserver.core.authorization import Permission, Principal
+from provserver.core.search import Found
 from provserver.errors import NotFound, TooManyRequests, Unavailable, described
 from provserver.store import events as store
 from provserver.store import profiles
 from provserver.store.attempts import AttemptSummary
 from provserver.store.database import Database
-from provserver.store.events import Happening
+from provserver.store.events import Happening, Wanted
 
-__all__ = ["Activity", "AttemptSummary", "Feed", "Happening", "Reader"]
+__all__ = ["Activity", "AttemptSummary", "Feed", "Happening", "Reader", "Wanted"]
 
 log = logging.getLogger("provserver.events")
 
@@ -47,35 +49,34 @@ class Activity:
     async def attempts(
         self,
         principal: Principal,
+        wanted: Wanted | None = None,
         *,
         profile: str | None = None,
-        device: str | None = None,
-        refused: bool = False,
-        before: UUID | None = None,
         limit: int = 50,
-    ) -> list[AttemptSummary]:
+    ) -> Found[AttemptSummary]:
         """The last ones with the profiles of the principal's organization and those below it, newest first.
 
         At the top of the tree, those of keys that nobody knows, too. profile: by name, template id or id of the
-        principal's organization. device: a name or an id. Raises NotFound.
+        principal's organization. Raises NotFound.
         """
         principal.require(Permission.PROFILES_VIEW)
+        wanted = wanted or Wanted()
         async with self._database.connection() as connection:
-            profile_id = None
             if profile is not None:
                 found = await profiles.find(connection, principal.organization_id, profile)
                 if found is None:
                     raise NotFound(f"There is no profile {profile!r}.")
-                profile_id = found.id
-            return await store.attempts(
-                connection,
-                principal.organization_id,
-                limit,
-                before=before,
-                profile_id=profile_id,
-                device=device,
-                refused=refused,
-            )
+                wanted = replace(wanted, profile_id=found.id)
+            return await store.attempts(connection, principal.organization_id, wanted, limit)
+
+    async def attempt(self, principal: Principal, id_: UUID) -> AttemptSummary:
+        """One of these. Raises NotFound."""
+        principal.require(Permission.PROFILES_VIEW)
+        async with self._database.connection() as connection:
+            found = await store.attempt(connection, principal.organization_id, id_)
+        if found is None:
+            raise NotFound("There is no such attempt, or it is kept no longer.")
+        return found
 
 
 class Reader:

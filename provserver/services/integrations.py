@@ -230,16 +230,22 @@ class Integrations:
         limit: int = 50,
         *,
         organization: UUID | str | None = None,
+        profile: str | None = None,
     ) -> list[Integration]:
         """Those in reach, in the order they were made, after the cursor's. Raises Refused.
 
-        organization: only those of this one.
+        organization: only those of this one. profile: only that of one of this name, template id or id.
         """
         principal.require(Permission.PROFILES_VIEW)
         async with self._database.connection() as connection:
             only = None if organization is None else (await reach(connection, principal, organization)).id
             return await store.list_(
-                connection, principal.organization_id, after=cursor, limit=limit, organization_id=only
+                connection,
+                principal.organization_id,
+                after=cursor,
+                limit=limit,
+                organization_id=only,
+                profile=profile,
             )
 
     async def show(self, principal: Principal, id_: UUID) -> IntegrationDetails:
@@ -474,7 +480,7 @@ class Integrations:
         served = await self._profile(connection, where.id, profile)
         if await store.of_profile(connection, served.id) is not None:
             raise Conflict(f"The profile {served.name!r} has an integration already. Change that, or delete it.")
-        planned = replace(planned, organization_id=served.organization_id, profile_id=served.id)
+        planned = replace(planned, organization_id=served.organization_id, profile_id=served.id, profile=served.name)
         await self._check_free(connection, principal, planned)
         return planned, served
 
@@ -614,6 +620,7 @@ def _blank(actor: str, network: NetworkKind, settings: Settings) -> Integration:
         id=nobody,
         organization_id=nobody,
         profile_id=nobody,
+        profile="",
         network=network,
         application_id="",
         settings=settings,

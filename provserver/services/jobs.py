@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import timedelta
 from uuid import UUID
 
@@ -17,7 +17,7 @@ from provserver import metrics
 from provserver.core import ids
 from provserver.core.authorization import Permission, Principal
 from provserver.errors import Conflict, Invalid, NotFound, ProvserverError, TooManyRequests, Unavailable, described
-from provserver.store import audit
+from provserver.store import actors, audit
 from provserver.store import jobs as store
 from provserver.store.database import Connection, Database
 from provserver.store.jobs import Job, Step
@@ -123,6 +123,11 @@ class Jobs:
                 kind=kind,
                 subject_id=subject_id,
             )
+
+    async def names(self, principal: Principal, given: Collection[str]) -> dict[str, str]:
+        """What those who asked for jobs are called, by actor, of the principal's organization and those below it."""
+        async with self._database.connection() as connection:
+            return await actors.names(connection, principal.organization_id, given)
 
     async def cancel(self, principal: Principal, id_: UUID) -> Job:
         """Have a job end; what it has not committed is undone. Raises NotFound, Conflict.

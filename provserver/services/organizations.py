@@ -3,7 +3,7 @@
 import os
 import time
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from uuid import UUID
 
 from asyncpg import ForeignKeyViolationError, LockNotAvailableError, UniqueViolationError
@@ -31,6 +31,25 @@ class OrganizationChange(Struct, frozen=True):
     device_quota: int | UnsetType | None = UNSET
     token_quota: int | UnsetType | None = UNSET
     sign_up: bool | UnsetType = UNSET
+
+
+class Contents(Struct, frozen=True):
+    """How much an organization has itself, each counted up to `store.COUNTED`; what counts against its quotas.
+
+    held_devices: that others have made. devices_used, tokens_used: its own and of all below; None without a quota.
+    """
+
+    organizations: int
+    users: int
+    profiles: int
+    static_tokens: int
+    devices: int
+    held_devices: int
+    api_keys: int
+    webhooks: int
+    request_keys: int
+    devices_used: int | None = None
+    tokens_used: int | None = None
 
 
 class Organizations:
@@ -83,24 +102,60 @@ class Organizations:
         limit: int = 50,
         *,
         parent: UUID | str | None = None,
+        search: str | None = None,
+        ids: Sequence[UUID] | None = None,
     ) -> list[Organization]:
         """The principal's own and those below, in the order they were made, after the cursor's. Raises Refused.
 
-        parent: only those right below this one.
+        parent: only those right below this one. search: with this in the name, or of this number. ids: only these.
         """
         principal.require(Permission.ORGANIZATIONS_VIEW)
         async with self._database.connection() as connection:
             parent_id = None if parent is None else (await reach(connection, principal, parent)).id
             found = await store.list_(
-                connection, principal.organization_id, after=cursor, limit=limit, parent_id=parent_id
+                connection,
+                principal.organization_id,
+                after=cursor,
+                limit=limit,
+                parent_id=parent_id,
+                search=None if search is None else unicodedata.normalize("NFC", search).strip(),
+                ids=ids,
             )
         return [_seen(principal, organization) for organization in found]
+
+    async def parents(self, principal: Principal, organizations: Collection[Organization]) -> set[UUID]:
+        """Those of the organizations, as they were listed, that have any below them. Raises Refused."""
+        principal.require(Permission.ORGANIZATIONS_VIEW)
+        async with self._database.connection() as connection:
+            return await store.parents(connection, [each.id for each in organizations])
+
+    async def contents(self, principal: Principal, reference: UUID | str) -> Contents:
+        """How much there is in one. Raises Refused."""
+        principal.require(Permission.ORGANIZATIONS_VIEW)
+        async with self._database.connection() as connection:
+            found = await reach(connection, principal, reference)
+            counted = await store.contents(connection, found.id)
+            devices = None if found.device_quota is None else await store.count_devices(connection, found.id)
+            tokens = None if found.token_quota is None else await store.count_tokens(connection, found.id)
+        return Contents(**counted._asdict(), devices_used=devices, tokens_used=tokens)
 
     async def show(self, principal: Principal, reference: UUID | str) -> Organization:
         """One by id, number or name. Raises Refused."""
         principal.require(Permission.ORGANIZATIONS_VIEW)
         async with self._database.connection() as connection:
             return _seen(principal, await reach(connection, principal, reference))
+
+    async def choose(self, principal: Principal, reference: UUID | int) -> Principal:
+        """A principal who reaches only this organization, by id or number, and those below it. Raises NotFound.
+
+        It takes no permission: nobody comes to reach more, or to may more.
+        """
+        id_, number = (reference, None) if isinstance(reference, UUID) else (None, reference)
+        async with self._database.connection() as connection:
+            found = await store.find(connection, principal.organization_id, id_=id_, number=number, name=None)
+        if not found:
+            raise NotFound(f"There is no organization {str(reference)!r} that you can see. Look it up in the list.")
+        return principal.within(found[0].id)
 
     async def update(
         self,

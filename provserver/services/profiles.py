@@ -32,6 +32,7 @@ from provserver.core.profilefile import InvalidProfileFile, ProfileTemplate
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Invalid, NotFound, Stale
+from provserver.services.device_counts import DeviceCounts
 from provserver.services.settlement import HINT_LENGTH
 from provserver.store import audit, integrations
 from provserver.store import profiles as store
@@ -65,10 +66,29 @@ class KeyPair:
 
 
 @dataclass(frozen=True, slots=True)
-class ProfileDetails:
-    """A profile with its provision keys (oldest first, without secrets), its CAs and the number of its devices.
+class KeyFacts:
+    """A provision key without its secret. uses: None when they are not counted; used_at: the last one that was."""
 
-    budgets: of those of its keys that have one. uses: how often keys were used whose uses are counted.
+    key: str
+    created_at: datetime
+    budget: KeyBudget
+    uses: int | None = None
+    used_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileCounts:
+    """How much a profile has."""
+
+    devices: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileDetails:
+    """A profile with its provision keys (oldest first, without secrets), its CAs and the numbers of what it has.
+
+    budgets: of those of its keys that have one. uses: how often keys were used whose uses are counted. facts: of all.
     """
 
     profile: DeviceProfile
@@ -77,6 +97,8 @@ class ProfileDetails:
     authorities: tuple[AuthorityFacts, ...] = ()
     budgets: Mapping[str, KeyBudget] = field(default_factory=dict)
     uses: Mapping[str, int] = field(default_factory=dict)
+    facts: tuple[KeyFacts, ...] = ()
+    static_token_count: int = 0
 
     @property
     def warnings(self) -> list[str]:
@@ -153,8 +175,10 @@ class Profiles:
         organization_id: UUID,
         random: ids.Randomness = os.urandom,
         actor: str = OPERATOR,
+        counts: DeviceCounts | None = None,
     ) -> None:
         self._database = database
+        self._counts = counts or DeviceCounts(database)
         self._keys = keys
         self._organization_id = organization_id
         self._random = random
@@ -223,25 +247,36 @@ class Profiles:
         )
         return await self._create(change, None, dry_run=dry_run)
 
-    async def all(self) -> list[DeviceProfile]:
-        """All profiles by name."""
+    async def all(self, search: str = "") -> list[DeviceProfile]:
+        """All profiles by name. search: what is in their name or template id, whatever its case."""
         async with self._database.connection() as connection:
-            return await store.list_(connection, self._organization_id)
+            found = await store.list_(connection, self._organization_id)
+        wanted = search.casefold()
+        return [each for each in found if wanted in each.name.casefold() or wanted in each.template_id.casefold()]
+
+    async def counts(self, found: Sequence[DeviceProfile]) -> list[ProfileCounts]:
+        """How much each of these profiles has."""
+        async with self._database.connection() as connection:
+            keys = await store.count_keys(connection, [each.id for each in found])
+        devices = await self._counts.get()
+        return [ProfileCounts(devices.get(each.id, 0), keys.get(each.id, 0)) for each in found]
 
     async def show(self, reference: str) -> ProfileDetails:
         """A profile by name, template id or id. Raises Refused."""
         async with self._database.connection() as connection:
             profile = await self._find(connection, reference)
             keys = await store.keys(connection, profile.id)
-            count = await store.count_devices(connection, profile.id)
+            tokens = await store.count_static_tokens(connection, profile.id)
             trusted = await store.authorities(connection, profile.id)
         return ProfileDetails(
             profile,
             tuple(row.key for row in keys),
-            count,
+            (await self._counts.get()).get(profile.id, 0),
             tuple(map(authority.facts, trusted)),
             {row.key: row.budget for row in keys if row.budget is not None},
-            {row.key: row.uses for row in keys if row.budget is not None and row.budget.max_uses is not None},
+            {row.key: row.uses for row in keys if _is_counted(row)},
+            tuple(_facts(row) for row in keys),
+            tokens,
         )
 
     async def secrets(self, reference: str) -> list[KeyPair]:
@@ -463,6 +498,16 @@ async def _check_network_fields(connection: Connection, before: DeviceProfile, a
             f"The metadata field {was.name!r} stays as it is while devices of the profile are onboarded into a "
             f"network. Switch that off first: provserver integration update {served_by.id} --no-onboarding."
         )
+
+
+def _is_counted(row: store.KeyRow) -> bool:
+    """Whether a key's uses are."""
+    return row.budget is not None and row.budget.max_uses is not None
+
+
+def _facts(row: store.KeyRow) -> KeyFacts:
+    uses = row.uses if _is_counted(row) else None
+    return KeyFacts(row.key, row.created_at, row.budget or KeyBudget(), uses, row.used_at)
 
 
 def missing(reference: str) -> NotFound:

@@ -17,6 +17,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID
 
+from asyncpg import UniqueViolationError
+from msgspec import structs
+
 from provserver.core import ids, passwords
 from provserver.core.accounts import User, checked_email, checked_name
 from provserver.core.authorization import PERMISSIONS, Principal, Role
@@ -34,7 +37,7 @@ from provserver.errors import (
 )
 from provserver.services.passwords import Passwords
 from provserver.services.sign_in_failures import SignInFailures
-from provserver.services.users import LINK_GONE, insert_link, known_link
+from provserver.services.users import EMAIL_TAKEN, LINK_GONE, insert_link, known_link
 from provserver.store import audit, linkfile, organizations, server_keys, users
 from provserver.store import sign_in as store
 from provserver.store.database import Connection, Database
@@ -131,16 +134,9 @@ class SignIn:
         self, principal: Principal, current: str, password: str, address: str, token: str | None = None
     ) -> None:
         """Choose another password, as who has signed in; all sessions end but the one of this token. Raises Refused."""
-        async with self._database.connection() as connection:
-            user = None if principal.user_id is None else await users.get(connection, principal.user_id)
-            hash_ = None if user is None else await users.password_hash(connection, user.id)
-        if user is None or hash_ is None:
-            raise Conflict("An API key has no password. Sign in as a user.")
+        user, hash_ = await self._own(principal)
         passwords.check(password, user.email)
-        with self._limits.attempt(user.email, address, self._monotonic()):
-            if not await self._passwords.verify(hash_, current):
-                self._failures.note(user, address)
-                raise Invalid("The current password is wrong.")
+        await self._prove(user, hash_, current, address)
         new = await self._passwords.hash(password)
         async with self._database.transaction() as connection:
             if not await users.replace_hash(connection, user.id, hash_, new):
@@ -149,6 +145,28 @@ class SignIn:
             await store.delete_sessions(connection, user.id, but)
             await store.delete_links(connection, user.id)
             await self._record(connection, user, "user.password_changed")
+
+    async def change_email(self, principal: Principal, current: str, email: str, address: str) -> User:
+        """Have another e-mail address, as who has signed in and knows his password. Raises Refused.
+
+        Links that were sent to the one before are not good any more. Sessions live on.
+        """
+        email = checked_email(email)
+        user, hash_ = await self._own(principal)
+        passwords.check_apart(current, email)
+        await self._prove(user, hash_, current, address)
+        async with self._database.transaction() as connection:
+            found = await users.lock(connection, user.id)
+            if found is None or await users.password_hash(connection, user.id) != hash_:
+                raise Conflict("The password was changed meanwhile. Sign in again.")
+            try:
+                written = await users.update(connection, structs.replace(found, email=email))
+            except UniqueViolationError:
+                raise Conflict(EMAIL_TAKEN) from None
+            await store.delete_links(connection, user.id)
+            await self._record(connection, written, "user.updated", email=email)
+        self._limits.remember(email, address)
+        return written
 
     async def choose_password(self, link: str, password: str, address: str) -> User:
         """Choose a new password by a reset link's token; all sessions end. Raises Refused; NotFound for a dead link."""
@@ -171,6 +189,11 @@ class SignIn:
             await self._record(connection, changed, "user.password_chosen")
         self._limits.remember(changed.email, address)
         return changed
+
+    async def awaits_set_up(self) -> bool:
+        """Whether there is no user yet."""
+        async with self._database.connection() as connection:
+            return not await users.any_(connection)
 
     async def offer_set_up(self, prefix: str) -> bool:
         """While there is no user, have a link in the file by which the first one is made: whether there is.
@@ -243,6 +266,22 @@ class SignIn:
             await self._record(connection, user, "user.signed_in", address=address)
         await self._renew(user.id, hash_, password)
         return token, active
+
+    async def _own(self, principal: Principal) -> tuple[User, str]:
+        """Who has signed in, and the hash of the password. Raises Conflict."""
+        async with self._database.connection() as connection:
+            user = None if principal.user_id is None else await users.get(connection, principal.user_id)
+            hash_ = None if user is None else await users.password_hash(connection, user.id)
+        if user is None or hash_ is None:
+            raise Conflict("An API key has no password. Sign in as a user.")
+        return user, hash_
+
+    async def _prove(self, user: User, hash_: str, current: str, address: str) -> None:
+        """Whether who has signed in knows his password. Raises Invalid, TooManyRequests."""
+        with self._limits.attempt(user.email, address, self._monotonic()):
+            if not await self._passwords.verify(hash_, current):
+                self._failures.note(user, address)
+                raise Invalid("The current password is wrong.")
 
     async def _renew(self, user_id: UUID, hash_: str, password: str) -> None:
         """Hash a password anew that was hashed with other parameters than today's; another time, when all is busy."""

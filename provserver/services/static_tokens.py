@@ -9,7 +9,8 @@ import time
 from bisect import insort
 from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import islice
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from provserver.core.model import CredentialsType, DeviceProfile
 from provserver.core.secrets import ServerKeys
 from provserver.core.statictoken import Batch, LorawanForm, StaticToken, TokenStatus
 from provserver.core.tokenexport import OpenedToken
-from provserver.core.tokenfile import Assignment, Column, ErrorKind, FileError, TokenFile, TokenRow
+from provserver.core.tokenfile import Assignment, Column, ErrorKind, Excerpt, FileError, TokenFile, TokenRow
 from provserver.errors import Conflict, Invalid, NotFound
 from provserver.services.organizations import check_quota
 from provserver.services.settlement import open_credentials, seal_credentials
@@ -70,6 +71,35 @@ class Selection:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """Tokens that were made together. made: how many, up to the last that is left.
+
+    count, claimed: of those that are left; BOUND + 1 stands for more. first_number, last_number: theirs.
+    """
+
+    id: UUID
+    organization_id: UUID
+    organization: str
+    profile_id: UUID
+    profile: str
+    created_at: datetime
+    made: int
+    count: int
+    claimed: int
+    first_number: int
+    last_number: int
+
+
+@dataclass(frozen=True, slots=True)
+class SelectionSummary:
+    """How many tokens a selection has, and the metadata fields of their profiles; secret_fields: keys among them."""
+
+    count: int
+    fields: Sequence[str]
+    secret_fields: Collection[str]
+
+
+@dataclass(frozen=True, slots=True)
 class TokenDetails:
     """A token; auth_token, qr_token: in clear, for who asked for them. payload: what its QR code says, likewise."""
 
@@ -87,7 +117,8 @@ class ImportReport:
     """What an import did, or would do.
 
     columns: of the file, with what each fills. rows: of data, each of which is to make a token. errors: the first
-    MAX_ERRORS of error_count, in order of rows. batch: what was made; None when nothing was.
+    MAX_ERRORS of error_count, in order of rows. batch: what was made; None when nothing was. excerpt: rows as they are
+    in the file, if they were asked for.
     """
 
     columns: Sequence[Column] = ()
@@ -95,6 +126,7 @@ class ImportReport:
     error_count: int = 0
     errors: list[FileError] = field(default_factory=list)
     batch: Batch | None = None
+    excerpt: Sequence[Excerpt] = ()
 
     def refuse(self, error: FileError) -> None:
         """Count an error, and keep it if it is one of the first."""
@@ -159,17 +191,18 @@ class StaticTokens:
         mapping: Assignment | None = None,
         *,
         dry_run: bool = False,
+        excerpt: int = 0,
         progress: Progress = _nobody,
     ) -> ImportReport:
         """Make a token for each row of a CSV, all or none; what is wrong is in the report. Raises Refused.
 
-        lines, mapping: as `TokenFile` takes them. progress: told the rows read so far.
+        lines, mapping, excerpt: as `TokenFile` takes them (its `keep`). progress: told the rows read so far.
         """
         principal.require(Permission.TOKENS_MANAGE)
         async with self._database.connection() as connection:
             found = await self._profile(connection, principal, profile)
         batch = statictoken.batch_id(self._clock(), self._random)
-        file = TokenFile(lines, found.metadata_fields, mapping)
+        file = TokenFile(lines, found.metadata_fields, mapping, keep=excerpt)
         report = ImportReport(columns=file.columns)
         try:
             async with self._database.transaction() as connection:
@@ -184,6 +217,7 @@ class StaticTokens:
             pass
         except PostgresError as fault:
             raise self._refused(fault) from fault
+        report.excerpt = [file.kept[row] for row in sorted(file.kept)]
         return report
 
     async def list_(
@@ -195,12 +229,59 @@ class StaticTokens:
         limit: int = 50,
         *,
         batch: UUID | None = None,
+        search: str | None = None,
     ) -> list[StaticToken]:
-        """Tokens in the order they were made, after the cursor's; keys in their metadata are MASK. Raises Refused."""
+        """Tokens in the order they were made, after the cursor's; keys in their metadata are MASK. Raises Refused.
+
+        search: the beginning of a name, a unit or a unique value, or a number or id; of very many some are found.
+        """
         principal.require(Permission.TOKENS_MANAGE)
         async with self._database.connection() as connection:
             filter_ = await self._filter(connection, principal, Selection(None, profile, status, batch))
+            if search:
+                id_, number = _meant(search)
+                found = await store.search(connection, filter_.makers, search, number=number, id_=id_)
+                filter_ = replace(filter_, ids=found)
             return await _masked(connection, await store.list_(connection, filter_, after=cursor, limit=limit))
+
+    async def batches(
+        self, principal: Principal, profile: str | None = None, before: UUID | None = None, limit: int = 50
+    ) -> list[BatchSummary]:
+        """What was made together, newest first, before a batch. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            filter_ = await self._filter(connection, principal, Selection(profile=profile))
+            found = await store.batches(
+                connection, filter_.makers, profile_id=filter_.profile_id, before=before, limit=limit
+            )
+        return [
+            BatchSummary(
+                statictoken.batch_of(row.last),
+                row.organization_id,
+                row.organization,
+                row.profile_id,
+                row.profile,
+                row.created_at,
+                statictoken.place_of(row.last),
+                row.left,
+                row.claimed,
+                row.first_number,
+                row.last_number,
+            )
+            for row in found
+        ]
+
+    async def summary(self, principal: Principal, selection: Selection) -> SelectionSummary:
+        """How many tokens a selection has, and their metadata fields. Raises Refused."""
+        principal.require(Permission.TOKENS_MANAGE)
+        async with self._database.connection() as connection:
+            filter_ = await self._filter(connection, principal, selection)
+            count = await store.count(connection, filter_)
+            found = await store.profiles_of(connection, filter_)
+        fields = {each.name: each.type for profile in found for each in profile.metadata_fields}
+        fields.pop(DEVICE_NAME, None)
+        secret = {name for name, type_ in fields.items() if type_ in SECRET_TYPES}
+        return SelectionSummary(count, list(fields), secret)
 
     async def count(self, principal: Principal, selection: Selection) -> int:
         """How many a selection has. Raises Refused."""

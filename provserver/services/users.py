@@ -6,6 +6,7 @@ could make or take over an admin. Links are good once, and shown once: only thei
 
 import os
 import time
+import unicodedata
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -31,6 +32,8 @@ RESET_PERIOD = timedelta(days=1)
 
 LINK_GONE = "This link is not good: it was used, or has expired. Ask for a new one."
 """What is said of every link that is not good, whatever became of it."""
+
+EMAIL_TAKEN = "There is a user with this e-mail address already. Choose another."
 
 _SIGN_UPS = 5
 _SIGN_UPS_PER_SECOND = 1 / 600
@@ -146,6 +149,11 @@ class Users:
             await self._record(connection, f"user:{user.id}", user, "user.signed_up", email=email)
         return user
 
+    async def open_to_sign_up(self, organization_number: int) -> Organization:
+        """The organization of this number, when whoever likes may sign up below it. Raises NotFound."""
+        async with self._database.connection() as connection:
+            return await _open_to_sign_up(connection, organization_number)
+
     async def list_(
         self,
         principal: Principal,
@@ -153,16 +161,22 @@ class Users:
         limit: int = 50,
         *,
         organization: UUID | str | None = None,
+        search: str | None = None,
     ) -> list[User]:
         """The users in reach, in the order they were made, after the cursor's. Raises Refused.
 
-        organization: only those of this one.
+        organization: only those of this one. search: with this in the e-mail address or the name.
         """
         principal.require(Permission.USERS_VIEW)
         async with self._database.connection() as connection:
             only = None if organization is None else (await reach(connection, principal, organization)).id
             return await store.list_(
-                connection, principal.organization_id, after=cursor, limit=limit, organization_id=only
+                connection,
+                principal.organization_id,
+                after=cursor,
+                limit=limit,
+                organization_id=only,
+                search=None if search is None else unicodedata.normalize("NFC", search).strip(),
             )
 
     async def show(self, principal: Principal, reference: UUID | str) -> User:
@@ -246,6 +260,9 @@ class Users:
         """A user within the principal's tree; for all but oneself with a permission."""
         id_, email = _meant(reference)
         found = await store.find(connection, principal.organization_id, id_=id_, email=email)
+        if found is None and principal.home_id is not None:  # oneself is there, wherever one looks
+            found = await store.find(connection, principal.home_id, id_=id_, email=email)
+            found = found if found is not None and found.id == principal.user_id else None
         if found is None or found.id != principal.user_id:
             principal.require(permission)
         return _still(found, reference)
@@ -361,4 +378,4 @@ def _named(text: str) -> str:
 
 
 def _taken() -> Conflict:
-    return Conflict("There is a user with this e-mail address already. Choose another.")
+    return Conflict(EMAIL_TAKEN)

@@ -200,6 +200,16 @@ class Webhooks:
             await self._find(connection, principal, id_)
             return await store.deliveries(connection, id_, before=cursor, limit=limit, state=state)
 
+    async def delivery(self, principal: Principal, id_: UUID, event: UUID) -> tuple[Delivery, bytes]:
+        """One of them, and the body that is sent at every try. Raises Refused."""
+        principal.require(Permission.ORGANIZATIONS_MANAGE)
+        async with self._database.connection() as connection:
+            await self._find(connection, principal, id_)
+            sent = await store.delivery(connection, id_, event)
+        if sent is None:
+            raise NotFound("No such event was meant for this webhook, or it is kept no longer.")
+        return sent.delivery, events.encode(event, sent.delivery.type, sent.created_at, sent.payload)
+
     async def replay(
         self,
         principal: Principal,
@@ -209,10 +219,12 @@ class Webhooks:
         since: datetime | None = None,
         until: datetime | None = None,
         dead: bool = False,
+        dry_run: bool = False,
     ) -> int:
         """Queue events again, behind all that waits: one, those of a time (of its types), or all that are dead.
 
-        until: now unless it is given. Returns how many; what waits already does not count. Raises Refused.
+        until: now unless it is given. dry_run: do nothing. Returns how many; what waits already does not count, and of
+        a dry run 10,000 stands for that many or more. Raises Refused.
         """
         principal.require(Permission.ORGANIZATIONS_MANAGE)
         if (event is not None) + (since is not None) + dead != 1 or (until is not None and since is None):
@@ -221,12 +233,14 @@ class Webhooks:
         async with self._database.transaction() as connection:
             found = await self._find(connection, principal, id_)
             if event is not None:
-                count = await store.replay_event(connection, id_, event)
+                count = await store.replay_event(connection, id_, event, dry=dry_run)
             elif since is not None:
-                count = await store.replay_span(connection, id_, in_utc(since, "The begin of the span"), end)
+                begin = in_utc(since, "The begin of the span")
+                count = await store.replay_span(connection, id_, begin, end, dry=dry_run)
             else:
-                count = await store.replay_dead(connection, id_)
-            await self._record(connection, principal, found, "webhook.replayed", count=count)
+                count = await store.replay_dead(connection, id_, dry=dry_run)
+            if not dry_run:
+                await self._record(connection, principal, found, "webhook.replayed", count=count)
         return count
 
     async def _find(self, connection: Connection, principal: Principal, id_: UUID, *, lock: bool = False) -> Webhook:

@@ -296,11 +296,12 @@ class WifiSessions:
         organization_id = None
         if wanted.organization is not None:
             organization_id = (await reach(connection, principal, wanted.organization)).id
-        if wanted.owner is None or (principal.user_id is not None and str(wanted.owner) == str(principal.user_id)):
+        own = principal.owner_id
+        if wanted.owner is None or (own is not None and str(wanted.owner) == str(own)):
             if organization_id in (None, principal.organization_id):
                 if principal.user_id is not None and not await claiming.keep_user(connection, principal.user_id):
                     raise NotFound("Your account is not there any more. Sign in again.")
-                return principal.organization_id, principal.user_id
+                return principal.organization_id, own
             if wanted.owner is None and organization_id is not None:
                 return organization_id, None
             raise Invalid("The owner is a user of the organization that is to have the device.")

@@ -44,17 +44,29 @@ async def insert(
 
 
 async def list_(
-    connection: Connection, above: UUID, *, after: UUID | None, limit: int, organization_id: UUID | None = None
+    connection: Connection,
+    above: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    organization_id: UUID | None = None,
+    search: str | None = None,
 ) -> list[ApiKey]:
-    """The keys of an organization and those below it, in order of ids. organization_id: only this one's."""
+    """The keys of an organization and those below it, in order of ids.
+
+    organization_id: only this one's. search: only those with this in the name, or with this hint.
+    """
     rows = await connection.fetch(
         f"SELECT {_KEY} FROM api_key k JOIN organization o ON o.id = k.organization_id"
         " WHERE o.path @> ARRAY[$1::uuid] AND ($2::uuid IS NULL OR k.id > $2)"
-        " AND ($3::uuid IS NULL OR k.organization_id = $3) ORDER BY k.id LIMIT $4",
+        " AND ($3::uuid IS NULL OR k.organization_id = $3)"
+        " AND ($5::text IS NULL OR strpos(lower(k.name), lower($5)) > 0 OR k.hint = $5)"
+        " ORDER BY k.id LIMIT $4",
         above,
         after,
         organization_id,
         limit,
+        search,
     )
     return [_key(row) for row in rows]
 

@@ -268,6 +268,18 @@ async def confirm(connection: Connection, device_id: UUID, user_id: UUID | None)
     return None if row is None else Waiting(Claimable(row[0], row[1], row[2], two_sided=True), *row[3:])
 
 
+async def pending(connection: Connection, device_id: UUID, above: UUID, actor: str) -> datetime | None:
+    """Until when somebody's claim waits for its device's word, within his tree; None when none of his does."""
+    expires_at: datetime | None = await connection.fetchval(
+        "SELECT c.expires_at FROM pending_claim c JOIN organization o ON o.id = c.organization_id"
+        " WHERE c.device_id = $1 AND c.expires_at > now() AND c.actor = $3 AND o.path @> ARRAY[$2::uuid]",
+        device_id,
+        above,
+        actor,
+    )
+    return expires_at
+
+
 async def candidates(connection: Connection, organization_id: UUID, reference: str) -> list[Candidate]:
     """Devices of this name or id that nobody has, of an organization or those above it, the nearest maker's first.
 

@@ -43,14 +43,15 @@ class SignRow:
 # crosswise. An event is written when the last one of this sign is a minute old.
 _NOTE = f"""
 WITH seen AS (
-    SELECT s.device_id, s.sign, count(*) AS n
+    SELECT s.device_id, d.organization_id, s.sign, count(*) AS n
     FROM unnest($1::uuid[], $2::text[], $3::text[], $4::boolean[]) AS s(device_id, sign, address, certain)
     JOIN device d ON d.id = s.device_id JOIN device_profile p ON p.id = d.profile_id AND p.clone_policy <> 'ignore'
     LEFT JOIN attempt a ON a.id = s.device_id
     WHERE s.certain OR a.address <> s.address
-    GROUP BY 1, 2 ORDER BY 1, 2
+    GROUP BY 1, 2, 3 ORDER BY 1, 3
 ), noted AS (
-    INSERT INTO clone_sign AS c (device_id, kind, count) SELECT device_id, sign, n FROM seen
+    INSERT INTO clone_sign AS c (device_id, organization_id, kind, count)
+    SELECT device_id, organization_id, sign, n FROM seen
     ON CONFLICT (device_id, kind) DO UPDATE SET count = c.count + excluded.count, last_at = now(),
         told_at = CASE WHEN c.told_at < now() - interval '1 minute' THEN now() ELSE c.told_at END
     RETURNING device_id, kind, count, told_at

@@ -24,6 +24,7 @@ class DeviceSummary:
     for those below that one, as they do not see it. holder_id: the one that has it now. owner_id: the user who does;
     owner: his name or e-mail. static_token: the status of the static token that it came of; None when of none.
     revision: another one after every change, also those that it makes itself as it provisions or first connects.
+    suspected: something speaks for it being there twice.
     """
 
     id: UUID
@@ -43,6 +44,10 @@ class DeviceSummary:
     owner_id: UUID | None
     owner: str | None
     static_token: str | None
+    online: bool
+    last_seen_at: datetime | None
+    quarantined: bool
+    suspected: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +62,23 @@ class CredentialsRow:
     sealed: bytes
 
 
-_SUMMARY = """
+SUMMARY = """
 SELECT d.id, d.name, d.profile_id, p.name, d.gateway, d.rearmed,
     (SELECT a.value FROM attribute a
      WHERE a.device_id = d.id AND a.scope = 'SERVER' AND a.key = 'provisionState'),
     (SELECT c.type FROM credentials c WHERE c.device_id = d.id ORDER BY c.pending DESC, c.created_at DESC LIMIT 1),
     d.revision, d.created_at, m.id, m.name, h.id, h.name, d.owner_id, coalesce(nullif(u.name, ''), u.email),
-    (SELECT t.status FROM static_token t WHERE t.id = d.id)
+    (SELECT t.status FROM static_token t WHERE t.id = d.id), coalesce(r.online_until > now(), false), r.last_seen_at,
+    EXISTS (SELECT FROM device_quarantine q WHERE q.device_id = d.id),
+    EXISTS (SELECT FROM clone_sign s WHERE s.device_id = d.id)
 FROM device d
 JOIN organization h ON h.id = coalesce(d.holder_id, d.organization_id) AND h.path @> ARRAY[$1::uuid]
 JOIN device_profile p ON p.id = d.profile_id
 LEFT JOIN organization m ON m.id = d.organization_id AND m.path @> ARRAY[$1::uuid]
 LEFT JOIN "user" u ON u.id = d.owner_id
+LEFT JOIN presence r ON r.device_id = d.id
 """
+"""Of a `DeviceSummary`. $1: the organization that looks."""
 
 # The makers of what an organization can see: itself, those below it, and those above it.
 _RELATED = """
@@ -94,36 +103,21 @@ async def stream(
     connection: Connection, organization_id: UUID, profile_id: UUID | None
 ) -> AsyncIterator[DeviceSummary]:
     """The devices that an organization sees in order of making, all or a profile's; inside a transaction."""
-    statement = _SUMMARY + " WHERE ($2::uuid IS NULL OR d.profile_id = $2) ORDER BY d.id"
+    statement = SUMMARY + " WHERE ($2::uuid IS NULL OR d.profile_id = $2) ORDER BY d.id"
     async for row in connection.cursor(statement, organization_id, profile_id, prefetch=1000):
         yield DeviceSummary(*row)
 
 
-async def page(
-    connection: Connection, organization_id: UUID, profile_id: UUID | None, after: UUID | None, limit: int
-) -> list[DeviceSummary]:
-    """Some of the devices that an organization sees, in order of making, after one."""
-    rows = await connection.fetch(
-        f"{_SUMMARY} WHERE ($2::uuid IS NULL OR d.profile_id = $2) AND ($3::uuid IS NULL OR d.id > $3)"
-        " ORDER BY d.id LIMIT $4",
-        organization_id,
-        profile_id,
-        after,
-        limit,
-    )
-    return [DeviceSummary(*row) for row in rows]
-
-
 async def get(connection: Connection, organization_id: UUID, id_: UUID) -> DeviceSummary | None:
     """A device that an organization sees, by its id."""
-    row = await connection.fetchrow(f"{_SUMMARY} WHERE d.id = $2", organization_id, id_)
+    row = await connection.fetchrow(f"{SUMMARY} WHERE d.id = $2", organization_id, id_)
     return None if row is None else DeviceSummary(*row)
 
 
 async def find(connection: Connection, organization_id: UUID, reference: str) -> DeviceSummary | None:
     """A device that an organization sees, by its name or id; its own go first, then ids. Raises Ambiguous."""
     rows = await connection.fetch(
-        f"{_SUMMARY} WHERE d.id IN (SELECT $3::uuid UNION"
+        f"{SUMMARY} WHERE d.id IN (SELECT $3::uuid UNION"
         f" SELECT n.id FROM device n JOIN ({_RELATED}) AS r ON r.id = n.organization_id WHERE n.name = $2)"
         " ORDER BY d.name = $2 AND d.organization_id = $1 DESC, d.id = $3 DESC NULLS LAST, d.id LIMIT 2",
         organization_id,
@@ -304,6 +298,11 @@ async def rearm(connection: Connection, device_id: UUID) -> None:
         "UPDATE device SET rearmed = true, request_digest = NULL, revision = revision + 1 WHERE id = $1",
         device_id,
     )
+
+
+async def rename(connection: Connection, device_id: UUID, name: str) -> None:
+    """Give a device another name. Raises asyncpg.UniqueViolationError when another one of its maker has it."""
+    await connection.execute("UPDATE device SET name = $2, revision = revision + 1 WHERE id = $1", device_id, name)
 
 
 async def disarm(connection: Connection, device_id: UUID) -> None:

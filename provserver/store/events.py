@@ -1,13 +1,31 @@
 """The SQL of what happens: attempts of a tree of organizations, and what is new of audit, attempts and presence."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
+from provserver.core.search import LOOKED, Found, Span
 from provserver.store.attempts import AttemptSummary
 from provserver.store.audit import shown
 from provserver.store.database import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which attempts. device: a name or an id, of one that was never made too. refused: only those that were.
+
+    outcome, reason, transport: as the rows have them. address: an IP address.
+    """
+
+    span: Span = field(default_factory=Span)
+    profile_id: UUID | None = None
+    device: str | None = None
+    refused: bool = False
+    outcome: str | None = None
+    reason: str | None = None
+    transport: str | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,40 +45,59 @@ _PATH = "coalesce(o.path, ARRAY[(SELECT id FROM organization WHERE parent_id IS 
 _ATTEMPT = """a.id, a.at, a.transport, a.address, a.outcome, a.reason, a.detail,
     a.profile_id, p.name, a.device_id, a.device_name"""
 
-_ATTEMPTS = f"""
-FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id LEFT JOIN organization o ON o.id = p.organization_id
-WHERE {_PATH} @> ARRAY[$1::uuid]
+# Which an organization sees. Sets that are made once a statement, instead of looking the organization up for each row.
+_SEEN = """CASE WHEN $1::uuid = (SELECT id FROM organization WHERE parent_id IS NULL ORDER BY number LIMIT 1)
+    THEN (a.profile_id IN (SELECT s.id FROM device_profile s JOIN organization o ON o.id = s.organization_id
+        WHERE NOT o.path @> ARRAY[$1::uuid])) IS NOT TRUE
+    ELSE a.profile_id IN (SELECT s.id FROM device_profile s JOIN organization o ON o.id = s.organization_id
+        WHERE o.path @> ARRAY[$1::uuid]) END"""
+
+_SEARCH = f"""
+SELECT {_ATTEMPT} FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id
+WHERE a.id >= $2 AND a.id < $3 AND {_SEEN}
+    AND ($5::uuid IS NULL OR a.profile_id = $5)
+    AND ($6::text IS NULL OR a.device_name = $6 OR a.device_id = $7)
+    AND (NOT $8 OR a.outcome <> 'success')
+    AND ($9::text IS NULL OR a.outcome = $9)
+    AND ($10::text IS NULL OR a.reason = $10)
+    AND ($11::text IS NULL OR a.transport = $11)
+    AND ($12::text IS NULL OR a.address = $12)
+ORDER BY a.id DESC LIMIT $4
 """
 
+_STOP = "SELECT id FROM attempt WHERE id >= $1 AND id < $2 ORDER BY id DESC OFFSET $3 LIMIT 1"
 
-async def attempts(
-    connection: Connection,
-    organization_id: UUID,
-    limit: int,
-    *,
-    before: UUID | None = None,
-    profile_id: UUID | None = None,
-    device: str | None = None,
-    refused: bool = False,
-) -> list[AttemptSummary]:
-    """The last attempts with profiles of an organization and those below it, newest first. device: a name or an id."""
+
+async def attempts(connection: Connection, organization_id: UUID, wanted: Wanted, limit: int) -> Found[AttemptSummary]:
+    """The last attempts with profiles of an organization and those below it, newest first."""
+    span = wanted.span
+    stop: UUID | None = await connection.fetchval(_STOP, span.start, span.end, LOOKED - 1)
     rows = await connection.fetch(
-        f"SELECT {_ATTEMPT} {_ATTEMPTS} AND ($2::uuid IS NULL OR a.id < $2) AND ($3::uuid IS NULL OR a.profile_id = $3)"
-        " AND ($4::text IS NULL OR a.device_name = $4 OR a.device_id::text = $4) AND (NOT $5 OR a.outcome <> 'success')"
-        " ORDER BY a.id DESC LIMIT $6",
+        _SEARCH,
         organization_id,
-        before,
-        profile_id,
-        device,
-        refused,
-        limit,
+        stop or span.start,
+        span.end,
+        limit + 1,
+        wanted.profile_id,
+        wanted.device,
+        _uuid(wanted.device),
+        wanted.refused,
+        wanted.outcome,
+        wanted.reason,
+        wanted.transport,
+        wanted.address,
     )
-    return [AttemptSummary(*row) for row in rows]
+    return Found.of([AttemptSummary(*row) for row in rows], limit, stop)
 
 
 async def attempt(connection: Connection, organization_id: UUID, id_: UUID) -> AttemptSummary | None:
     """An attempt with a profile of an organization or one below it."""
-    row = await connection.fetchrow(f"SELECT {_ATTEMPT} {_ATTEMPTS} AND a.id = $2", organization_id, id_)
+    row = await connection.fetchrow(
+        f"SELECT {_ATTEMPT} FROM attempt a LEFT JOIN device_profile p ON p.id = a.profile_id"
+        f" WHERE a.id = $2 AND {_SEEN}",
+        organization_id,
+        id_,
+    )
     return None if row is None else AttemptSummary(*row)
 
 
@@ -133,3 +170,10 @@ async def presences_since(connection: Connection, since: datetime, until: dateti
     )
     names = ("deviceId", "deviceName", "online", "lastSeenAt")
     return [Happening(None, "presence", row[0], row[1], dict(zip(names, row[2:], strict=False))) for row in rows]
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        return None

@@ -14,7 +14,8 @@ from provserver.store.profiles import RowLock
 
 _INTEGRATION = """i.id, i.organization_id, i.profile_id, i.network, i.application_id, i.settings, i.verified,
     i.onboarding, i.auto_import, i.lorawan_profile_id, i.claim_proof, i.status, i.error, i.checked_at, i.created_by,
-    i.created_at, i.updated_at, i.revision"""
+    i.created_at, i.updated_at, i.revision,
+    (SELECT p.name FROM device_profile p WHERE p.id = i.profile_id) AS profile"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class Integration:
     id: UUID
     organization_id: UUID
     profile_id: UUID
+    profile: str
     network: NetworkKind
     application_id: str
     settings: Settings
@@ -152,17 +154,29 @@ async def delete(connection: Connection, id_: UUID) -> None:
 
 
 async def list_(
-    connection: Connection, above: UUID, *, after: UUID | None, limit: int, organization_id: UUID | None = None
+    connection: Connection,
+    above: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    organization_id: UUID | None = None,
+    profile: str | None = None,
 ) -> list[Integration]:
-    """Those of an organization and all below it, in order of ids. organization_id: only this one's."""
+    """Those of an organization and all below it, in order of ids. organization_id: only this one's.
+
+    profile: only that of one of this name, template id or id.
+    """
     rows = await connection.fetch(
         f"SELECT {_INTEGRATION} FROM integration i JOIN organization o ON o.id = i.organization_id"
         " WHERE o.path @> ARRAY[$1::uuid] AND ($2::uuid IS NULL OR i.id > $2)"
-        " AND ($3::uuid IS NULL OR i.organization_id = $3) ORDER BY i.id LIMIT $4",
+        " AND ($3::uuid IS NULL OR i.organization_id = $3) AND ($5::text IS NULL OR EXISTS (SELECT"
+        " FROM device_profile p WHERE p.id = i.profile_id AND $5 IN (p.name, p.template_id, p.id::text)))"
+        " ORDER BY i.id LIMIT $4",
         above,
         after,
         organization_id,
         limit,
+        profile,
     )
     return [_integration(row) for row in rows]
 
@@ -234,6 +248,7 @@ def _integration(row: asyncpg.Record) -> Integration:
         id=row["id"],
         organization_id=row["organization_id"],
         profile_id=row["profile_id"],
+        profile=row["profile"],
         network=network,
         application_id=row["application_id"],
         settings=msgspec.convert(row["settings"], SETTINGS[network]),

@@ -21,7 +21,7 @@ class Job:
 
     result: of one that is done. error: why it failed, or why it is tried again. remedy: what a person does about it.
     step: the one begun last. due_at: when it is tried (again), None for at once. ending: failed or cancelled, of one
-    that is that as soon as what it has done is undone.
+    that is that as soon as what it has done is undone. durable: it outlives its process, and may be tried again.
     """
 
     id: UUID
@@ -43,6 +43,7 @@ class Job:
     due_at: datetime | None = None
     ending: str | None = None
     remedy: str | None = None
+    durable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Step:
 
 
 JOB = """j.id, j.organization_id, j.kind, j.actor, j.state, j.done, j.total, j.result, j.error, j.created_at,
-    j.updated_at, j.finished_at, j.subject_id, j.input, j.step, j.tries, j.due_at, j.ending, j.remedy"""
+    j.updated_at, j.finished_at, j.subject_id, j.input, j.step, j.tries, j.due_at, j.ending, j.remedy, j.durable"""
 """Its columns, in the order of the members of `Job`."""
 
 _SEEN = "o.path @> ARRAY[$1::uuid] AND ($2::text IS NULL OR j.actor = $2)"

@@ -11,7 +11,8 @@ from provserver.core.integration import NetworkState
 from provserver.store.database import Connection
 
 _DEVICE = """n.device_id, n.integration_id, n.network_device_id, n.dev_eui, n.join_eui, n.state, n.made, n.error,
-    n.remedy, n.job_id, n.last_join_at, n.last_uplink_at, n.rssi, n.snr, n.created_at, n.updated_at"""
+    n.remedy, n.job_id, n.last_join_at, n.last_uplink_at, n.rssi, n.snr, n.created_at, n.updated_at,
+    (SELECT d.name FROM device d WHERE d.id = n.device_id) AS device_name"""
 
 _LIVE = "n.state <> 'removed' AND (n.state <> 'failed' OR n.made <> '[]')"
 
@@ -22,6 +23,7 @@ class NetworkDevice:
 
     dev_eui, join_eui: 16 digits in capitals. made: the steps whose components we have created there. error, remedy: why
     it failed, and what to do. rssi, snr: of the gateway that heard its last uplink best, in dBm and dB.
+    device_name: None while it is not here; it is read, and never written.
     """
 
     device_id: UUID
@@ -40,6 +42,7 @@ class NetworkDevice:
     snr: float | None = None
     created_at: datetime | None = None
     updated_at: datetime | None = None
+    device_name: str | None = None
 
 
 async def put(connection: Connection, device: NetworkDevice) -> None:

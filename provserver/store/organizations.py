@@ -92,18 +92,42 @@ async def open_to_sign_up(connection: Connection, number: int) -> Organization |
 
 
 async def list_(
-    connection: Connection, above: UUID, *, after: UUID | None, limit: int, parent_id: UUID | None = None
+    connection: Connection,
+    above: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    parent_id: UUID | None = None,
+    search: str | None = None,
+    ids: Sequence[UUID] | None = None,
 ) -> list[Organization]:
-    """An organization and those below it, in the order they were made. parent_id: only those right below it."""
+    """An organization and those below it, in the order they were made.
+
+    parent_id: only those right below it. search: only those with this in the name, or with this number. ids: of these.
+    """
     rows = await connection.fetch(
         f"SELECT {_ORGANIZATION} FROM organization o WHERE o.path @> ARRAY[$1::uuid]"
-        " AND ($2::uuid IS NULL OR o.id > $2) AND ($3::uuid IS NULL OR o.parent_id = $3) ORDER BY o.id LIMIT $4",
+        " AND ($2::uuid IS NULL OR o.id > $2) AND ($3::uuid IS NULL OR o.parent_id = $3)"
+        " AND ($5::text IS NULL OR strpos(lower(o.name), lower($5)) > 0 OR o.number::text = $5)"
+        " AND ($6::uuid[] IS NULL OR o.id = ANY($6)) ORDER BY o.id LIMIT $4",
         above,
         after,
         parent_id,
         limit,
+        search,
+        ids,
     )
     return [_organization(row) for row in rows]
+
+
+async def parents(connection: Connection, ids: Sequence[UUID]) -> set[UUID]:
+    """Those of the organizations that have any below them."""
+    rows = await connection.fetch(
+        "SELECT id FROM unnest($1::uuid[]) AS asked (id)"
+        " WHERE EXISTS (SELECT FROM organization o WHERE o.parent_id = asked.id)",
+        ids,
+    )
+    return {row["id"] for row in rows}
 
 
 async def update(connection: Connection, organization: Organization) -> Organization:
@@ -136,6 +160,43 @@ SELECT what FROM (VALUES
 async def held(connection: Connection, id_: UUID) -> list[str]:
     """What an organization still has, that it cannot be deleted with: the plural nouns."""
     return [row["what"] for row in await connection.fetch(_HELD, id_)]
+
+
+COUNTED = 10_000
+"""What `contents` counts of each at most."""
+
+_CONTENTS = f"""
+SELECT (SELECT count(*) FROM (SELECT FROM organization WHERE parent_id = $1 LIMIT {COUNTED}) c) AS organizations,
+    (SELECT count(*) FROM (SELECT FROM "user" WHERE organization_id = $1 LIMIT {COUNTED}) c) AS users,
+    (SELECT count(*) FROM (SELECT FROM device_profile WHERE organization_id = $1 LIMIT {COUNTED}) c) AS profiles,
+    (SELECT count(*) FROM (SELECT FROM static_token WHERE organization_id = $1 LIMIT {COUNTED}) c) AS static_tokens,
+    (SELECT count(*) FROM (SELECT FROM device WHERE organization_id = $1 LIMIT {COUNTED}) c) AS devices,
+    (SELECT count(*) FROM (SELECT FROM device WHERE holder_id = $1 LIMIT {COUNTED}) c) AS held_devices,
+    (SELECT count(*) FROM api_key WHERE organization_id = $1) AS api_keys,
+    (SELECT count(*) FROM webhook WHERE organization_id = $1) AS webhooks,
+    (SELECT count(*) FROM request_key WHERE organization_id = $1) AS request_keys
+"""
+
+
+class Contents(NamedTuple):
+    """How much an organization has itself, each counted up to COUNTED. held_devices: that others have made."""
+
+    organizations: int
+    users: int
+    profiles: int
+    static_tokens: int
+    devices: int
+    held_devices: int
+    api_keys: int
+    webhooks: int
+    request_keys: int
+
+
+async def contents(connection: Connection, id_: UUID) -> Contents:
+    """How much an organization has."""
+    row = await connection.fetchrow(_CONTENTS, id_)
+    assert row is not None  # noqa: S101 - of counts
+    return Contents(*row)
 
 
 async def delete(connection: Connection, id_: UUID) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -41,12 +42,14 @@ class Unproven(NamedTuple):
 
 
 class KeyRow(NamedTuple):
-    """A provision key as a profile has it. uses: counted while its budget bounds them."""
+    """A provision key as a profile has it. uses: counted while its budget bounds them; used_at: the last of those."""
 
     key: str
     secret_sealed: bytes
     budget: KeyBudget | None
+    created_at: datetime
     uses: int = 0
+    used_at: datetime | None = None
 
 
 async def root_organization(connection: Connection, id_: UUID, name: str) -> UUID:
@@ -163,6 +166,12 @@ async def count_devices(connection: Connection, profile_id: UUID) -> int:
     return count
 
 
+async def count_all_devices(connection: Connection) -> dict[UUID, int]:
+    """How many devices each profile has that has any; as long as reading all of them takes."""
+    rows = await connection.fetch("SELECT profile_id, count(*) FROM device GROUP BY profile_id", timeout=60)
+    return {row[0]: row[1] for row in rows}
+
+
 async def count_static_tokens(connection: Connection, profile_id: UUID) -> int:
     """How many static tokens a profile has."""
     count: int = await connection.fetchval("SELECT count(*) FROM static_token WHERE profile_id = $1", profile_id)
@@ -245,11 +254,23 @@ async def touch(connection: Connection, profile_id: UUID) -> None:
 async def keys(connection: Connection, profile_id: UUID) -> list[KeyRow]:
     """A profile's keys, oldest first."""
     rows = await connection.fetch(
-        f"SELECT k.key, k.secret_sealed, k.uses, {_BUDGET} FROM provision_key k WHERE k.profile_id = $1"
-        " ORDER BY k.created_at, k.key",
+        f"SELECT k.key, k.secret_sealed, k.created_at, k.uses, k.used_at, {_BUDGET} FROM provision_key k"
+        " WHERE k.profile_id = $1 ORDER BY k.created_at, k.key",
         profile_id,
     )
-    return [KeyRow(row["key"], row["secret_sealed"], _budget(row), row["uses"]) for row in rows]
+    return [
+        KeyRow(row["key"], row["secret_sealed"], _budget(row), row["created_at"], row["uses"], row["used_at"])
+        for row in rows
+    ]
+
+
+async def count_keys(connection: Connection, profile_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How many provision keys each of these profiles has; those that have none are not there."""
+    rows = await connection.fetch(
+        "SELECT profile_id, count(*) FROM provision_key WHERE profile_id = ANY($1::uuid[]) GROUP BY profile_id",
+        profile_ids,
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 async def recognise(connection: Connection, wanted: Sequence[str]) -> dict[str, ProvisionKey]:

@@ -241,9 +241,9 @@ async def hold_uses(connection: Connection, keys: Collection[str]) -> dict[str, 
 
 
 async def add_uses(connection: Connection, uses: Mapping[str, int]) -> None:
-    """Count uses of provision keys."""
+    """Count uses of provision keys, and when they were used last."""
     await connection.execute(
-        "UPDATE provision_key k SET uses = k.uses + w.uses"
+        "UPDATE provision_key k SET uses = k.uses + w.uses, used_at = now()"
         " FROM unnest($1::text[], $2::bigint[]) AS w(key, uses) WHERE k.key = w.key",
         list(uses),
         list(uses.values()),

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -46,6 +47,24 @@ class Taken(NamedTuple):
     line: int
     field: str | None
     by_device: bool
+
+
+class BatchRow(NamedTuple):
+    """Tokens that were made together, of which some are left. last: the id of the last of these.
+
+    left, claimed: of those that are left, BOUND + 1 standing for more.
+    """
+
+    organization_id: UUID
+    organization: str
+    profile_id: UUID
+    profile: str
+    created_at: datetime
+    last: UUID
+    first_number: int
+    last_number: int
+    left: int
+    claimed: int
 
 
 class TokenRow(NamedTuple):
@@ -117,13 +136,73 @@ SELECT o.id FROM maker JOIN organization o ON o.id = maker.organization_id WHERE
 _SELECT = """
 SELECT t.id, t.number, t.organization_id, o.number, o.name, t.profile_id, p.name, p.template_id, t.status,
     t.claimed_at, t.name, t.metadata, t.unit, t.unit_state, t.unit_at, t.revision, t.created_at,
-    d.name, d.holder_id, d.owner_id, t.sealed, t.qr_sealed
+    d.name, d.holder_id, d.owner_id, CASE WHEN d.id IS NOT NULL THEN coalesce(h.name, o.name) END,
+    coalesce(nullif(u.name, ''), u.email), t.sealed, t.qr_sealed
 FROM ({}) AS t
 JOIN organization o ON o.id = t.organization_id
 JOIN device_profile p ON p.id = t.profile_id
 LEFT JOIN device d ON d.id = t.id
+LEFT JOIN organization h ON h.id = d.holder_id
+LEFT JOIN "user" u ON u.id = d.owner_id
 ORDER BY t.id
 """
+
+# What begins so, of each kind as many as there may be: the ranges are the indexes' (see 0024_token_search.sql).
+_SEARCH = """
+(SELECT t.id FROM static_token t WHERE t.organization_id = ANY($1::uuid[]) AND t.name IS NOT NULL
+    AND lower(t.name) ~>=~ lower($2) AND lower(t.name) ~<~ (lower($2) || $3) LIMIT $6)
+UNION
+(SELECT t.id FROM static_token t WHERE t.organization_id = ANY($1::uuid[]) AND t.unit IS NOT NULL
+    AND lower(t.unit) ~>=~ lower($2) AND lower(t.unit) ~<~ (lower($2) || $3) LIMIT $6)
+UNION
+(SELECT v.token_id FROM (
+        SELECT p.id, f ->> 'name' AS field FROM device_profile p
+        CROSS JOIN LATERAL jsonb_array_elements(p.metadata_fields) AS f
+        WHERE p.organization_id = ANY($1::uuid[]) AND f ->> 'unique' = 'true'
+            AND NOT coalesce(f ->> 'type', '') = ANY($7::text[]) AND NOT f ->> 'name' = ANY($8::text[])
+    ) AS k JOIN static_token_value v ON v.profile_id = k.id AND v.field = k.field
+        AND lower(v.value) ~>=~ lower($2) AND lower(v.value) ~<~ (lower($2) || $3) LIMIT $6)
+UNION
+(SELECT t.id FROM static_token t WHERE t.organization_id = ANY($1::uuid[]) AND t.number = $4)
+UNION
+(SELECT t.id FROM static_token t WHERE t.organization_id = ANY($1::uuid[]) AND t.id = $5)
+"""
+
+# From the last token of one batch to the last of the one before along an index, as the ids of a batch are a range.
+_BATCHES = """
+WITH RECURSIVE batch AS (
+    SELECT newest.id AS last, 1 AS place FROM ({newest_before_cursor}) AS newest
+    UNION ALL
+    SELECT newest.id, batch.place + 1 FROM batch CROSS JOIN LATERAL ({newest_before_batch}) AS newest
+    WHERE batch.place < $3
+)
+SELECT t.organization_id, o.name, t.profile_id, p.name, t.created_at, t.id,
+    (SELECT f.number FROM static_token f WHERE f.id > b.begins ORDER BY f.id LIMIT 1), t.number,
+    (SELECT count(*) FROM (SELECT FROM static_token c WHERE c.id > b.begins AND c.id <= t.id LIMIT $4) AS counted),
+    (SELECT count(*) FROM (SELECT FROM static_token c WHERE c.id > b.begins AND c.id <= t.id
+        AND c.status = 'CLAIMED' LIMIT $4) AS counted)
+FROM (SELECT place, last, (left(last::text, 28) || '00000000')::uuid AS begins FROM batch) AS b
+JOIN static_token t ON t.id = b.last
+JOIN organization o ON o.id = t.organization_id
+JOIN device_profile p ON p.id = t.profile_id
+ORDER BY b.place
+"""
+_NEWEST = """
+SELECT each.id FROM unnest($1::uuid[]) AS maker
+CROSS JOIN LATERAL (
+    SELECT n.id FROM static_token n WHERE n.{} = maker AND n.id < {} ORDER BY n.id DESC LIMIT 1
+) AS each ORDER BY each.id DESC LIMIT 1
+"""
+_BEFORE_BATCH = "(left(batch.last::text, 28) || '00000000')::uuid"
+
+FOUND = 500
+"""Of each kind (name, unit, value) a search has so many at most."""
+
+BOUND = 10_000
+"""How far the tokens of a batch are counted for a list of batches."""
+
+_LAST = "\U0010ffff"
+_HIGHEST = UUID(int=(1 << 128) - 1)
 
 _LONG = 600.0
 """Seconds that a statement about everything staged may take."""
@@ -243,6 +322,34 @@ async def list_(connection: Connection, filter_: Filter, *, after: UUID | None, 
     page = f"SELECT t.* FROM static_token t WHERE {where} ORDER BY t.id LIMIT {limit:d}"
     rows = await connection.fetch(_SELECT.format(page), *arguments)
     return [_token(row) for row in rows]
+
+
+async def search(
+    connection: Connection, makers: Sequence[UUID], text: str, *, number: int | None, id_: UUID | None
+) -> list[UUID]:
+    """Tokens whose name, unit or unique value begins with a text, by either case, or that have this number or id.
+
+    Of very many some. Secrets are not found by what they begin with.
+    """
+    rows = await connection.fetch(_SEARCH, makers, text, _LAST, number, id_, FOUND, list(SECRET_TYPES), list(SECRETS))
+    return [row["id"] for row in rows]
+
+
+async def batches(
+    connection: Connection,
+    makers: Sequence[UUID],
+    *,
+    profile_id: UUID | None = None,
+    before: UUID | None = None,
+    limit: int,
+) -> list[BatchRow]:
+    """What was made together, newest first, before a batch; of those the tokens that are left."""
+    column, keys = ("organization_id", makers) if profile_id is None else ("profile_id", [profile_id])
+    statement = _BATCHES.format(
+        newest_before_cursor=_NEWEST.format(column, "$2"), newest_before_batch=_NEWEST.format(column, _BEFORE_BATCH)
+    )
+    rows = await connection.fetch(statement, keys, before or _HIGHEST, limit, BOUND + 1, timeout=_LONG)
+    return [BatchRow(*row) for row in rows]
 
 
 async def count(connection: Connection, filter_: Filter) -> int:

@@ -62,17 +62,29 @@ async def lock(connection: Connection, id_: UUID) -> User | None:
 
 
 async def list_(
-    connection: Connection, above: UUID, *, after: UUID | None, limit: int, organization_id: UUID | None = None
+    connection: Connection,
+    above: UUID,
+    *,
+    after: UUID | None,
+    limit: int,
+    organization_id: UUID | None = None,
+    search: str | None = None,
 ) -> list[User]:
-    """The users of an organization and those below it, in order of ids. organization_id: only this one's."""
+    """The users of an organization and those below it, in order of ids.
+
+    organization_id: only this one's. search: only those with this in the e-mail address or the name.
+    """
     rows = await connection.fetch(
         f'SELECT {_USER} FROM "user" u JOIN organization o ON o.id = u.organization_id'
         " WHERE o.path @> ARRAY[$1::uuid] AND ($2::uuid IS NULL OR u.id > $2)"
-        " AND ($3::uuid IS NULL OR u.organization_id = $3) ORDER BY u.id LIMIT $4",
+        " AND ($3::uuid IS NULL OR u.organization_id = $3)"
+        " AND ($5::text IS NULL OR strpos(lower(u.email), lower($5)) > 0 OR strpos(lower(u.name), lower($5)) > 0)"
+        " ORDER BY u.id LIMIT $4",
         above,
         after,
         organization_id,
         limit,
+        search,
     )
     return [_user(row) for row in rows]
 

@@ -1,17 +1,18 @@
 """The SQL of webhooks, and of what operators see and do of their deliveries; `deliveries.py` has the deliverer's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from uuid import UUID
-
-import asyncpg
 
 from provserver.core.webhook import Delivery, DeliveryState, Webhook
 from provserver.store.database import Connection
 
 _WEBHOOK = """w.id, w.organization_id, w.url, w.types, w.enabled, w.failing_since, w.error, w.created_by,
     w.created_at, w.revision"""
+
+_DELIVERY = """d.event_id, e.type, d.device_id, d.state, d.tries, d.status, d.error, d.queued_at, d.tried_at,
+    d.not_before"""
 
 _COUNTED = 10_000
 
@@ -21,6 +22,14 @@ class Counts(NamedTuple):
 
     waiting: int
     dead: int
+
+
+class Sent(NamedTuple):
+    """A delivery with what its event says. payload: JSON."""
+
+    delivery: Delivery
+    created_at: datetime
+    payload: str
 
 
 async def insert(
@@ -129,17 +138,31 @@ async def deliveries(
     connection: Connection, id_: UUID, *, before: UUID | None, limit: int, state: str | None = None
 ) -> list[Delivery]:
     """Its deliveries, the newest event first, from before one on; of one state, or all."""
+    # The state's name in the statement has Postgres know the index of those that wait, or are dead.
+    of_state = "" if state is None else f" AND d.state = '{DeliveryState(state)}'"
     rows = await connection.fetch(
-        "SELECT d.event_id, e.type, d.device_id, d.state, d.tries, d.status, d.error, d.queued_at, d.tried_at,"
-        " d.not_before FROM webhook_delivery d JOIN event e ON e.id = d.event_id"
-        " WHERE d.webhook_id = $1 AND ($2::uuid IS NULL OR d.event_id < $2) AND ($3::text IS NULL OR d.state = $3)"
-        " ORDER BY d.event_id DESC LIMIT $4",
+        f"SELECT {_DELIVERY} FROM webhook_delivery d JOIN event e ON e.id = d.event_id"
+        f" WHERE d.webhook_id = $1 AND ($2::uuid IS NULL OR d.event_id < $2){of_state}"
+        " ORDER BY d.event_id DESC LIMIT $3",
         id_,
         before,
-        state,
         limit,
     )
     return [_delivery(row) for row in rows]
+
+
+async def delivery(connection: Connection, id_: UUID, event_id: UUID) -> Sent | None:
+    """One of its deliveries, and what the event's body is made of."""
+    row = await connection.fetchrow(
+        f"SELECT {_DELIVERY}, e.created_at, e.payload::text AS payload"
+        " FROM webhook_delivery d JOIN event e ON e.id = d.event_id WHERE d.webhook_id = $1 AND d.event_id = $2",
+        id_,
+        event_id,
+    )
+    if row is None:
+        return None
+    *members, created_at, payload = row
+    return Sent(_delivery(members), created_at, payload)
 
 
 # Behind all that waits, in the events' order; what waits already is left alone.
@@ -154,32 +177,47 @@ ON CONFLICT (event_id, webhook_id) DO UPDATE SET state = 'waiting', number = exc
 WHERE d.state <> 'waiting'
 """
 
+_COUNT = f"""
+SELECT count(*) FROM (
+    SELECT FROM webhook w JOIN event e ON {{wanted}}
+    JOIN organization o ON o.id = e.organization_id AND o.path @> ARRAY[w.organization_id]
+    LEFT JOIN webhook_delivery d ON d.event_id = e.id AND d.webhook_id = w.id
+    WHERE w.id = $1 AND d.state IS DISTINCT FROM 'waiting' LIMIT {_COUNTED}
+) AS first
+"""
+
 _LONG = 600.0
 """Seconds that a replay may take."""
 
 
-async def replay_event(connection: Connection, id_: UUID, event_id: UUID) -> int:
-    """Have an event sent again, or for the first time; returns 1, or 0 where there is none or it waits already."""
-    return await _replay(connection, "e.id = $2", id_, event_id)
+async def replay_event(connection: Connection, id_: UUID, event_id: UUID, *, dry: bool = False) -> int:
+    """Have an event sent again, or for the first time; returns 1, or 0 where there is none or it waits already.
+
+    dry: only count; 10,000 stands for that many or more. So of the others.
+    """
+    return await _replay(connection, "e.id = $2", id_, event_id, dry=dry)
 
 
-async def replay_span(connection: Connection, id_: UUID, since: datetime, until: datetime) -> int:
+async def replay_span(connection: Connection, id_: UUID, since: datetime, until: datetime, *, dry: bool = False) -> int:
     """The same of all events of its types from one time until before another; how many."""
     wanted = "e.created_at >= $2 AND e.created_at < $3 AND (w.types = '{}' OR e.type = ANY(w.types))"
-    return await _replay(connection, wanted, id_, since, until)
+    return await _replay(connection, wanted, id_, since, until, dry=dry)
 
 
-async def replay_dead(connection: Connection, id_: UUID) -> int:
+async def replay_dead(connection: Connection, id_: UUID, *, dry: bool = False) -> int:
     """The same of all that are dead; how many."""
     wanted = "e.id IN (SELECT x.event_id FROM webhook_delivery x WHERE x.webhook_id = w.id AND x.state = 'dead')"
-    return await _replay(connection, wanted, id_)
+    return await _replay(connection, wanted, id_, dry=dry)
 
 
-async def _replay(connection: Connection, wanted: str, *arguments: object) -> int:
+async def _replay(connection: Connection, wanted: str, *arguments: object, dry: bool) -> int:
+    if dry:
+        count: int = await connection.fetchval(_COUNT.format(wanted=wanted), *arguments)
+        return count
     status = await connection.execute(_REPLAY.format(wanted=wanted), *arguments, timeout=_LONG)
     return int(status.split()[-1])
 
 
-def _delivery(row: asyncpg.Record) -> Delivery:
+def _delivery(row: Iterable[Any]) -> Delivery:
     id_, type_, device_id, state, *rest = row
     return Delivery(id_, type_, device_id, DeliveryState(state), *rest)

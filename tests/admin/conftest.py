@@ -14,6 +14,8 @@ import pytest
 from provserver.admin import set_up
 from provserver.admin.api import Api
 from provserver.admin.build import build
+from provserver.admin.console.console import Console
+from provserver.admin.console.pages import PAGES
 from provserver.admin.listener import AdminListener
 from provserver.config import Config
 from provserver.core.authorization import ALL, OPERATOR, PERMISSIONS, Permission, Principal, Role
@@ -101,7 +103,7 @@ class Site:
         config = Config(data_dir=directory)
         workspace = await furnish_on(space.database, config)
         api = build(workspace, config)
-        listener = AdminListener(api, **options)
+        listener = AdminListener(api, Console(api, PAGES), **options)
         host, port = await listener.start("127.0.0.1", 0)
         await set_up.offer(workspace, config, host, port)
         async with aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar()) as session:

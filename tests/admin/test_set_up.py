@@ -18,7 +18,7 @@ async def test_the_link_leads_to_where_operators_are_served(
     config = Config(data_dir=tmp_path / "data", keys_file=str(tmp_path / "keys.json"))
     await set_up.offer(await furnish(space.database, config), config, host, 8081)
     link = config.set_up_path.read_text()
-    assert link.startswith(f"http://{shown}:8081/api/admin/setup#")
+    assert link.startswith(f"http://{shown}:8081/set-up#")
 
 
 async def test_devices_are_served_although_it_cannot_be_written(

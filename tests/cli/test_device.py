@@ -33,6 +33,7 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
     assert UUID(made.pop("profileId"))
     assert made.pop("createdAt").endswith("Z")
     assert made.pop("holderId") == made.pop("makerId")
+    assert re.fullmatch("[A-Za-z0-9]{32}", made.pop("accessToken"))
     assert made == {
         "name": f"{profile} device",
         "profile": profile,
@@ -46,6 +47,10 @@ def test_a_device_is_made_with_a_generated_token(cli: Cli, profile: str) -> None
         "ownerId": None,
         "owner": None,
         "staticToken": None,
+        "online": False,
+        "lastSeenAt": None,
+        "quarantined": False,
+        "suspected": False,
     }
 
 

@@ -22,7 +22,7 @@ def test_a_user_is_invited_by_a_link_that_is_shown_once(cli: Cli, name: str, ema
 
     link = invited.pop("link")
     assert re.fullmatch(r"[\w-]{20,}", link)
-    assert invited.pop("page").endswith(f"/api/admin/invitations/accept#{link}")
+    assert invited.pop("page").endswith(f"/invitation#{link}")
     assert (invited["email"], invited["name"], invited["role"]) == (email, "Ada", "staff")
     assert (invited["organizationId"], invited["accepted"]) == (organization["id"], False)
     assert cli.json("user", "show", email) == invited
@@ -30,7 +30,7 @@ def test_a_user_is_invited_by_a_link_that_is_shown_once(cli: Cli, name: str, ema
 
     again = cli.run("user", "link", email)
     assert again.code == 0
-    assert re.match(r"link +[\w-]{20,}\npage +\S*/api/admin/invitations/accept#[\w-]{20,}\n", again.out)
+    assert re.match(r"link +[\w-]{20,}\npage +\S*/invitation#[\w-]{20,}\n", again.out)
     assert "shown this once" in again.err
 
 

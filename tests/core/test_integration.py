@@ -232,3 +232,11 @@ def test_a_key_is_not_quoted() -> None:
         with pytest.raises(Invalid) as refused:
             integration.checked_api_key(STACK, text)
         assert "pl4" not in str(refused.value).replace("NNSXS.", "")
+
+
+def test_a_wrong_cluster_is_told_of_the_cluster_alone() -> None:
+    def said(**members: object) -> set[str]:
+        return set(wrong(STACK, None, lorawan_version=LorawanVersion.V1_0_3, frequency_plan=PLAN, **members))
+
+    assert said(address="stack.example/console") == {"address"}
+    assert said(address="stack.example/console", join_server="a b") == {"address", "joinServer"}

@@ -474,3 +474,30 @@ def test_a_wrong_value_of_the_things_stack_is_said_by_its_column() -> None:
 
 def test_a_profile_without_the_fields_gets_no_file_of_the_things_stack() -> None:
     assert {each.kind for each in read(THINGS_STACK) if isinstance(each, FileError)} == {ErrorKind.UNKNOWN_HEADER}
+
+
+# Rows as they are
+
+
+def kept(text: str | bytes, keep: int, *fields: MetadataField) -> list[tuple[object, ...]]:
+    data = text.encode() if isinstance(text, str) else text
+    file = TokenFile(tokenfile.text(io.BytesIO(data)), fields or FIELDS, keep=keep)
+    list(file)
+    return [tuple(file.kept[row]) for row in sorted(file.kept)]
+
+
+def test_the_first_rows_are_kept_and_those_with_errors() -> None:
+    rows = "".join(f"{number}\n" for number in (1, 2, 3, "x", 5, "y", "z"))
+    numbered = MetadataField("Number", "integer")
+    assert kept("Number\n" + rows, 2, numbered) == [(1, 2, ("1",)), (2, 3, ("2",)), (4, 5, ("x",)), (6, 7, ("y",))]
+    assert kept("Number\n" + rows, 0, numbered) == []
+
+
+def test_of_a_header_that_is_wrong_the_first_rows_are_kept_all_the_same() -> None:
+    assert kept("what;other\n1;2\n3;4\n5;6\n", 2) == [(1, 2, ("1", "2")), (2, 3, ("3", "4"))]
+    assert kept('what,other\n1,2\n"3', 5) == [(1, 2, ("1", "2"))]
+    assert kept("", 5) == []
+
+
+def test_a_kept_cell_is_bounded_and_can_be_shown() -> None:
+    assert kept(b"Serial Number\n\xff\xfe" + b"x" * 300 + b"\n", 1) == [(1, 2, ("��" + "x" * 198,))]

@@ -4,7 +4,8 @@ from uuid import UUID
 
 import pytest
 
-from provserver.core.wifisession import OPEN, WifiSession, WifiState, is_client, is_word
+from provserver.core.board import trouble
+from provserver.core.wifisession import OPEN, WifiSession, WifiState, is_client, is_word, said
 
 
 def session(**changes: Any) -> WifiSession:
@@ -35,3 +36,19 @@ def test_words_and_clients() -> None:
     assert is_client("my-app_2")
     assert not is_client("x" * 33)
     assert not is_client("a\n")
+
+
+@pytest.mark.parametrize("code", [0, 700, 701, 702, 703, 704, 705, 710, 711, 712, 720, 721, 722, 723, 730, 731, 732])
+def test_every_error_of_a_board_is_told_in_words(code: int) -> None:
+    word = trouble(code).word
+    found = said(word)
+
+    assert found is not None, word
+    assert found.what.endswith(".")
+    assert found.remedy.endswith(".")
+    assert "--" not in found.what + found.remedy  # which only the command line has
+
+
+def test_a_word_of_the_phone_side_alone_says_nothing_more() -> None:
+    assert said("app_closed") is None
+    assert said(None) is None

@@ -15,7 +15,7 @@ from provserver.core.lorawan import APPLICATION_KEY, DEVICE_EUI, JOIN_EUI, Loraw
 from provserver.core.telemetry import Value
 from provserver.services import network_jobs
 from provserver.services.claiming import Claiming
-from provserver.services.devices import AttributeChange
+from provserver.services.devices import DeviceChange
 from provserver.services.integrations import IntegrationChange, Integrations
 from provserver.services.job_runner import Job
 from provserver.services.network_devices import NetworkDevices
@@ -166,7 +166,7 @@ class Site:
 
     async def type(self, device_id: UUID, given: dict[str, str]) -> None:
         texts = {f"meta.{name}": value for name, value in given.items()}
-        await self.space.devices.update(device_id, AttributeChange(server=texts))
+        await self.space.devices.update(device_id, DeviceChange(server=texts))
 
     async def value(self, device_id: UUID, field: str) -> object:
         """Of a metadata field."""

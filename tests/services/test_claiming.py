@@ -16,7 +16,7 @@ from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused, T
 from provserver.services.access import Access
 from provserver.services.claiming import CONTENDED, UNCLAIMABLE, UNCLAIMABLE_DEVICE, Claimed, Claiming, ClaimLimits
 from provserver.services.data import Data
-from provserver.services.devices import AttributeChange, Devices
+from provserver.services.devices import DeviceChange, Devices
 from provserver.services.sessions import Cause
 from provserver.store.database import Database
 from tests.conftest import Space
@@ -444,7 +444,7 @@ async def test_a_device_that_is_to_agree_is_claimed_in_no_other_way(
     assert await space.value("SELECT count(*) FROM claim") == 1
     makers = Devices(space.database, space.keys, estate["brand"])
     told = {"secretKey": "attribute", "expirationTime": 10**15}
-    await makers.update("thing", AttributeChange(server={"claimingData": json.dumps(told)}))
+    await makers.update("thing", DeviceChange(server={"claimingData": json.dumps(told)}))
     for name in ("thing", "sensor-1", str(token.id)):
         for secret in ("", "s", "before", "attribute"):
             work = claiming.claim_device(estate.who("anna"), name, secret)
@@ -539,9 +539,7 @@ async def used(estate: Estate, claiming: Claiming, access: Access, data: Data, s
     await data.publish_attributes(device, b'{"a":1}')
     await data.claim(device, b'{"secretKey":"s"}')
     hers = Devices(space.database, space.keys, estate["anna"])
-    await hers.update(
-        str(token.id), AttributeChange({"home": "12 High St"}, {"meta.Serial": "mine", "meta.Room": "bath"})
-    )
+    await hers.update(str(token.id), DeviceChange({"home": "12 High St"}, {"meta.Serial": "mine", "meta.Room": "bath"}))
     return token
 
 
@@ -694,7 +692,7 @@ async def test_a_device_that_comes_back_has_a_revision_it_never_had(
     await connect(access, token)
     for changes in (0, 5, 0):
         for n in range(changes):
-            await makers.update(str(token.id), AttributeChange(server={"place": str(n)}))
+            await makers.update(str(token.id), DeviceChange(server={"place": str(n)}))
         seen = await space.value(revision)
         await makers.delete(str(token.id))
         await connect(access, token)
@@ -807,7 +805,7 @@ async def test_a_device_without_a_token_goes_to_another_organization_as_its_make
 ) -> None:
     device = await made(estate, space)
     makers = Devices(space.database, space.keys, estate["brand"])
-    await makers.update("sensor-1", AttributeChange({"unit": "C"}, {"batch": "7"}))
+    await makers.update("sensor-1", DeviceChange({"unit": "C"}, {"batch": "7"}))
     await data.telemetry(device, b'{"t":1}')
 
     await claiming.transfer(estate.operator, device.device_id, to_organization=estate["anna"])
@@ -964,10 +962,10 @@ async def test_an_operator_lets_a_device_be_claimed_by_an_attribute(
         {"expirationTime": []},
     )
     for told in tellings:
-        await makers.update("sensor-1", AttributeChange(server={"claimingData": json.dumps(told)}))
+        await makers.update("sensor-1", DeviceChange(server={"claimingData": json.dumps(told)}))
         await unchanged(space, NotFound, claiming.claim_device(estate.who("anna"), "sensor-1", "s"))
     good = json.dumps({"secretKey": "s", "expirationTime": soon})
-    await makers.update("sensor-1", AttributeChange(server={"claimingData": json.dumps(good) if as_text else good}))
+    await makers.update("sensor-1", DeviceChange(server={"claimingData": json.dumps(good) if as_text else good}))
     await unchanged(space, NotFound, claiming.claim_device(estate.who("anna"), "sensor-1", "t"))  # and it stays
 
     await claiming.claim_device(estate.who("anna"), "sensor-1", "s")
@@ -980,12 +978,12 @@ async def test_a_device_without_a_token_is_released_but_keeps_what_its_maker_wro
 ) -> None:
     device, anna = await made(estate, space), estate.who("anna")
     makers = Devices(space.database, space.keys, estate["brand"])
-    await makers.update("sensor-1", AttributeChange({"unit": "C"}, {"batch": "7"}))
+    await makers.update("sensor-1", DeviceChange({"unit": "C"}, {"batch": "7"}))
     await data.claim(device, b"")
     await claiming.claim_device(anna, "sensor-1")
     await data.telemetry(device, b'{"t":1}')
     hers = Devices(space.database, space.keys, estate["anna"])
-    await hers.update("sensor-1", AttributeChange({"home": "12 High St"}, {"meta.Room": "bath"}))
+    await hers.update("sensor-1", DeviceChange({"home": "12 High St"}, {"meta.Room": "bath"}))
     await unchanged(space, NotFound, claiming.unclaim(anna, device.device_id), "no static token")
     await unchanged(space, NotFound, claiming.disclaim(estate.operator, device.device_id), "no static token")
 
@@ -1004,7 +1002,7 @@ async def test_a_device_of_a_static_token_is_not_claimed_by_its_name(
     await data.claim(await connect(access, token), b"")
     told = json.dumps({"secretKey": "", "expirationTime": 10**15})
     makers = Devices(space.database, space.keys, estate["brand"])
-    await makers.update("thing", AttributeChange(server={"claimingData": told}))
+    await makers.update("thing", DeviceChange(server={"claimingData": told}))
 
     with pytest.raises(NotFound) as refused:
         await claiming.claim_device(estate.who("anna"), "thing", "")
@@ -1187,7 +1185,7 @@ async def test_whoever_had_a_device_writes_nothing_into_it_after_that(
     async with lock("SELECT FROM device FOR UPDATE") as held:
         disclaiming = asyncio.create_task(unlimited(space, space.database).disclaim(estate.operator, token.id))
         await held.until_waiting()
-        writing = asyncio.create_task(hers.update(str(token.id), AttributeChange({"left": "behind"})))
+        writing = asyncio.create_task(hers.update(str(token.id), DeviceChange({"left": "behind"})))
         await held.until_waiting(2)
         await held.commit()
     await disclaiming
@@ -1207,3 +1205,30 @@ async def test_who_holds_a_device_up_is_waited_for_not_long(
             await access.with_token(token.auth, PEER)
     await connect(access, token)
     await claiming.claim(estate.who("anna"), token.qr)
+
+
+@pytest.mark.parametrize("move", ["unclaim", "release"])
+async def test_to_choose_the_holder_is_no_way_around_what_its_maker_needs(
+    estate: Estate, claiming: Claiming, space: Space, move: str
+) -> None:
+    """Whoever is above the maker takes back with tokens:manage, from wherever he looks."""
+    token = await estate.token()
+    await claiming.claim(estate.key("anna"), token.qr)
+    maker = estate.key("brand", Permission.DEVICES_VIEW, Permission.DEVICES_MANAGE)
+    for principal in (maker, maker.within(estate["anna"])):
+        await unchanged(space, Forbidden, BACK[move](claiming, principal, token.id), "tokens:manage")
+    await BACK[move](claiming, estate.key("brand", Permission.TOKENS_MANAGE).within(estate["anna"]), token.id)
+    assert await status(space, token) == ("UNCLAIMED", None, None)
+
+
+async def test_to_choose_an_organization_is_no_way_to_claim_for_others(
+    estate: Estate, claiming: Claiming, space: Space
+) -> None:
+    """For somebody else than oneself a claim takes users:view, as when it names him."""
+    token = await estate.token()
+    scanner = estate.key("brand", Permission.DEVICES_VIEW, Permission.DEVICES_CLAIM)
+    for principal in (estate.who("brand").within(estate["anna"]), scanner.within(estate["anna"])):
+        await unchanged(space, Forbidden, claiming.claim(principal, token.qr), "users:view")
+        await unchanged(space, Forbidden, claiming.claim_device(principal, "thing", "secret"), "users:view")
+    await claiming.claim(estate.who("brand", STAFF).within(estate["anna"]), token.qr)
+    assert await status(space, token) == ("CLAIMED", estate["anna"], None)

@@ -15,7 +15,7 @@ from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, ProvisionStrategy, ReprovisionPolicy
 from provserver.errors import Conflict, Forbidden, NotFound, Refused, Stale
 from provserver.services.access import Access
-from provserver.services.devices import BATCH, MAX_ERRORS, MAX_KEYS, AttributeChange, Devices, ImportReport
+from provserver.services.devices import BATCH, MAX_ERRORS, MAX_KEYS, DeviceChange, Devices, ImportReport
 from provserver.services.settlement import seal_credentials
 from tests.conftest import Space
 from tests.services.conftest import NONCE, Fleet, Locking, contents, use
@@ -168,8 +168,8 @@ async def test_what_is_done_to_devices_is_audited(fleet: Fleet) -> None:
     space = fleet.space
     devices = Devices(space.database, space.keys, space.organization_id, actor="user:7")
     made = await devices.create(DeviceRow(1, "sensor-1", building.access_token("pl4nted"), False), "sensors")
-    await devices.update(made.id, AttributeChange({"unit": "s3cret"}, {"note": "s3cret"}))
-    await devices.update(made.id, AttributeChange(delete_server=["note"]))
+    await devices.update(made.id, DeviceChange({"unit": "s3cret"}, {"note": "s3cret"}))
+    await devices.update(made.id, DeviceChange(delete_server=["note"]))
     await devices.revoke(made.id)
     await devices.rearm(made.id)
     await devices.delete(made.id)
@@ -209,7 +209,7 @@ async def test_an_import_is_audited_once(checked: Fleet) -> None:
 
 async def test_the_audit_counts_the_keys_that_it_does_not_name(fleet: Fleet) -> None:
     await fleet.ask("sensor-1")
-    await fleet.space.devices.update("sensor-1", AttributeChange({f"key {n}": "1" for n in range(MAX_KEYS + 1)}))
+    await fleet.space.devices.update("sensor-1", DeviceChange({f"key {n}": "1" for n in range(MAX_KEYS + 1)}))
 
     ((*_, detail),) = await audited(fleet.space)
     assert isinstance(detail, dict)
@@ -219,7 +219,7 @@ async def test_the_audit_counts_the_keys_that_it_does_not_name(fleet: Fleet) -> 
 async def test_who_has_a_device_reads_what_its_maker_does_to_it(estate: Estate, space: Space) -> None:
     id_ = await hold(estate, "anna's", "anna")
     await seen_by(estate, "brand").revoke(id_)
-    await seen_by(estate, "anna").update(id_, AttributeChange({"unit": "C"}))
+    await seen_by(estate, "anna").update(id_, DeviceChange({"unit": "C"}))
 
     assert [(entry[0], entry[2]) for entry in await audited(space)] == [
         ("device.revoked", estate["anna"]),
@@ -233,7 +233,7 @@ async def test_who_has_a_device_reads_what_its_maker_does_to_it(estate: Estate, 
 async def test_what_was_meant_for_another_revision_is_refused(fleet: Fleet) -> None:
     await fleet.ask("sensor-1")
     devices = fleet.space.devices
-    change = AttributeChange({"unit": "C"})
+    change = DeviceChange({"unit": "C"})
     seen = (await devices.show("sensor-1")).device.revision
     changed = (await devices.update("sensor-1", change, seen)).device.revision
     assert changed > seen
@@ -275,9 +275,7 @@ async def test_of_two_changes_for_one_revision_one_is_made(fleet: Fleet, lock: L
     devices = fleet.space.devices
     revision = (await devices.show("sensor-1")).device.revision
     async with lock("SELECT FROM device WHERE id = $1 FOR NO KEY UPDATE", device_id) as held:
-        changes = [
-            asyncio.create_task(devices.update("sensor-1", AttributeChange({key: "1"}), revision)) for key in "ab"
-        ]
+        changes = [asyncio.create_task(devices.update("sensor-1", DeviceChange({key: "1"}), revision)) for key in "ab"]
         await held.until_waiting(2)
     outcomes = await asyncio.gather(*changes, return_exceptions=True)
 
@@ -675,7 +673,7 @@ async def attributes(space: Space, name: str) -> dict[tuple[str, str], object]:
 async def test_attributes_are_written_and_removed(fleet: Fleet) -> None:
     await fleet.ask("sensor-1")
     devices = fleet.space.devices
-    change = AttributeChange({"interval": "30", "mode": "eco", "map": '{"a":[1.5,null]}'}, {"rack": "7", "x": "007"})
+    change = DeviceChange({"interval": "30", "mode": "eco", "map": '{"a":[1.5,null]}'}, {"rack": "7", "x": "007"})
 
     changed = await devices.update("sensor-1", change)
     assert {(a.scope, a.key): a.value for a in changed.attributes} == {
@@ -687,7 +685,7 @@ async def test_attributes_are_written_and_removed(fleet: Fleet) -> None:
         ("SHARED", "mode"): "eco",
     }
 
-    await devices.update("sensor-1", AttributeChange({"mode": "full"}, {}, ["interval", "map", "none"], ["rack", "x"]))
+    await devices.update("sensor-1", DeviceChange({"mode": "full"}, {}, ["interval", "map", "none"], ["rack", "x"]))
     assert await attributes(fleet.space, "sensor-1") == {
         ("SERVER", "provisionState"): "provisioned",
         ("SHARED", "mode"): "full",
@@ -699,7 +697,7 @@ async def test_a_device_whose_state_is_taken_away_may_provision_again(checked: F
     first = await checked.ask("sensor-1")
     assert await checked.refused("sensor-1") == "ALREADY_PROVISIONED"
 
-    await checked.space.devices.update("sensor-1", AttributeChange(delete_server=["provisionState"]))
+    await checked.space.devices.update("sensor-1", DeviceChange(delete_server=["provisionState"]))
 
     assert await checked.ask("sensor-1") == first
 
@@ -707,18 +705,18 @@ async def test_a_device_whose_state_is_taken_away_may_provision_again(checked: F
 @pytest.mark.parametrize(
     ("change", "fix"),
     [
-        (AttributeChange(), "--shared KEY=VALUE"),
-        (AttributeChange({"a": "1"}, {}, ["a"]), "'a' cannot be both"),
-        (AttributeChange({"": "1"}), "A key must have"),
-        (AttributeChange({}, {"a\0": "1"}), "A key must have"),
-        (AttributeChange({"a": "null"}), "must not be null"),
-        (AttributeChange({"a": '"\\u0000"'}), "NUL"),
-        (AttributeChange({"a": "\udcff"}), "surrogate"),
-        (AttributeChange({"a": '"' + "x" * 20_000 + '"'}), "16384 bytes"),
-        (AttributeChange(delete_shared=["\0"]), "A key must have"),
+        (DeviceChange(), "--shared KEY=VALUE"),
+        (DeviceChange({"a": "1"}, {}, ["a"]), "'a' cannot be both"),
+        (DeviceChange({"": "1"}), "A key must have"),
+        (DeviceChange({}, {"a\0": "1"}), "A key must have"),
+        (DeviceChange({"a": "null"}), "must not be null"),
+        (DeviceChange({"a": '"\\u0000"'}), "NUL"),
+        (DeviceChange({"a": "\udcff"}), "surrogate"),
+        (DeviceChange({"a": '"' + "x" * 20_000 + '"'}), "16384 bytes"),
+        (DeviceChange(delete_shared=["\0"]), "A key must have"),
     ],
 )
-async def test_a_change_that_cannot_be_made_changes_nothing(fleet: Fleet, change: AttributeChange, fix: str) -> None:
+async def test_a_change_that_cannot_be_made_changes_nothing(fleet: Fleet, change: DeviceChange, fix: str) -> None:
     await fleet.ask("sensor-1")
     before = await contents(fleet.space)
     with pytest.raises(Refused, match=re.escape(fix)):
@@ -756,7 +754,7 @@ async def test_what_a_device_last_sent_is_shown(fleet: Fleet) -> None:
 
 async def test_what_a_device_has_sent_is_erased_and_nothing_else(fleet: Fleet) -> None:
     ids_ = [(await fleet.ask(name))["deviceId"] for name in ("sensor-1", "sensor-2")]
-    await fleet.space.devices.update("sensor-1", AttributeChange(shared={"interval": "60"}))
+    await fleet.space.devices.update("sensor-1", DeviceChange(shared={"interval": "60"}))
     for device_id in ids_:
         await fleet.space.rows("INSERT INTO telemetry VALUES ($1, 'b', 5, $2, 1)", device_id, 2)
         await fleet.space.rows("INSERT INTO telemetry_history VALUES ($1, 'b', 0, 5, $2)", device_id, 2)
@@ -831,24 +829,12 @@ async def test_devices_are_seen_by_who_has_them_and_by_those_above(estate: Estat
     }.items():
         devices = seen_by(estate, viewer)
         assert {device.name async for device in devices.stream()} == expected
-        assert {device.name for device in await devices.list_()} == expected
         for name in ("in stock", "anna's", "ben's", "foreign", "dora's"):
             if name in expected:
                 assert (await devices.show(name)).device.name == name
             else:
                 with pytest.raises(NotFound, match="provserver device list"):
                     await devices.show(name)
-
-
-async def test_devices_are_listed_by_pages(estate: Estate) -> None:
-    ids = sorted([await hold(estate, f"device-{n}", "anna") for n in range(5)])
-    devices = seen_by(estate, "anna")
-    pages, cursor = [], None
-    while page := await devices.list_(cursor, 2):
-        pages.append([device.id for device in page])
-        cursor = page[-1].id
-    assert pages == [ids[:2], ids[2:4], ids[4:]]
-    assert [device.id for device in await seen_by(estate, "brand").list_(profile="sensors")] == ids
 
 
 async def test_a_device_is_shown_with_who_has_it(estate: Estate) -> None:
@@ -889,18 +875,18 @@ async def test_who_has_a_device_writes_shared_attributes_and_metadata(estate: Es
     await hold(estate, "anna's", "anna")
     hers = seen_by(estate, "anna")
     for change in (
-        AttributeChange(server={"provisionState": "no"}),
-        AttributeChange(delete_server=("provisionState",)),
-        AttributeChange(server={"meta.Room": "bath", "claimingData": "{}"}),
+        DeviceChange(server={"provisionState": "no"}),
+        DeviceChange(delete_server=("provisionState",)),
+        DeviceChange(server={"meta.Room": "bath", "claimingData": "{}"}),
     ):
         with pytest.raises(Forbidden, match="maker"):
             await hers.update("anna's", change)
-    details = await hers.update("anna's", AttributeChange({"unit": "C"}, {"meta.Room": "bath"}))
+    details = await hers.update("anna's", DeviceChange({"unit": "C"}, {"meta.Room": "bath"}))
     assert [(each.scope, each.key, each.value) for each in details.attributes] == [
         ("SERVER", "meta.Room", "bath"),
         ("SHARED", "unit", "C"),
     ]
-    await seen_by(estate, "brand").update("anna's", AttributeChange(server={"provisionState": "provisioned"}))
+    await seen_by(estate, "brand").update("anna's", DeviceChange(server={"provisionState": "provisioned"}))
 
 
 async def test_keys_among_the_metadata_are_for_the_maker_to_see(estate: Estate) -> None:
@@ -909,13 +895,13 @@ async def test_keys_among_the_metadata_are_for_the_maker_to_see(estate: Estate) 
     async with estate.database.connection() as connection:
         await connection.execute("UPDATE device_profile SET metadata_fields = $1", fields)
     values = {"meta.App Key": "01" * 16, "meta.Model": "A"}
-    await seen_by(estate, "brand").update("anna's", AttributeChange({"meta.App Key": "shared"}, values))
+    await seen_by(estate, "brand").update("anna's", DeviceChange({"meta.App Key": "shared"}, values))
 
     for viewer in ("root", "brand"):
         shown = await seen_by(estate, viewer).show("anna's")
         assert {each.key for each in shown.attributes if each.scope == "SERVER"} == values.keys()
     hers = seen_by(estate, "anna")
-    for shown in (await hers.show("anna's"), await hers.update("anna's", AttributeChange({"meta.App Key": "so"}))):
+    for shown in (await hers.show("anna's"), await hers.update("anna's", DeviceChange({"meta.App Key": "so"}))):
         assert {(each.scope, each.key) for each in shown.attributes} == {
             ("SERVER", "meta.Model"),
             ("SHARED", "meta.App Key"),
@@ -979,7 +965,7 @@ async def test_a_quota_bounds_the_devices_that_are_made(estate: Estate, space: S
     with pytest.raises(Conflict, match="may have 3 devices"):
         await devices.create(DeviceRow(1, "sensor-2", None, False), "sensors")
     assert (await imported(devices, "a,", "sensor-1,")).error_count == 2  # which is what there is to put right first
-    assert len(await devices.list_()) == 3
+    assert len([device async for device in devices.stream()]) == 3
 
 
 async def test_the_token_of_a_device_to_come_is_taken(estate: Estate) -> None:
@@ -991,4 +977,4 @@ async def test_the_token_of_a_device_to_come_is_taken(estate: Estate) -> None:
     report = await imported(devices, f"a,{token.auth}", "b,")
 
     assert (report.imported, where(report)) == (0, [(2, None)])
-    assert await devices.list_() == []
+    assert [device async for device in devices.stream()] == []

@@ -2,16 +2,20 @@ import asyncio
 import os
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
 from provserver.core import ids
 from provserver.core.authorization import OPERATOR, Permission, Principal
+from provserver.core.search import Span
 from provserver.errors import Forbidden, NotFound, TooManyRequests, Unavailable
 from provserver.services import events
-from provserver.services.events import Activity, Feed, Happening, Reader
+from provserver.services.events import Activity, Feed, Happening, Reader, Wanted
 from provserver.store import audit
+from provserver.store import events as store
 from tests.conftest import Space
 from tests.services.conftest import Fleet
 
@@ -155,11 +159,93 @@ async def test_attempts_are_listed_down_the_tree(space: Space, fleet: Fleet, ope
         await fleet.ask(f"sensor-{number}")
     await fleet.ask("sensor-0")
     await space.provisioning.drain()
-    found = await activity.attempts(operator)
+    found = (await activity.attempts(operator)).rows
     assert [each.device for each in found] == ["sensor-0", "sensor-2", "sensor-1", "sensor-0"]
-    assert [each.id for each in await activity.attempts(operator, before=found[1].id, limit=1)] == [found[2].id]
-    assert [each.id for each in await activity.attempts(operator, refused=True)] == [found[0].id]
-    assert len(await activity.attempts(operator, device="sensor-0", profile=fleet.profile.name)) == 2
-    assert await activity.attempts(below) == []
+    before = Wanted(Span.of(None, None, found[1].id))
+    page = await activity.attempts(operator, before, limit=1)
+    assert ([each.id for each in page.rows], page.cursor) == ([found[2].id], found[2].id)
+    assert [each.id for each in (await activity.attempts(operator, Wanted(refused=True))).rows] == [found[0].id]
+    of_one = await activity.attempts(operator, Wanted(device="sensor-0"), profile=fleet.profile.name)
+    assert len(of_one.rows) == 2
+    assert (await activity.attempts(below)).rows == []
     with pytest.raises(NotFound):
         await activity.attempts(below, profile=fleet.profile.name)
+
+
+async def attempt(space: Space, at: float, **columns: object) -> UUID:
+    row = {"transport": "HTTP", "address": "192.0.2.7", "outcome": "failure", "reason": "KEY_EXPIRED"} | columns
+    id_ = ids.uuid7(at, os.urandom)
+    places = ", ".join(f"${number}" for number in range(2, len(row) + 2))
+    await space.rows(f"INSERT INTO attempt (id, {', '.join(row)}) VALUES ($1, {places})", id_, *row.values())
+    return id_
+
+
+NOON = 1_800_000_000.0
+
+
+async def test_attempts_are_found_by_what_is_known_of_them(space: Space, operator: Principal) -> None:
+    activity, device = Activity(space.database), ids.uuid7(NOON, os.urandom)
+    others = [await attempt(space, NOON + number) for number in range(3)]
+    wanted = {
+        "outcome": await attempt(space, NOON + 10, outcome="limited"),
+        "reason": await attempt(space, NOON + 11, reason="SECRET_WRONG"),
+        "transport": await attempt(space, NOON + 12, transport="COAP"),
+        "address": await attempt(space, NOON + 13, address="2001:db8::7"),
+        "device": await attempt(space, NOON + 14, device_id=device),
+    }
+    values = {
+        "outcome": "limited",
+        "reason": "SECRET_WRONG",
+        "transport": "COAP",
+        "address": "2001:db8::7",
+        "device": str(device),
+    }
+    for name, id_ in wanted.items():
+        found = await activity.attempts(operator, Wanted(**{name: values[name]}))  # type: ignore[arg-type]
+        assert [each.id for each in found.rows] == [id_], name
+        assert (found.cursor, found.searched_to) == (None, None)
+    early = datetime.fromtimestamp(NOON + 1, UTC), datetime.fromtimestamp(NOON + 10, UTC)
+    found = await activity.attempts(operator, Wanted(Span.of(*early)))
+    assert [each.id for each in found.rows] == [others[2], others[1]]
+    assert (await activity.attempt(operator, others[0])).reason == "KEY_EXPIRED"
+    with pytest.raises(NotFound):
+        await activity.attempt(await child_of(space, "below"), others[0])
+
+
+async def test_a_search_that_finds_little_stops_and_is_gone_on_with(
+    space: Space, operator: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "LOOKED", 4)
+    activity, rare = Activity(space.database), Wanted(reason="SECRET_WRONG")
+    oldest = await attempt(space, NOON, reason="SECRET_WRONG")
+    others = [await attempt(space, NOON + number) for number in range(1, 7)]
+
+    first = await activity.attempts(operator, rare)
+    assert (first.rows, first.cursor) == ([], others[2])
+    assert first.searched_to == datetime.fromtimestamp(NOON + 3, UTC)
+
+    rest = await activity.attempts(operator, replace(rare, span=Span.of(None, None, first.cursor)))
+    assert ([each.id for each in rest.rows], rest.cursor, rest.searched_to) == ([oldest], None, None)
+
+
+async def test_attempts_of_a_tree_beside_are_nobodys_business(space: Space, fleet: Fleet, operator: Principal) -> None:
+    """Of a profile that is gone, and of keys that nobody knows, the top is told; of another tree it is not."""
+    activity = Activity(space.database)
+    beside = await space.value(
+        "INSERT INTO organization (id, name, path, parent_id) SELECT i, 'Beside', ARRAY[i], NULL"
+        " FROM gen_random_uuid() AS i RETURNING id"
+    )
+    profile = await space.value(
+        "INSERT INTO device_profile (id, organization_id, name, template_id, strategy, reprovision_policy)"
+        " VALUES (gen_random_uuid(), $1, 'x', 'TMPLx', 'DISABLED', 'deny') RETURNING id",
+        beside,
+    )
+    nobodys, gone = await attempt(space, NOON), await attempt(space, NOON + 1, profile_id=UUID(int=7))
+    theirs = await attempt(space, NOON + 2, profile_id=profile)
+    ours = await attempt(space, NOON + 3, profile_id=fleet.profile.id)
+
+    assert [each.id for each in (await activity.attempts(operator)).rows] == [ours, gone, nobodys]
+    found = await activity.attempts(Principal("key:beside", beside))
+    assert [each.id for each in found.rows] == [theirs]
+    with pytest.raises(NotFound):
+        await activity.attempt(operator, theirs)

@@ -439,7 +439,7 @@ async def test_how_a_device_stands(space: Space, integrations: Integrations) -> 
         await network_devices.saw_join(connection, device.id, at)
         await network_devices.saw_join(connection, device.id, at.replace(year=2025))
     found = await integrations.device(operator(space), device.id)
-    expected = replace(there, last_join_at=at, last_uplink_at=at, rssi=-97.5, snr=7.25)
+    expected = replace(there, last_join_at=at, last_uplink_at=at, rssi=-97.5, snr=7.25, device_name="sensor-1")
     assert replace(found, created_at=None, updated_at=None) == expected
     with pytest.raises(NotFound):
         await integrations.device(operator(space), "sensor-2")

@@ -21,7 +21,7 @@ from provserver.core.model import MetadataField
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound
 from provserver.services import network_devices
-from provserver.services.devices import AttributeChange, Devices
+from provserver.services.devices import DeviceChange, Devices
 from provserver.services.integrations import IntegrationChange, Integrations
 from provserver.services.jobs import Jobs, Progress
 from provserver.services.network_devices import Queued
@@ -393,10 +393,10 @@ async def test_who_has_a_device_does_not_say_what_it_is_to_its_network(site: Sit
         await site.network.replace(customer, device, dev_eui=eui(2), application_key=key(2))
     for field in (DEVICE_EUI, JOIN_EUI, APPLICATION_KEY, NETWORK_DEVICE_ID, "Network Key"):
         with pytest.raises(Forbidden, match=maker):
-            await theirs.update(device, AttributeChange(server={f"meta.{field}": values(2).get(field, "an-id")}))
+            await theirs.update(device, DeviceChange(server={f"meta.{field}": values(2).get(field, "an-id")}))
         with pytest.raises(Forbidden, match=maker):
-            await theirs.update(device, AttributeChange(delete_server=[f"meta.{field}"]))
-    await theirs.update(device, AttributeChange(server={"meta.Room": "Kitchen"}))
+            await theirs.update(device, DeviceChange(delete_server=[f"meta.{field}"]))
+    await theirs.update(device, DeviceChange(server={"meta.Room": "Kitchen"}))
     assert await site.jobs_of(device) == jobs
     assert await site.value(device, DEVICE_EUI) == eui(1)
 

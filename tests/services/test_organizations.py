@@ -95,6 +95,28 @@ async def test_lists_go_on_where_the_last_page_ended(tree: Tree) -> None:
     assert await organizations.list_(operator, parent="maker") == [tree.left, tree.right]
 
 
+async def test_a_search_finds_nothing_that_is_not_below(tree: Tree) -> None:
+    organizations = tree.accounts.organizations
+    for who in ("root", "maker", "left", "right", "leaf"):
+        principal = admin(tree.by_name[who])
+        for name, other in tree.by_name.items():
+            found = await organizations.list_(principal, search=other.name.upper())
+            assert (other.id in {each.id for each in found}) == (name in tree.sees(who))
+            listed = await organizations.list_(principal, ids=[other.id])
+            assert [each.id for each in listed] == ([other.id] if name in tree.sees(who) else [])
+            if name in tree.sees(who):
+                assert await organizations.contents(principal, other.id)
+                continue
+            with pytest.raises(NotFound):
+                await organizations.contents(principal, other.id)
+    operator = tree.accounts.operator
+    assert await organizations.parents(operator, tree.by_name.values()) == {
+        tree.root.id,
+        tree.maker.id,
+        tree.left.id,
+    }
+
+
 async def test_every_act_needs_its_permission(tree: Tree) -> None:
     organizations = tree.accounts.organizations
     nobody = Principal("key:x", tree.root.id, ALL - {Permission.ORGANIZATIONS_VIEW, Permission.ORGANIZATIONS_MANAGE})
@@ -209,7 +231,7 @@ async def test_what_has_nothing_is_deleted(tree: Tree) -> None:
         await organizations.show(operator, tree.leaf.id)
     with pytest.raises(Refused):
         await tree.accounts.api_keys.authenticate(secret)
-    entries = await tree.accounts.audit.list_(operator, organization="left")
+    entries = (await tree.accounts.audit.list_(operator, organization="left")).rows
     assert [(each.action, each.subject_id) for each in entries] == [
         ("organization.deleted", str(tree.leaf.id)),
         ("api_key.created", str(key.id)),

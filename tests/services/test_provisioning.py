@@ -1018,7 +1018,7 @@ async def test_a_closed_database_is_not_available(space: Space, fleet: Fleet) ->
 
 
 async def test_an_answer_that_came_too_late_is_brought_by_the_nonce(fleet: Fleet, lock: Locking) -> None:
-    hasty = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=0.05)
+    hasty = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=1)
     async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"):
         told = await fleet.ask("sensor-1", of=hasty, requestNonce=NONCE)
     await hasty.drain()
@@ -1107,7 +1107,7 @@ async def test_what_was_answered_is_not_kept_behind_what_waits(fleet: Fleet, loc
 
 
 async def test_who_was_told_to_come_back_hears_nothing_more(fleet: Fleet, lock: Locking) -> None:
-    hasty, outcomes = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=0.05), list[Outcome]()
+    hasty, outcomes = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=1), list[Outcome]()
     body = json.dumps(members(fleet.pair.key, fleet.pair.secret) | {"deviceName": "sensor-1"}).encode()
     async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"):
         hasty.request(body, PEER, lambda answer: outcomes.append(answer.outcome))

@@ -172,7 +172,7 @@ async def test_nothing_reaches_farther_than_who_does_it(tree: Tree, acts: list[A
             assert Permission.ORGANIZATIONS_MANAGE in act.may
             if act.kind == "change":
                 assert row[0] != principal.organization_id or act.place == "root", act
-    entries = await tree.accounts.audit.list_(Principal("key:0", tree.root.id, ALL), limit=1000)
+    entries = (await tree.accounts.audit.list_(Principal("key:0", tree.root.id, ALL), limit=1000)).rows
     assert len(entries) == await space.value("SELECT count(*) FROM audit")
 
 

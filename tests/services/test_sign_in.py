@@ -471,6 +471,43 @@ async def test_a_session_that_is_opened_while_the_password_changes_does_not_outl
                     await accounts.sign_in.authenticate(each[0])
 
 
+async def test_who_changes_his_address_knows_the_password(accounts: Accounts) -> None:
+    user, own = await accounts.user(EMAIL)
+    await accounts.user("taken@example.com")
+    reset = await accounts.users.reset_password(accounts.operator, user.id)
+    token, _, _ = await accounts.sign_in.password(EMAIL, PASSWORD, ADDRESS)
+    before = await contents(accounts.space)
+
+    for email in ("no address", "a b@example.com"):
+        with pytest.raises(Invalid):
+            await accounts.sign_in.change_email(own, PASSWORD, email, ADDRESS)
+    with pytest.raises(Conflict):
+        await accounts.sign_in.change_email(own, PASSWORD, "Taken@example.com", ADDRESS)
+    key = Principal("key:x", accounts.space.organization_id)
+    with pytest.raises(Conflict, match="key"):
+        await accounts.sign_in.change_email(key, PASSWORD, "new@example.com", ADDRESS)
+    assert await contents(accounts.space) == before
+
+    changed = await accounts.sign_in.change_email(own, PASSWORD, "New@example.com", ADDRESS)
+    assert (changed.id, changed.email, changed.revision) == (user.id, "new@example.com", user.revision + 1)
+    await accounts.sign_in.authenticate(token)
+    await accounts.sign_in.password("new@example.com", PASSWORD, ADDRESS)
+    with pytest.raises(Unauthenticated):
+        await accounts.sign_in.password(EMAIL, PASSWORD, ADDRESS)
+    with pytest.raises(NotFound):
+        await accounts.sign_in.choose_password(reset, "third password", ADDRESS)
+    assert (f"user:{user.id}", "user.updated") in await accounts.actions(user.id)
+
+
+async def test_the_password_is_not_guessed_where_the_address_is_changed(accounts: Accounts) -> None:
+    _, own = await accounts.user(EMAIL)
+    for _ in range(5):
+        with pytest.raises(Invalid, match="current"):
+            await accounts.sign_in.change_email(own, "wrong password", "new@example.com", ADDRESS)
+    with pytest.raises(TooManyRequests):
+        await accounts.sign_in.change_email(own, PASSWORD, "new@example.com", ADDRESS)
+
+
 async def test_a_reset_link_is_good_once_and_for_a_day(accounts: Accounts) -> None:
     user, _ = await accounts.user(EMAIL)
     token, _, _ = await accounts.sign_in.password(EMAIL, PASSWORD, ADDRESS)

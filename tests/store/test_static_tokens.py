@@ -1,5 +1,6 @@
 import os
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -190,6 +191,75 @@ async def test_only_what_fits_is_listed_and_counted(space: Space) -> None:
         assert await store.profiles_of(connection, Filter([below])) == [sensors]
         assert await store.find(connection, below, id_=statictoken.token_id(first, 1), number=None) is None
         assert await store.find(connection, below, id_=None, number=one) is None
+
+
+async def test_a_search_finds_beginnings_within_its_makers(space: Space) -> None:
+    await make_profile(space, "meters")
+    sensors = await make_profile(space)
+    await space.rows(
+        "UPDATE device_profile SET metadata_fields = $1::jsonb WHERE id = $2",
+        [
+            {"name": "Serial", "type": "text", "unique": True},
+            {"name": "Key", "type": "key128", "unique": True},
+            {"name": "Rack", "type": "text"},
+        ],
+        sensors.id,
+    )
+    made = batch()
+    tokens = [
+        staged(made, 1, "North 1", Serial="n-1", Key="N0", Rack="north"),
+        staged(made, 2, "NORTH 2", Serial="x_1"),
+        staged(made, 3, None, Serial="x%1"),
+    ]
+    await add(space, sensors.id, tokens)
+    await space.rows("UPDATE static_token SET unit = 'Nut', unit_state = 'failed' WHERE id = $1", tokens[2].id)
+    async with space.database.connection() as connection:
+
+        async def found(text: str, makers: Sequence[UUID] = (space.organization_id,)) -> set[int]:
+            ids = await store.search(connection, makers, text, number=None, id_=None)
+            return {statictoken.place_of(each) for each in ids}
+
+        assert await found("n") == {1, 2, 3}
+        assert await found("north") == {1, 2}
+        assert await found("NORTH 2") == {2}
+        assert await found("N0") == set()
+        assert await found("x_") == {2}
+        assert await found("x%") == {3}
+        assert await found("orth") == set()
+        assert await found("n", [uuid4()]) == set()
+        by_id = await store.search(connection, [space.organization_id], "?", number=None, id_=tokens[1].id)
+        assert by_id == [tokens[1].id]
+        assert await store.search(connection, [uuid4()], "?", number=None, id_=tokens[1].id) == []
+
+
+async def test_batches_of_several_makers_are_told_newest_first(space: Space, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "BOUND", 2)
+    sensors, meters = await make_profile(space), await make_profile(space, "meters")
+    below = uuid4()
+    await space.rows(
+        "INSERT INTO organization (id, parent_id, name, path)"
+        " VALUES ($1::uuid, $2::uuid, 'below', ARRAY[$2, $1]::uuid[])",
+        below,
+        space.organization_id,
+    )
+    first, second, third = batch(1), batch(2), batch(3)
+    await add(space, sensors.id, [staged(first, place) for place in range(1, 6)])
+    await add(space, meters.id, [staged(second, 1)])
+    await add(space, sensors.id, [staged(third, 1), staged(third, 2)], below)
+    await space.rows("UPDATE static_token SET status = 'CLAIMED' WHERE number <= 4")
+    async with space.database.connection() as connection:
+
+        async def told(makers: Sequence[UUID], **more: Any) -> list[tuple[UUID, int, int]]:
+            rows = await store.batches(connection, makers, **({"limit": 10} | more))
+            return [(statictoken.batch_of(row.last), row.left, row.claimed) for row in rows]
+
+        root = [space.organization_id, below]
+        assert await told(root) == [(third, 2, 0), (second, 1, 0), (first, 3, 3)]
+        assert await told([below]) == [(third, 2, 0)]
+        assert await told(root, profile_id=sensors.id) == [(third, 2, 0), (first, 3, 3)]
+        assert await told(root, limit=1) == [(third, 2, 0)]
+        assert await told(root, before=third, limit=1) == [(second, 1, 0)]
+        assert await told(root, before=first) == await told([]) == await told([uuid4()]) == []
 
 
 async def test_a_profile_is_found_as_far_as_one_reaches(space: Space) -> None:

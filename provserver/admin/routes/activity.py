@@ -8,11 +8,15 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Page, PageQuery, Query, Reference, paged
+from provserver.admin.fields import Answer, PageQuery, Query, Reference, SearchedPage, searched
 from provserver.admin.problem import Malformed
 from provserver.admin.route import Call, Content, route
 from provserver.core.authorization import Permission, Principal
-from provserver.services.events import AttemptSummary, Feed, Happening
+from provserver.core.model import Transport
+from provserver.core.moment import in_utc
+from provserver.core.search import Span
+from provserver.errors import Outcome
+from provserver.services.events import AttemptSummary, Feed, Happening, Wanted
 
 HEARTBEAT = 15.0
 """Seconds after which a silent feed says that it lives."""
@@ -21,12 +25,26 @@ MAX_LIFE = 300.0
 """Seconds after which a feed ends: whoever reads on comes again, and shows that he still may."""
 
 
+Address = Annotated[str, Meta(max_length=45, pattern="^[0-9A-Fa-f.:]*$", examples=["192.0.2.7"])]
+ReasonName = Annotated[str, Meta(max_length=64, pattern="^[A-Z0-9_]*$", examples=["SECRET_WRONG"])]
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
 class AttemptQuery(PageQuery, frozen=True):
-    """Which attempts. profile: by name, template id or id. device: a name or an id, also of one that was never made."""
+    """Which attempts. profile: by name, template id or id. device: a name or an id, also of one that was never made.
+
+    since, until: those of this time on, and before that one.
+    """
 
     profile: Reference | UnsetType = UNSET
     device: Reference | UnsetType = UNSET
     refused: Annotated[bool, Meta(description="Only those that were refused.")] = False
+    outcome: Outcome | UnsetType = UNSET
+    reason: ReasonName | UnsetType = UNSET
+    transport: Transport | UnsetType = UNSET
+    address: Address | UnsetType = UNSET
+    since: Moment | UnsetType = UNSET
+    until: Moment | UnsetType = UNSET
 
 
 class AttemptAnswer(Answer, frozen=True):
@@ -51,18 +69,31 @@ class EventQuery(Query, frozen=True):
     last_event_id: UUID | UnsetType = UNSET
 
 
-async def list_attempts(call: Call[AttemptQuery, None]) -> Page[AttemptAnswer]:
+async def list_attempts(call: Call[AttemptQuery, None]) -> SearchedPage[AttemptAnswer]:
     """List provisioning attempts, newest first."""
     query = call.query
-    found = await call.services.activity.attempts(
-        call.principal,
-        profile=query.profile or None,
+    wanted = Wanted(
+        Span.of(
+            in_utc(query.since, "The begin of the time") if query.since else None,
+            in_utc(query.until, "The end of the time") if query.until else None,
+            query.after,
+        ),
         device=query.device or None,
         refused=query.refused,
-        before=query.after,
-        limit=query.limit + 1,
+        outcome=query.outcome.value if query.outcome else None,
+        reason=query.reason or None,
+        transport=query.transport.value if query.transport else None,
+        address=query.address or None,
     )
-    return paged(found, query.limit, _attempt)
+    found = await call.services.activity.attempts(
+        call.principal, wanted, profile=query.profile or None, limit=query.limit
+    )
+    return searched(found, _attempt)
+
+
+async def show_attempt(call: Call[None, None]) -> AttemptAnswer:
+    """Show an attempt."""
+    return _attempt(await call.services.activity.attempt(call.principal, call.id))
 
 
 async def follow_events(call: Call[EventQuery, None]) -> Content:
@@ -107,7 +138,8 @@ def _attempt(attempt: AttemptSummary) -> AttemptAnswer:
 
 
 ROUTES = [
-    route("GET", "/attempts", Permission.PROFILES_VIEW, list_attempts, problems=("not_found",)),
+    route("GET", "/attempts", Permission.PROFILES_VIEW, list_attempts, problems=("not_found", "invalid")),
+    route("GET", "/attempts/{id}", Permission.PROFILES_VIEW, show_attempt),
     route(
         "GET",
         "/events",

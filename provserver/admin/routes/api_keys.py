@@ -7,7 +7,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Reference, paged
+from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Reference, Search, paged
 from provserver.admin.route import Call, route
 from provserver.core.authorization import Permission
 
@@ -33,9 +33,10 @@ class NewKeyAnswer(KeyAnswer, frozen=True, kw_only=True):
 
 
 class KeyQuery(PageQuery, frozen=True):
-    """Which keys. organization: only those of this one."""
+    """Which keys. organization: only those of this one. search: in the name, or the hint."""
 
     organization: Reference | UnsetType = UNSET
+    search: Search | UnsetType = UNSET
 
 
 class NewKey(Body, frozen=True):
@@ -51,7 +52,11 @@ async def list_api_keys(call: Call[KeyQuery, None]) -> Page[KeyAnswer]:
     """List the API keys of your organization and those below."""
     query = call.query
     found = await call.services.api_keys.list_(
-        call.principal, query.after, query.limit + 1, organization=query.organization or None
+        call.principal,
+        query.after,
+        query.limit + 1,
+        organization=query.organization or None,
+        search=query.search or None,
     )
     return paged(found, query.limit, KeyAnswer.of)
 

@@ -6,32 +6,48 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, Page, PageQuery, Query, Reference, Text, paged
+from provserver.admin.fields import Answer, Body, PageQuery, Query, Reference, SearchedPage, Text, searched
 from provserver.admin.route import Call, Content, route
 from provserver.core.authorization import Permission
 from provserver.core.moment import in_utc
-from provserver.services.audit import Head
+from provserver.core.search import Span
+from provserver.services.audit import Head, Wanted
 
 JSON_LINES = "application/jsonl"
 
 Hex = Annotated[str, Meta(pattern="^([0-9a-f]{2}){1,64}$")]
 
 
+Moment = Annotated[datetime, Meta(tz=True)]
+
+
 class AuditQuery(PageQuery, frozen=True):
-    """Which entries. organization: only those of this one and those below it. subject: the id of what was changed."""
+    """Which entries. organization: only those of this one and those below it. subject: the id of what was changed.
+
+    actor: as entries have it, or an e-mail address, or the name of an API key. action: one, or those of a kind, all of
+    `device` for example. since, until: those of this time on, and before that one.
+    """
 
     organization: Reference | UnsetType = UNSET
 
     subject: Text | UnsetType = UNSET
+    actor: Text | UnsetType = UNSET
+    action: Text | UnsetType = UNSET
+    since: Moment | UnsetType = UNSET
+    until: Moment | UnsetType = UNSET
 
 
 class AuditAnswer(Answer, frozen=True):
-    """What was done. actor: `user:<id>`, `key:<id>`, `device:<id>`, `nobody` (who fails to sign in) or `operator`."""
+    """What was done. actor: `user:<id>`, `key:<id>`, `device:<id>`, `nobody` (who fails to sign in) or `operator`.
+
+    actorName: a person's e-mail address, or what a key or device is called; null of those that you cannot see.
+    """
 
     id: UUID
     at: datetime
     organization_id: UUID
     actor: str
+    actor_name: str | None
     action: str
     subject_id: str
     detail: dict[str, Any]
@@ -83,17 +99,22 @@ class VerificationAnswer(Answer, frozen=True):
     broken: BreakAnswer | None
 
 
-async def list_audit(call: Call[AuditQuery, None]) -> Page[AuditAnswer]:
+async def list_audit(call: Call[AuditQuery, None]) -> SearchedPage[AuditAnswer]:
     """List what was done, newest first."""
-    query = call.query
-    found = await call.services.audit.list_(
-        call.principal,
-        query.after,
-        query.limit + 1,
-        organization=query.organization or None,
+    query, audit = call.query, call.services.audit
+    wanted = Wanted(
+        Span.of(
+            in_utc(query.since, "The begin of the time") if query.since else None,
+            in_utc(query.until, "The end of the time") if query.until else None,
+            query.after,
+        ),
         subject_id=query.subject or None,
+        actor=query.actor or None,
+        action=query.action or None,
     )
-    return paged(found, query.limit, AuditAnswer.of)
+    found = await audit.list_(call.principal, wanted, query.limit, organization=query.organization or None)
+    names = await audit.names(call.principal, [each.actor for each in found.rows])
+    return searched(found, lambda row: AuditAnswer.of(row, actor_name=names.get(row.actor)))
 
 
 async def export_audit(call: Call[ExportQuery, None]) -> Content:
@@ -123,7 +144,7 @@ async def verify_audit(call: Call[None, Verifying]) -> VerificationAnswer:
 _READ = Permission.AUDIT_READ
 
 ROUTES = [
-    route("GET", "/audit", _READ, list_audit, problems=("not_found", "conflict")),
+    route("GET", "/audit", _READ, list_audit, problems=("not_found", "conflict", "invalid")),
     route("GET", "/audit/export", _READ, export_audit, produces=(JSON_LINES,), problems=("not_found", "conflict")),
     route("GET", "/audit/head", _READ, show_head, problems=("conflict",)),
     route("POST", "/audit/verify", _READ, verify_audit, example={"head": None}),

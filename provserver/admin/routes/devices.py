@@ -9,7 +9,7 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, LongText, Name, Page, PageQuery, Query, Reference, Text, paged
+from provserver.admin.fields import Answer, Body, LongText, Name, Query, Reference, Text
 from provserver.admin.route import Call, Reply, route
 from provserver.admin.routes.jobs import Begun, JobAnswer
 from provserver.core import csvfile
@@ -19,15 +19,19 @@ from provserver.core.clones import Sign
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
 from provserver.errors import Conflict, Invalid
 from provserver.services.claiming import Claimed
-from provserver.services.devices import MAX_REASON, AttributeChange, DeviceDetails, Devices, ImportReport
+from provserver.services.devices import MAX_REASON, DeviceChange, DeviceDetails, Devices, ImportReport
 from provserver.services.jobs import Progress
 
 Attributes = Annotated[Mapping[Name, Any], Meta(max_length=1000)]
+Metadata = Annotated[Mapping[Name, str | int | float | bool | None], Meta(max_length=250)]
 Keys = Annotated[tuple[Name, ...], Meta(max_length=1000)]
 
 
 class DeviceAnswer(Answer, frozen=True):
-    """A device. maker…: null for those below the maker. holder…: who has it. staticToken: the status of its token."""
+    """A device. maker…: null for those below the maker. holder…: who has it. staticToken: the status of its token.
+
+    suspected: something speaks for it being there twice. revision does not tell of online, lastSeenAt and suspected.
+    """
 
     id: UUID
     name: str
@@ -46,6 +50,16 @@ class DeviceAnswer(Answer, frozen=True):
     owner_id: UUID | None
     owner: str | None
     static_token: str | None
+    online: bool
+    last_seen_at: datetime | None
+    quarantined: bool
+    suspected: bool
+
+
+class MadeDeviceAnswer(DeviceAnswer, frozen=True, kw_only=True):
+    """A device that was made. accessToken: generated for it, shown this once; null where it brought its own."""
+
+    access_token: str | None
 
 
 class AttributeMember(Answer, frozen=True):
@@ -155,12 +169,6 @@ class ReleasedAnswer(Answer, frozen=True):
     access_token: str | None
 
 
-class DevicesQuery(PageQuery, frozen=True):
-    """Which devices. profile: by name, template id or id."""
-
-    profile: Reference | UnsetType = UNSET
-
-
 class DeviceQuery(Query, frozen=True):
     """credentials: with the credentials in clear, for the device's maker."""
 
@@ -168,7 +176,10 @@ class DeviceQuery(Query, frozen=True):
 
 
 class NewDevice(Body, frozen=True):
-    """A device to be, with a token, MQTT basic credentials or a certificate (PEM); none: a token is generated."""
+    """A device to be, with a token, MQTT basic credentials or a certificate (PEM); none: a token is generated.
+
+    metadata: values of its profile's metadata fields, by field.
+    """
 
     name: Name
     profile: Reference
@@ -178,11 +189,18 @@ class NewDevice(Body, frozen=True):
     password: Text = ""
     certificate: LongText = ""
     gateway: bool = False
+    metadata: Metadata = msgspec.field(default_factory=dict)
 
 
 class DevicePatch(Body, frozen=True):
-    """Attributes to write, by key, and to remove. The device reads shared ones; it never sees server ones."""
+    """Attributes to write, by key, and to remove. The device reads shared ones; it never sees server ones.
 
+    metadata: values of its profile's metadata fields, by field; null removes one. name: another name, for its maker to
+    give; connections that are live know the device by its former name until they end.
+    """
+
+    name: Name | UnsetType = UNSET
+    metadata: Metadata = msgspec.field(default_factory=dict)
     shared: Attributes = msgspec.field(default_factory=dict)
     server: Attributes = msgspec.field(default_factory=dict)
     delete_shared: Keys = ()
@@ -241,29 +259,23 @@ class ClaimBySecret(Body, frozen=True):
     user: Reference | UnsetType = UNSET
 
 
-def _device(device: object) -> DeviceAnswer:
+def device_answer(device: object) -> DeviceAnswer:
+    """A device, of its summary."""
     return DeviceAnswer.of(device)
 
 
 def _reply(device: object) -> Reply[DeviceAnswer]:
-    answer = _device(device)
+    answer = device_answer(device)
     return Reply(answer, revision=answer.revision)
 
 
 def claimed(claim: Claimed) -> Reply[ClaimAnswer]:
     """What came of a claim."""
-    device = None if claim.device is None else _device(claim.device)
+    device = None if claim.device is None else device_answer(claim.device)
     return Reply(ClaimAnswer(claim.id, device, claim.expires_at), status=200 if device else 202)
 
 
-async def list_devices(call: Call[DevicesQuery, None]) -> Page[DeviceAnswer]:
-    """List devices in order of making."""
-    query = call.query
-    found = await _devices(call).list_(query.after, query.limit + 1, profile=query.profile or None)
-    return paged(found, query.limit, _device)
-
-
-async def create_device(call: Call[None, NewDevice]) -> Reply[DeviceAnswer]:
+async def create_device(call: Call[None, NewDevice]) -> Reply[MadeDeviceAnswer]:
     """Make a device beforehand."""
     body = call.body
     columns = {
@@ -278,7 +290,9 @@ async def create_device(call: Call[None, NewDevice]) -> Reply[DeviceAnswer]:
     row = csvfile.device_row(1, columns)
     if isinstance(row, csvfile.RowError):
         raise Invalid(f"{row.column}: {row.reason}.", [{"field": row.column, "reason": row.reason}])
-    return _reply(await _devices(call).create(row, body.profile))
+    made = await _devices(call).make(row, body.profile, body.metadata)
+    answer = MadeDeviceAnswer.of(made.device, access_token=None if made.token is None else made.token.id)
+    return Reply(answer, revision=answer.revision)
 
 
 async def import_devices(call: Call[DeviceImportQuery, bytes]) -> Reply[DeviceImportAnswer]:
@@ -319,9 +333,16 @@ async def show_device(call: Call[DeviceQuery, None]) -> Reply[DeviceDetailsAnswe
 
 
 async def update_device(call: Call[None, DevicePatch]) -> Reply[DeviceDetailsAnswer]:
-    """Write and remove attributes of a device."""
+    """Write and remove attributes and metadata of a device; give it another name."""
     body = call.body
-    change = AttributeChange(_texts(body.shared), _texts(body.server), body.delete_shared, body.delete_server)
+    change = DeviceChange(
+        _texts(body.shared),
+        _texts(body.server),
+        body.delete_shared,
+        body.delete_server,
+        body.metadata,
+        body.name or None,
+    )
     return _details(await _devices(call).update(call.text("device"), change, call.revision))
 
 
@@ -333,9 +354,9 @@ async def delete_device(call: Call[DeviceDeletion, None]) -> DeviceAnswer:
         if call.query.from_network:
             raise Conflict("To give a device back does not remove it from its network. Leave fromNetwork out.")
         await call.services.claiming.release_device(principal, device.id, call.revision)
-        return _device(device)
+        return device_answer(device)
     principal.require(Permission.DEVICES_MANAGE)
-    return _device(await devices.delete(device.id, call.revision, from_network=call.query.from_network))
+    return device_answer(await devices.delete(device.id, call.revision, from_network=call.query.from_network))
 
 
 async def erase_device_data(call: Call[None, None]) -> Reply[DeviceAnswer]:
@@ -359,7 +380,7 @@ async def rotate_device(call: Call[None, Rotation]) -> Reply[RotatedAnswer]:
     rotated = await _devices(call).rotate(call.text("device"), overlap, call.revision)
     given = rotated.credentials
     answer = RotatedAnswer(
-        _device(rotated.device),
+        device_answer(rotated.device),
         None if given is None else given.type,
         None if given is None else _value(given),
         rotated.ends,
@@ -376,7 +397,7 @@ async def release_device(call: Call[None, Release]) -> Reply[ReleasedAnswer]:
     """Let a device out of quarantine."""
     devices = _devices(call)
     device, token = await devices.release(call.text("device"), rotate=call.body.rotate, revision=call.revision)
-    return Reply(ReleasedAnswer(_device(device), None if token is None else token.id), revision=device.revision)
+    return Reply(ReleasedAnswer(device_answer(device), None if token is None else token.id), revision=device.revision)
 
 
 async def transfer_device(call: Call[None, Transfer]) -> Reply[DeviceAnswer]:
@@ -451,7 +472,6 @@ def _report(report: ImportReport, *, dry_run: bool) -> DeviceImportAnswer:
 _VIEW, _MANAGE, _CREATE = Permission.DEVICES_VIEW, Permission.DEVICES_MANAGE, Permission.DEVICES_CREATE
 
 ROUTES = [
-    route("GET", "/devices", _VIEW, list_devices, problems=("not_found",)),
     route(
         "POST",
         "/devices",

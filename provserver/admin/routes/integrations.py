@@ -67,6 +67,7 @@ class IntegrationAnswer(Answer, frozen=True):
     id: UUID
     organization_id: UUID
     profile_id: UUID
+    profile: str
     network: NetworkKind
     application_id: str
     settings: SettingsAnswer
@@ -130,11 +131,14 @@ class UplinkWebhookAnswer(Answer, frozen=True):
 
 
 class NetworkDeviceAnswer(Answer, frozen=True):
-    """A device in its network. made: the components that were created there for it. error, remedy: why it failed, and
-    what to do. rssi, snr: of the gateway that heard the last uplink best, in dBm and dB.
+    """A device in its network. deviceName: null while it is not here. made: the components that were created for it.
+
+    error, remedy: why it failed, and what to do. rssi, snr: of the gateway that heard the last uplink best, in dBm and
+    dB.
     """
 
     device_id: UUID
+    device_name: str | None
     integration_id: UUID
     network_device_id: str
     device_eui: str
@@ -153,9 +157,10 @@ class NetworkDeviceAnswer(Answer, frozen=True):
 
 
 class IntegrationQuery(PageQuery, frozen=True):
-    """Which integrations. organization: only those of this one."""
+    """Which integrations. organization: only those of this one. profile: only that of this one."""
 
     organization: Reference | UnsetType = UNSET
+    profile: Reference | UnsetType = UNSET
 
 
 class NetworkDeviceQuery(PageQuery, frozen=True):
@@ -233,7 +238,11 @@ async def list_integrations(call: Call[IntegrationQuery, None]) -> Page[Integrat
     """List the integrations of your organization and those below."""
     query = call.query
     found = await call.services.integrations.list_(
-        call.principal, query.after, query.limit + 1, organization=query.organization or None
+        call.principal,
+        query.after,
+        query.limit + 1,
+        organization=query.organization or None,
+        profile=query.profile or None,
     )
     return paged(found, query.limit, _shown)
 

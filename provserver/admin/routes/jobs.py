@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
@@ -19,7 +19,9 @@ class JobAnswer(Answer, frozen=True):
 
     result: of its kind. error: why it failed, or why it is tried again; remedy: what to do about it. subjectId: what it
     is about, a device for example. step: the one begun last. dueAt: when it is tried again. ending: what it is once
-    all it did is undone.
+    all it did is undone. durable: it outlives the process that does it, is undone when it is cancelled, and may be
+    tried again. actorName: what the actor is called; null of those that you cannot see, and of a job that was
+    only just asked for.
     """
 
     id: UUID
@@ -40,6 +42,13 @@ class JobAnswer(Answer, frozen=True):
     due_at: datetime | None
     ending: str | None
     remedy: str | None
+    durable: bool
+    actor_name: str | None
+
+    @classmethod
+    def of(cls, thing: object, **more: object) -> Self:
+        """A job as the service has it."""
+        return super().of(thing, **({"actor_name": None} | more))
 
 
 class StepAnswer(Answer, frozen=True):
@@ -84,13 +93,15 @@ async def list_jobs(call: Call[JobsQuery, None]) -> Page[JobAnswer]:
         kind=query.kind or None,
         subject_id=query.subject or None,
     )
-    return paged(found, query.limit, JobAnswer.of)
+    names = await call.services.jobs.names(call.principal, [each.actor for each in found])
+    return paged(found, query.limit, lambda job: JobAnswer.of(job, actor_name=names.get(job.actor)))
 
 
 async def show_job(call: Call[None, None]) -> JobDetailsAnswer:
     """Show a job, with its progress, steps and result."""
     job, steps = await call.services.jobs.details(call.principal, call.id)
-    return JobDetailsAnswer.of(job, steps=[StepAnswer.of(each) for each in steps])
+    name = (await call.services.jobs.names(call.principal, [job.actor])).get(job.actor)
+    return JobDetailsAnswer.of(job, actor_name=name, steps=[StepAnswer.of(each) for each in steps])
 
 
 async def cancel_job(call: Call[None, None]) -> JobAnswer:

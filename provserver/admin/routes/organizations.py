@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Reference, paged
+from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Reference, Search, paged
 from provserver.admin.route import Call, Reply, route
 from provserver.core.accounts import Organization
 from provserver.core.authorization import Permission
@@ -30,10 +30,37 @@ class OrganizationAnswer(Answer, frozen=True):
     created_at: datetime
 
 
+class ListedOrganization(OrganizationAnswer, frozen=True, kw_only=True):
+    """An organization of a list. hasBelow: there are organizations below it."""
+
+    has_below: bool
+
+
+class ContentsAnswer(Answer, frozen=True):
+    """How much an organization has itself, each counted up to 10,000; heldDevices: that others have made.
+
+    devicesUsed, tokensUsed: what counts against its quotas, its own and of all below it; null without a quota.
+    """
+
+    organizations: int
+    users: int
+    profiles: int
+    static_tokens: int
+    devices: int
+    held_devices: int
+    api_keys: int
+    webhooks: int
+    request_keys: int
+    devices_used: int | None
+    tokens_used: int | None
+
+
 class OrganizationQuery(PageQuery, frozen=True):
-    """Which organizations. parent: only those right below this one."""
+    """Which organizations. parent: only those right below this one. id: only these."""
 
     parent: Reference | UnsetType = UNSET
+    search: Search | UnsetType = UNSET
+    id: Annotated[tuple[UUID, ...], Meta(max_length=100)] = ()
 
 
 class NewOrganization(Body, frozen=True):
@@ -59,13 +86,19 @@ def _shown(organization: Organization) -> Reply[OrganizationAnswer]:
     return Reply(OrganizationAnswer.of(organization), revision=organization.revision)
 
 
-async def list_organizations(call: Call[OrganizationQuery, None]) -> Page[OrganizationAnswer]:
+async def list_organizations(call: Call[OrganizationQuery, None]) -> Page[ListedOrganization]:
     """List your organization and those below."""
-    query = call.query
-    found = await call.services.organizations.list_(
-        call.principal, query.after, query.limit + 1, parent=query.parent or None
+    query, organizations = call.query, call.services.organizations
+    found = await organizations.list_(
+        call.principal,
+        query.after,
+        query.limit + 1,
+        parent=query.parent or None,
+        search=query.search or None,
+        ids=query.id or None,
     )
-    return paged(found, query.limit, OrganizationAnswer.of)
+    parents = await organizations.parents(call.principal, found)
+    return paged(found, query.limit, lambda each: ListedOrganization.of(each, has_below=each.id in parents))
 
 
 async def create_organization(call: Call[None, NewOrganization]) -> Reply[OrganizationAnswer]:
@@ -86,6 +119,11 @@ async def create_organization(call: Call[None, NewOrganization]) -> Reply[Organi
 async def show_organization(call: Call[None, None]) -> Reply[OrganizationAnswer]:
     """Show an organization, by id, number or name."""
     return _shown(await call.services.organizations.show(call.principal, call.text("organization")))
+
+
+async def show_contents(call: Call[None, None]) -> ContentsAnswer:
+    """Count what an organization has."""
+    return ContentsAnswer.of(await call.services.organizations.contents(call.principal, call.text("organization")))
 
 
 async def update_organization(call: Call[None, OrganizationPatch]) -> Reply[OrganizationAnswer]:
@@ -128,6 +166,13 @@ ROUTES = [
         Permission.ORGANIZATIONS_VIEW,
         show_organization,
         revised=True,
+        problems=("conflict",),
+    ),
+    route(
+        "GET",
+        "/organizations/{organization}/contents",
+        Permission.ORGANIZATIONS_VIEW,
+        show_contents,
         problems=("conflict",),
     ),
     route(

@@ -84,6 +84,13 @@ class BudgetMember(Answer, frozen=True):
     uses: int | None
 
 
+class KeyMember(BudgetMember, frozen=True, kw_only=True):
+    """A provision key, and what bounds it. usedAt: when it was used last while its uses were counted; null: never."""
+
+    created_at: datetime
+    used_at: datetime | None
+
+
 class ProfileAnswer(Answer, frozen=True):
     """A device profile. nameFrom, namePattern, allowCreate: of the strategy X509_CERTIFICATE_CHAIN.
 
@@ -109,14 +116,29 @@ class ProfileAnswer(Answer, frozen=True):
     created_at: datetime
 
 
+class ListedProfileAnswer(ProfileAnswer, frozen=True, kw_only=True):
+    """A device profile, and how much it has. deviceCount: of at most a minute ago, where there are very many.
+
+    Both null where counts were not wanted.
+    """
+
+    device_count: int | None
+    provision_key_count: int | None
+
+
 class ProfileDetailsAnswer(ProfileAnswer, frozen=True):
-    """A device profile with its provision keys, without their secrets."""
+    """A device profile with its provision keys, oldest first, without their secrets.
+
+    deviceCount: of at most a minute ago, where there are very many.
+    """
 
     provision_device_keys: Sequence[str] = ()
     key_budgets: Sequence[BudgetMember] = ()
     certificate_authorities: Sequence[AuthorityMember] = ()
     device_count: int = 0
     warnings: Sequence[str] = ()
+    keys: Sequence[KeyMember] = ()
+    static_token_count: int = 0
 
 
 class SavedProfileAnswer(ProfileAnswer, frozen=True):
@@ -155,9 +177,14 @@ class InOrganization(Query, frozen=True):
 
 
 class ProfilesQuery(PageQuery, frozen=True):
-    """Which profiles."""
+    """Which profiles. search: what is in the name or the template id, whatever its case.
+
+    counts: with how many devices and keys each has, for which all devices may have to be counted.
+    """
 
     organization: Reference | UnsetType = UNSET
+    search: Annotated[Text, Meta(min_length=1)] | UnsetType = UNSET
+    counts: bool = True
 
 
 class ProfilePatch(Body, frozen=True):
@@ -226,15 +253,26 @@ class ImportedProfile(Body, frozen=True):
     dry_run: bool = False
 
 
-async def list_profiles(call: Call[ProfilesQuery, None]) -> Page[ProfileAnswer]:
+async def list_profiles(call: Call[ProfilesQuery, None]) -> Page[ListedProfileAnswer]:
     """List device profiles by name."""
-    query = call.query
-    found = await (await _profiles(call)).all()
+    query, profiles = call.query, await _profiles(call)
+    found = await profiles.all(query.search or "")
     if query.after is not None:
         places = [place for place, each in enumerate(found, 1) if each.id == query.after]
         found = found[places[0] if places else len(found) :]
     more = len(found) > query.limit
-    return Page([_profile(each) for each in found[: query.limit]], found[query.limit - 1].id if more else None)
+    shown = found[: query.limit]
+    counted = await profiles.counts(shown) if query.counts else [None] * len(shown)
+    listed = [
+        _shown(
+            ListedProfileAnswer,
+            each,
+            device_count=None if counts is None else counts.devices,
+            provision_key_count=None if counts is None else counts.keys,
+        )
+        for each, counts in zip(shown, counted, strict=True)
+    ]
+    return Page(listed, found[query.limit - 1].id if more else None)
 
 
 async def create_profile(call: Call[InOrganization, NewProfile]) -> Reply[NewProfileAnswer]:
@@ -416,21 +454,29 @@ def _details(details: ProfileDetails) -> Reply[ProfileDetailsAnswer]:
         details.profile,
         provision_device_keys=details.keys,
         key_budgets=[
-            BudgetMember(
-                key,
-                budget.not_before,
-                budget.not_after,
-                [str(each) for each in budget.networks],
-                budget.max_uses,
-                budget.per_minute,
-                details.uses.get(key),
-            )
+            BudgetMember(provision_device_key=key, uses=details.uses.get(key), **_bounds(budget))
             for key, budget in details.budgets.items()
         ],
+        keys=[
+            KeyMember(
+                provision_device_key=each.key,
+                uses=each.uses,
+                created_at=each.created_at,
+                used_at=each.used_at,
+                **_bounds(each.budget),
+            )
+            for each in details.facts
+        ],
+        static_token_count=details.static_token_count,
         certificate_authorities=[_authority(each) for each in details.authorities],
         device_count=details.device_count,
         warnings=details.warnings,
     )
+
+
+def _bounds(budget: KeyBudget) -> dict[str, Any]:
+    members = {each.name: getattr(budget, each.name) for each in fields(budget)}
+    return members | {"networks": [str(each) for each in budget.networks]}
 
 
 def _authority(facts: AuthorityFacts) -> AuthorityMember:

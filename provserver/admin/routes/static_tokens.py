@@ -4,14 +4,15 @@ import io
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from enum import StrEnum
 from typing import Annotated, Literal, cast
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, Name, Page, PageQuery, Query, Reference, paged
+from provserver.admin.fields import PRINTABLE, Answer, Body, Name, Page, PageQuery, Query, Reference, paged
 from provserver.admin.route import CSV, Call, Content, Reply, route
-from provserver.admin.routes.devices import ClaimAnswer, claimed
+from provserver.admin.routes.devices import ClaimAnswer, DeviceAnswer, claimed
 from provserver.admin.routes.jobs import Begun, JobAnswer
 from provserver.core import qr
 from provserver.core.authorization import Permission, Principal
@@ -31,7 +32,8 @@ ZIP, PDF, PNG, SVG = "application/zip", "application/pdf", "image/png", "image/s
 class TokenAnswer(Answer, frozen=True):
     """A static token. number: for people. unit…: the thing on the line that it is written to.
 
-    hasDevice: its device has connected or was claimed; it has the token's id. holderId: the organization that has it.
+    hasDevice: its device has connected or was claimed; it has the token's id. holder…: the organization that has it.
+    owner…: the user who owns it.
     """
 
     id: UUID
@@ -51,7 +53,9 @@ class TokenAnswer(Answer, frozen=True):
     has_device: bool
     device_name: str | None
     holder_id: UUID | None
+    holder: str | None
     owner_id: UUID | None
+    owner: str | None
     revision: int
     created_at: datetime
 
@@ -102,8 +106,19 @@ class FileErrorMember(Answer, frozen=True):
     reason: str
 
 
+class RowMember(Answer, frozen=True):
+    """A row as it was read. row: of the data, from 1; line: of the file. cells: their first 200 characters."""
+
+    row: int
+    line: int
+    cells: Sequence[str]
+
+
 class TokenImportAnswer(Answer, frozen=True):
-    """What an import did, or would do. errors: the first thousand of errorCount; with any, nothing is imported."""
+    """What an import did, or would do. errors: the first thousand of errorCount; with any, nothing is imported.
+
+    excerpt: rows of the file, if it was asked for.
+    """
 
     imported: int
     dry_run: bool
@@ -112,6 +127,7 @@ class TokenImportAnswer(Answer, frozen=True):
     error_count: int
     errors: Sequence[FileErrorMember]
     batch: BatchAnswer | None
+    excerpt: Sequence[RowMember] = ()
 
 
 class TokensQuery(PageQuery, frozen=True):
@@ -120,6 +136,69 @@ class TokensQuery(PageQuery, frozen=True):
     profile: Reference | UnsetType = UNSET
     status: TokenStatus | UnsetType = UNSET
     batch: UUID | UnsetType = UNSET
+    search: (
+        Annotated[
+            str,
+            Meta(
+                min_length=1,
+                max_length=255,
+                pattern=PRINTABLE,
+                description="The beginning of a name, of a unit or of a value that is unique, by either case; or a "
+                "number or an id. Of very many some are found: say more of it.",
+                examples=["SN0000"],
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class BatchesQuery(PageQuery, frozen=True):
+    """Which batches. profile: by name, template id or id."""
+
+    profile: Reference | UnsetType = UNSET
+
+
+class BatchSummaryAnswer(Answer, frozen=True):
+    """Tokens that were made together. made: how many, up to the last that is left.
+
+    count, claimed: of those that are left; they are counted up to 10000, and 10001 stands for more.
+    """
+
+    id: UUID
+    organization_id: UUID
+    organization: str
+    profile_id: UUID
+    profile: str
+    created_at: datetime
+    made: int
+    count: int
+    claimed: int
+    first_number: int
+    last_number: int
+
+
+class SelectionAnswer(Answer, frozen=True):
+    """How many tokens a selection has. fields: the metadata fields of their profiles; secretFields: keys among them."""
+
+    count: int
+    fields: Sequence[str]
+    secret_fields: Sequence[str]
+
+
+class ClaimState(StrEnum):
+    """What has come of a claim."""
+
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    OVER = "over"
+
+
+class ClaimOutcomeAnswer(Answer, frozen=True):
+    """What has come of a claim of one's own. expiresAt: while it waits. device: once it is claimed."""
+
+    state: ClaimState
+    expires_at: datetime | None
+    device: DeviceAnswer | None
 
 
 class NewTokens(Body, frozen=True):
@@ -139,6 +218,10 @@ class TokenImportQuery(Query, frozen=True):
     ] = ()
     dry_run: Annotated[bool, Meta(description="Check everything, make nothing.")] = False
     as_job: Annotated[bool, Meta(description="Answer at once with a job that does it.")] = False
+    excerpt: Annotated[
+        int,
+        Meta(ge=0, le=100, description="Of how many rows, and of how many with errors, the cells are told; by no job."),
+    ] = 0
 
 
 class SelectionQuery(Query, frozen=True):
@@ -215,8 +298,22 @@ async def list_static_tokens(call: Call[TokensQuery, None]) -> Page[TokenAnswer]
         query.after,
         query.limit + 1,
         batch=query.batch or None,
+        search=query.search or None,
     )
     return paged(found, query.limit, _token)
+
+
+async def list_batches(call: Call[BatchesQuery, None]) -> Page[BatchSummaryAnswer]:
+    """List what was made together, newest first, as far as tokens of it are left."""
+    query = call.query
+    found = await call.services.tokens.batches(call.principal, query.profile or None, query.after, query.limit + 1)
+    return paged(found, query.limit, BatchSummaryAnswer.of)
+
+
+async def count_static_tokens(call: Call[SelectionQuery, None]) -> SelectionAnswer:
+    """Count the static tokens that an export would have, and name their metadata fields."""
+    found = await call.services.tokens.summary(call.principal, call.query.selection())
+    return SelectionAnswer.of(found, secret_fields=sorted(found.secret_fields))
 
 
 async def make_static_tokens(call: Call[None, NewTokens]) -> Reply[MadeTokens]:
@@ -248,12 +345,20 @@ async def import_static_tokens(call: Call[TokenImportQuery, bytes]) -> Reply[Tok
     async def work(progress: Progress) -> TokenImportAnswer:
         with text(io.BytesIO(data)) as lines:
             report = await tokens.import_(
-                principal, query.profile, lines, mapping, dry_run=query.dry_run, progress=progress
+                principal,
+                query.profile,
+                lines,
+                mapping,
+                dry_run=query.dry_run,
+                excerpt=0 if query.as_job else query.excerpt,
+                progress=progress,
             )
+        progress(report.rows, report.rows)
         return _report(report, dry_run=query.dry_run)
 
-    if query.as_job:
-        job = await call.services.jobs.start(principal, "static_tokens.import", work)
+    if query.as_job:  # as many as there are lines below the header, or fewer: cells may have line breaks
+        total = max(data.count(b"\n"), 1)
+        job = await call.services.jobs.start(principal, "static_tokens.import", work, total)
         return cast("Reply[TokenImportAnswer]", Reply(Begun(JobAnswer.of(job)), status=202))
     return Reply(await work(Progress()))
 
@@ -282,6 +387,14 @@ async def claim_static_token(call: Call[None, Claim]) -> Reply[ClaimAnswer]:
     return claimed(
         await call.services.claiming.claim(call.principal, call.body.qr, call.body.user or None, address=address)
     )
+
+
+async def show_claim(call: Call[None, None]) -> ClaimOutcomeAnswer:
+    """Show what has come of one's own claim, by the id that it was answered with."""
+    found = await call.services.claiming.outcome(call.principal, call.id)
+    if found.device is not None:
+        return ClaimOutcomeAnswer(ClaimState.CLAIMED, None, DeviceAnswer.of(found.device))
+    return ClaimOutcomeAnswer(ClaimState.WAITING if found.expires_at else ClaimState.OVER, found.expires_at, None)
 
 
 async def unclaim_static_token(call: Call[None, None]) -> None:
@@ -370,6 +483,7 @@ def _report(report: ImportReport, *, dry_run: bool) -> TokenImportAnswer:
         error_count=report.error_count,
         errors=[FileErrorMember.of(each) for each in report.errors],
         batch=None if report.batch is None else _batch(report.batch),
+        excerpt=[RowMember.of(each) for each in report.excerpt],
     )
 
 
@@ -405,6 +519,8 @@ ROUTES = [
         problems=("not_found", "conflict", "invalid", "too_many_requests"),
         example="Serial Number,MAC address,Device Name\r\nSN000001,2C:54:91:88:C9:E3,Temperature Sense Node AGHJ\r\n",
     ),
+    route("GET", "/static-tokens/batches", _MANAGE, list_batches, problems=("not_found", "conflict")),
+    route("GET", "/static-tokens/count", _MANAGE, count_static_tokens, problems=("not_found", "conflict", "invalid")),
     route(
         "GET",
         "/static-tokens/export.csv",
@@ -438,6 +554,7 @@ ROUTES = [
         problems=("not_found", "conflict", "invalid", "too_many_requests"),
         example={"qr": "sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"},
     ),
+    route("GET", "/static-tokens/claims/{id}", Permission.DEVICES_CLAIM, show_claim),
     route(
         "GET",
         "/static-tokens/{token}",

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import Answer, Body, Email, Page, PageQuery, Reference, Text, paged
+from provserver.admin.fields import Answer, Body, Email, Page, PageQuery, Reference, Search, Text, paged
 from provserver.admin.route import Access, Call, Reply, route
 from provserver.core.accounts import User
 from provserver.core.authorization import Permission, Role
@@ -40,9 +40,10 @@ class LinkAnswer(Answer, frozen=True):
 
 
 class UserQuery(PageQuery, frozen=True):
-    """Which users. organization: only those of this one."""
+    """Which users. organization: only those of this one. search: in the e-mail address or the name."""
 
     organization: Reference | UnsetType = UNSET
+    search: Search | UnsetType = UNSET
 
 
 class NewUser(Body, frozen=True):
@@ -71,7 +72,11 @@ async def list_users(call: Call[UserQuery, None]) -> Page[UserAnswer]:
     """List the users of your organization and those below."""
     query = call.query
     found = await call.services.users.list_(
-        call.principal, query.after, query.limit + 1, organization=query.organization or None
+        call.principal,
+        query.after,
+        query.limit + 1,
+        organization=query.organization or None,
+        search=query.search or None,
     )
     return paged(found, query.limit, UserAnswer.of)
 

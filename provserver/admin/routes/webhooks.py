@@ -1,5 +1,6 @@
 """Webhooks: where events go, what became of them, and sending them again."""
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
@@ -12,6 +13,7 @@ from provserver.admin.route import Call, Reply, route
 from provserver.core.authorization import Permission
 from provserver.core.events import EventType
 from provserver.core.webhook import MAX_URL, DeliveryState
+from provserver.errors import NotFound
 from provserver.services.webhooks import WebhookChange
 
 Url = Annotated[str, Meta(min_length=1, max_length=MAX_URL, pattern=PRINTABLE, examples=["https://example.com/events"])]
@@ -65,16 +67,26 @@ class DeliveryAnswer(Answer, frozen=True):
     not_before: datetime | None
 
 
+class DeliveryDetailsAnswer(DeliveryAnswer, frozen=True, kw_only=True):
+    """The same, with the body that is sent: the very text that is signed."""
+
+    body: str
+
+
 class TriedAnswer(Answer, frozen=True):
-    """What came of a test. status: of HTTP; null when there was no answer. error: why it failed; null if it did not."""
+    """What came of a test. status: of HTTP; null when there was no answer. error: why it failed; null if it did not.
+
+    seconds: until the answer was there, or none was waited for any more.
+    """
 
     delivered: bool
     status: int | None
     error: str | None
+    seconds: float
 
 
 class ReplayedAnswer(Answer, frozen=True):
-    """How many events are sent again."""
+    """How many events are sent again, or would be: of a dry run 10,000 stands for that many or more."""
 
     replayed: int
 
@@ -108,12 +120,16 @@ class WebhookChanges(Body, frozen=True):
 
 
 class Replay(Body, frozen=True):
-    """What to send again: one event, those of a time (until: now unless it is given), or all that are dead."""
+    """What to send again: one event, those of a time (until: now unless it is given), or all that are dead.
+
+    dryRun: only say how many it would be.
+    """
 
     event: UUID | UnsetType = UNSET
     since: Moment | UnsetType = UNSET
     until: Moment | UnsetType = UNSET
     dead: bool = False
+    dry_run: bool = False
 
 
 async def list_webhooks(call: Call[WebhookQuery, None]) -> Page[WebhookAnswer]:
@@ -154,8 +170,9 @@ async def delete_webhook(call: Call[None, None]) -> WebhookAnswer:
 
 async def test_webhook(call: Call[None, None]) -> TriedAnswer:
     """Send a webhook an event of the type webhook.test, at once."""
+    begun = time.monotonic()
     answer = await call.services.webhooks.test(call.principal, call.id)
-    return TriedAnswer(not answer.error, answer.status, answer.error or None)
+    return TriedAnswer(not answer.error, answer.status, answer.error or None, time.monotonic() - begun)
 
 
 async def list_deliveries(call: Call[DeliveryQuery, None]) -> Page[DeliveryAnswer]:
@@ -165,6 +182,16 @@ async def list_deliveries(call: Call[DeliveryQuery, None]) -> Page[DeliveryAnswe
         call.principal, call.id, query.after, query.limit + 1, state=query.state or None
     )
     return paged(found, query.limit, DeliveryAnswer.of)
+
+
+async def show_delivery(call: Call[None, None]) -> DeliveryDetailsAnswer:
+    """Show what is, or was, sent to a webhook of one event."""
+    try:
+        event = UUID(call.text("event"))
+    except ValueError:
+        raise NotFound("An event's id is a UUID.") from None
+    delivery, body = await call.services.webhooks.delivery(call.principal, call.id, event)
+    return DeliveryDetailsAnswer.of(delivery, body=body.decode())
 
 
 async def replay_events(call: Call[None, Replay]) -> ReplayedAnswer:
@@ -177,6 +204,7 @@ async def replay_events(call: Call[None, Replay]) -> ReplayedAnswer:
         since=body.since or None,
         until=body.until or None,
         dead=body.dead,
+        dry_run=body.dry_run,
     )
     return ReplayedAnswer(count)
 
@@ -208,6 +236,7 @@ ROUTES = [
     route("DELETE", "/webhooks/{id}", _MANAGE, delete_webhook, revised=True),
     route("POST", "/webhooks/{id}/test", _MANAGE, test_webhook),
     route("GET", "/webhooks/{id}/deliveries", _MANAGE, list_deliveries),
+    route("GET", "/webhooks/{id}/deliveries/{event}", _MANAGE, show_delivery),
     route(
         "POST",
         "/webhooks/{id}/replay",

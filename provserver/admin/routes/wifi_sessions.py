@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, UnsetType
 from provserver.admin.fields import PRINTABLE, Answer, Body, Page, PageQuery, Query, Reference, paged
 from provserver.admin.route import Call, route
 from provserver.core.authorization import Permission
-from provserver.core.wifisession import CLIENT, MAX_DETAIL, MAX_NAME, WORD, WifiSession, WifiState
+from provserver.core.wifisession import CLIENT, MAX_DETAIL, MAX_NAME, WORD, WifiSession, WifiState, said
 from provserver.services.wifi_sessions import Wanted
 
 Word = Annotated[str, Meta(pattern=WORD, max_length=64, examples=["wifi_wrong_password"])]
@@ -32,7 +32,8 @@ class WifiSessionAnswer(Answer, frozen=True):
     """A WiFi session. deviceId: of the device, or of the device to be. duration: in seconds, once it is over.
 
     deviceName: as asked for, and once the device is there its own: of a customer's it ends in a part of its id.
-    lastError: a word. reprovisioning: the device was there before. log: oldest first.
+    lastError: a word; error, remedy: what it means and what to do, null where it is a word of the phone side's alone.
+    reprovisioning: the device was there before. log: oldest first.
     """
 
     id: UUID
@@ -50,6 +51,8 @@ class WifiSessionAnswer(Answer, frozen=True):
     reprovisioning: bool
     state: WifiState
     last_error: str | None
+    error: str | None
+    remedy: str | None
     started_at: datetime
     expires_at: datetime
     ended_at: datetime | None
@@ -64,13 +67,18 @@ class NewWifiSessionAnswer(WifiSessionAnswer, frozen=True, kw_only=True):
 
 
 class WifiSummaryAnswer(Answer, frozen=True):
-    """What became of sessions. successRate: of those that are over. averageDuration: in seconds, of the successes."""
+    """What became of sessions. successRate: of those that are over. averageDuration: in seconds, of the successes.
+
+    error, remedy: what the commonest error means, and what to do.
+    """
 
     total: int
     succeeded: int
     success_rate: float | None
     average_duration: float | None
     commonest_error: str | None
+    error: str | None
+    remedy: str | None
 
 
 class ReconfiguredAnswer(Answer, frozen=True):
@@ -151,7 +159,8 @@ async def request_wifi_session(call: Call[None, NewWifiSession]) -> NewWifiSessi
         client=body.client,
     )
     made = await call.services.wifi_sessions.request(call.principal, wanted)
-    return NewWifiSessionAnswer.of(made.session, log=_log(made.session), token=made.token)
+    session = made.session
+    return NewWifiSessionAnswer.of(session, **_said(session.last_error), log=_log(session), token=made.token)
 
 
 async def summarize_wifi_sessions(call: Call[WifiSummaryQuery, None]) -> WifiSummaryAnswer:
@@ -160,7 +169,7 @@ async def summarize_wifi_sessions(call: Call[WifiSummaryQuery, None]) -> WifiSum
     found = await call.services.wifi_sessions.summary(
         call.principal, organization=query.organization or None, since=query.since or None
     )
-    return WifiSummaryAnswer.of(found)
+    return WifiSummaryAnswer.of(found, **_said(found.commonest_error))
 
 
 async def show_wifi_session(call: Call[None, None]) -> WifiSessionAnswer:
@@ -195,7 +204,12 @@ async def reconfigure_device(call: Call[None, None]) -> ReconfiguredAnswer:
 
 
 def _shown(session: WifiSession) -> WifiSessionAnswer:
-    return WifiSessionAnswer.of(session, log=_log(session))
+    return WifiSessionAnswer.of(session, **_said(session.last_error), log=_log(session))
+
+
+def _said(word: str | None) -> dict[str, str | None]:
+    found = said(word)
+    return {"error": found and found.what, "remedy": found and found.remedy}
 
 
 def _log(session: WifiSession) -> list[WifiEvent]:

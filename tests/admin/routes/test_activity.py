@@ -1,10 +1,13 @@
 import json
+import os
+import time
 from typing import Any
 from uuid import uuid4
 
 import aiohttp
 
 from provserver.admin.routes import activity
+from provserver.core import ids
 from provserver.core.authorization import Role
 from tests.admin.conftest import Caller, Site
 
@@ -78,4 +81,40 @@ async def test_the_audit_and_attempts_are_listed_in_pages(admin: Caller) -> None
     subject = page["items"][0]["subjectId"]
     found = await admin.ok("GET", "/audit", subject=subject)
     assert {entry["subjectId"] for entry in found["items"]} == {subject}
-    assert await admin.ok("GET", "/attempts", refused=True, device="x") == {"items": [], "nextCursor": None}
+    assert await admin.ok("GET", "/attempts", refused=True, device="x") == {
+        "items": [],
+        "nextCursor": None,
+        "searchedTo": None,
+    }
+
+
+async def refusal(site: Site, at: float, **columns: object) -> str:
+    row = {"transport": "HTTP", "address": "192.0.2.7", "outcome": "not_found", "reason": "SECRET_WRONG"} | columns
+    id_ = ids.uuid7(at, os.urandom)
+    places = ", ".join(f"${number}" for number in range(2, len(row) + 2))
+    await site.space.rows(f"INSERT INTO attempt (id, {', '.join(row)}) VALUES ($1, {places})", id_, *row.values())
+    return str(id_)
+
+
+async def test_attempts_are_filtered(admin: Caller, site: Site) -> None:
+    now = time.time()
+    first = await refusal(site, now, device_name="lamp")
+    second = await refusal(site, now + 1, transport="COAP", address="2001:db8::1", outcome="limited", reason="KEY_BUSY")
+    shown = await admin.ok("GET", f"/attempts/{first}")
+    assert (shown["device"], shown["reason"], shown["detail"]) == ("lamp", "SECRET_WRONG", None)
+    everything = await admin.ok("GET", "/attempts")
+    assert everything["items"][1] == shown
+    assert everything["searchedTo"] is None
+    for query in (
+        {"reason": "KEY_BUSY"},
+        {"outcome": "limited"},
+        {"transport": "COAP"},
+        {"address": "2001:db8::1"},
+        {"since": shown["time"], "outcome": "limited"},
+    ):
+        assert [each["id"] for each in (await admin.ok("GET", "/attempts", **query))["items"]] == [second], query
+    assert (await admin.ok("GET", "/attempts", until="2020-01-01T00:00:00Z"))["items"] == []
+    for name, value in (("outcome", "no"), ("reason", "x y"), ("transport", "TCP"), ("address", "?"), ("since", "x")):
+        assert (await admin("GET", "/attempts", None, None, **{name: value})).status == 400, name
+    assert (await admin("GET", "/attempts", since="0001-01-01T00:00:00Z")).code == "invalid"
+    assert (await admin("GET", f"/attempts/{uuid4()}")).code == "not_found"

@@ -71,3 +71,18 @@ def test_only_our_own_names_are_renamed() -> None:
     stored = {"data_kept": True, "changed": ["two_sided_claim"], "written": attributes, "written_count": 3}
     shown = {"dataKept": True, "changed": ["twoSidedClaim"], "written": attributes, "writtenCount": 3}
     assert audit.shown(stored) == shown
+
+
+async def test_entries_are_filtered_and_actors_have_names(admin: Caller, site: Site) -> None:
+    await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+    listed = (await admin.ok("GET", "/audit", action="profile.created"))["items"]
+    (entry,) = listed
+    name = await site.space.value("SELECT name FROM api_key WHERE id = $1", UUID(entry["actor"].partition(":")[2]))
+    assert entry["actorName"] == name
+    for query in ({"actor": entry["actor"]}, {"actor": name}, {"action": "profile"}, {"since": entry["at"]}):
+        found = await admin.ok("GET", "/audit", action="profile.created", **({} if "action" in query else query))
+        assert found["items"] == listed, query
+    assert (await admin.ok("GET", "/audit", actor="nobody"))["items"] == []
+    assert (await admin.ok("GET", "/audit", until="2020-01-01T00:00:00Z"))["items"] == []
+    assert (await admin("GET", "/audit", until="2020-01-01T00:00:00")).code == "malformed"
+    assert (await admin("GET", "/audit", until="0001-01-01T00:00:00Z")).code == "invalid"

@@ -139,3 +139,65 @@ async def test_a_device_changes_hands(site: Site, admin: Caller, profile: str) -
     await theirs.ok("DELETE", "/devices/sensor-1", headers={"If-Match": etag})  # gives it back
     assert (await theirs("GET", "/devices/sensor-1")).code == "not_found"
     assert (await admin.ok("GET", "/devices/sensor-1"))["holder"] == "Manufacturer"
+
+
+FIELDS = [
+    {"name": "Serial", "unique": True},
+    {"name": "Built", "type": "integer"},
+    {"name": "Root Key", "type": "key128"},
+]
+
+
+async def test_a_device_is_made_with_metadata_and_its_token_is_shown_once(admin: Caller) -> None:
+    await admin.ok("POST", "/profiles", {"name": "nodes", "metadataFields": FIELDS})
+    body = {"name": "node-1", "profile": "nodes", "metadata": {"Serial": " A-17 ", "Built": 2026, "Root Key": None}}
+    made = await admin.ok("POST", "/devices", body)
+    device = await admin.ok("GET", "/devices/node-1", credentials=True)
+    assert made["accessToken"] == device["credentials"][0]["credentialsValue"]
+    attributes = {each["key"]: each["value"] for each in device["attributes"]}
+    assert attributes == {"meta.Serial": "A-17", "meta.Built": "2026"}
+    assert "accessToken" not in device
+
+    own = await admin.ok("POST", "/devices", {"name": "node-2", "profile": "nodes", "token": "of-its-own"})
+    assert own["accessToken"] is None
+    wrong = await admin("POST", "/devices", {"name": "node-3", "profile": "nodes", "metadata": {"Built": "x", "No": 1}})
+    assert [each["field"] for each in wrong.json["errors"]] == ["metadata.Built", "metadata.No"]
+    assert (wrong.code, (await admin("GET", "/devices/node-3")).code) == ("invalid", "not_found")
+
+
+async def test_a_value_that_must_be_unique_is_not_taken_from_a_static_token(admin: Caller) -> None:
+    await admin.ok("POST", "/profiles", {"name": "nodes", "metadataFields": FIELDS})
+    await admin.ok("POST", "/static-tokens/import", b"Serial\r\nA-17\r\n", profile="nodes")
+    taken = await admin("POST", "/devices", {"name": "node-1", "profile": "nodes", "metadata": {"Serial": "A-17"}})
+    assert (taken.code, "'A-17' as its Serial" in taken.json["detail"]) == ("conflict", True)
+
+
+async def test_a_device_gets_another_name_and_other_metadata(site: Site, admin: Caller) -> None:
+    await admin.ok("POST", "/profiles", {"name": "nodes", "metadataFields": FIELDS})
+    made = await admin.ok("POST", "/devices", {"name": "node-1", "profile": "nodes", "metadata": {"Serial": "A-17"}})
+    await admin.ok("POST", "/devices", {"name": "node-2", "profile": "nodes"})
+    path = f"/devices/{made['id']}"
+    changed = await admin.ok("PATCH", path, {"name": " node-9 ", "metadata": {"Serial": None, "Built": "2026"}})
+    assert (changed["name"], changed["revision"] > made["revision"]) == ("node-9", True)
+    assert {each["key"]: each["value"] for each in changed["attributes"]} == {"meta.Built": "2026"}
+    (entry, *_) = (await admin.ok("GET", "/audit", subject=made["id"]))["items"]
+    detail = {
+        "name": "node-1",
+        "renamedTo": "node-9",
+        "written": ["server:meta.Built"],
+        "deleted": ["server:meta.Serial"],
+    }
+    assert (entry["action"], entry["detail"]) == ("device.updated", detail)
+
+    assert (await admin("PATCH", path, {"name": "node-2"})).code == "conflict"
+    wrong = await admin("PATCH", path, {"name": "<b>"})
+    assert (wrong.code, wrong.json["errors"][0]["field"]) == ("invalid", "name")
+    assert (await admin("PATCH", path, {"metadata": {"Built": "soon"}})).code == "invalid"
+    assert (await admin("PATCH", path, {"name": "x"}, {"If-Match": '"1"'})).code == "stale"
+    assert (await admin("PATCH", path, {})).code == "refused"
+    assert (await admin.ok("GET", path))["name"] == "node-9"
+    await admin.ok("POST", "/organizations", {"name": "Customer"})
+    await admin.ok("POST", f"{path}/transfer", {"organization": "Customer", "keepData": True})
+    customer = await site.caller(organization=UUID((await admin.ok("GET", "/organizations/Customer"))["id"]))
+    assert (await customer("PATCH", path, {"name": "mine"})).code == "forbidden"
+    await customer.ok("PATCH", path, {"metadata": {"Built": 2027}})

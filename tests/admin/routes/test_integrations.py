@@ -51,6 +51,10 @@ async def test_an_integration_from_its_making_to_its_end(admin: Caller, site: Si
         "mqttUser": "my-app",
     }
     assert await admin.ok("GET", "/integrations") == {"items": [made], "nextCursor": None}
+    assert made["profile"] == "lora"
+    for reference in ("lora", profile):
+        assert (await admin.ok("GET", "/integrations", profile=reference))["items"] == [made]
+    assert (await admin.ok("GET", "/integrations", profile="another"))["items"] == []
     path = f"/integrations/{made['id']}"
     assert await admin.ok("GET", path) == made | {"devices": {}, "webhook": False}
     assert not made["verified"]
@@ -139,6 +143,7 @@ async def test_how_devices_stand(admin: Caller, site: Site) -> None:
     rest = await admin.ok("GET", path, limit=2, cursor=page["nextCursor"], state="onboarded")
     assert [each["deviceEui"] for each in page["items"] + rest["items"]] == [f"{n:016X}" for n in range(3)]
     assert rest["nextCursor"] is None
+    assert [each["deviceName"] for each in page["items"] + rest["items"]] == ["sensor-0", "sensor-1", "sensor-2"]
     assert await admin.ok("GET", "/devices/sensor-2/network") == rest["items"][0]
     assert (rest["items"][0]["state"], rest["items"][0]["made"], rest["items"][0]["jobId"]) == (
         "onboarded",

@@ -1,9 +1,21 @@
+import json
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from provserver.errors import Outcome
 from tests.admin.conftest import Caller, Site
+from tests.services.conftest import PEER
+
+
+async def provision(site: Site, pair: dict[str, Any], name: str) -> None:
+    """A device provisions itself."""
+    asked = {member: pair[member] for member in ("provisionDeviceKey", "provisionDeviceSecret")}
+    answer = await site.space.provisioning.answer(json.dumps(asked | {"deviceName": name}).encode(), PEER)
+    assert answer.outcome is Outcome.SUCCESS
+
 
 FIELDS = [{"name": "Serial Number", "unique": True}, {"name": "MAC address", "type": "mac"}]
 
@@ -55,6 +67,42 @@ async def test_provision_keys_have_budgets(admin: Caller) -> None:
     assert removed == {"provisionDeviceKey": "second"}
     assert (await admin("DELETE", "/profiles/wifi-sensor/keys/second")).code == "not_found"
     assert (await admin("POST", "/profiles/wifi-sensor/keys", {"networks": ["here"]})).code == "invalid"
+
+
+async def test_keys_tell_how_and_when_they_were_used(admin: Caller, site: Site) -> None:
+    made = await admin.ok("POST", "/profiles", {"name": "wifi-sensor"})
+    (key,) = (await admin.ok("GET", "/profiles/wifi-sensor"))["keys"]
+    assert key["provisionDeviceKey"] == made["provisionDeviceKey"]
+    assert (key["uses"], key["usedAt"], key["networks"]) == (None, None, [])
+    assert key["createdAt"] >= made["createdAt"]
+    second = await admin.ok("POST", "/profiles/wifi-sensor/keys", {"maxUses": 10})
+
+    for number, pair in enumerate((made, second, second)):
+        await provision(site, pair, f"device {number}")
+
+    first, counted = (await admin.ok("GET", "/profiles/wifi-sensor"))["keys"]
+    assert (first["uses"], first["usedAt"]) == (None, None)
+    assert (counted["uses"], counted["maxUses"]) == (2, 10)
+    assert counted["usedAt"] > counted["createdAt"]
+
+
+async def test_a_list_is_searched_and_tells_how_much_there_is(admin: Caller, site: Site) -> None:
+    names = ("Wi-Fi sensor", "meter", "Meter 2")
+    made = {name: await admin.ok("POST", "/profiles", {"name": name}) for name in names}
+    await admin.ok("POST", "/profiles/meter/keys", {})
+    for number in range(3):
+        await provision(site, made["meter"], f"device {number}")
+
+    found = (await admin.ok("GET", "/profiles", search="METER"))["items"]
+    assert {each["name"]: (each["deviceCount"], each["provisionKeyCount"]) for each in found} == {
+        "meter": (3, 2),
+        "Meter 2": (0, 1),
+    }
+    (one,) = (await admin.ok("GET", "/profiles", search=made["meter"]["templateId"][4:].lower()))["items"]
+    assert one["name"] == "meter"
+    assert (await admin.ok("GET", "/profiles", search="%"))["items"] == []
+    shown = await admin.ok("GET", "/profiles/meter")
+    assert (shown["deviceCount"], shown["staticTokenCount"]) == (3, 0)
 
 
 async def test_profiles_are_copied_as_files_and_as_they_are(admin: Caller) -> None:

@@ -1,5 +1,6 @@
-import pytest
+from uuid import UUID
 
+from provserver.core.authorization import Role
 from tests.admin.conftest import PASSWORD, Caller, Site
 
 EMAIL = "ada@example.com"
@@ -97,13 +98,62 @@ async def test_keys_are_shown_once(admin: Caller) -> None:
     assert (await admin("GET", "/keys/factory")).code == "not_found"
 
 
-@pytest.mark.parametrize("path", ["/setup", "/invitations/accept", "/password/reset"])
-async def test_pages_for_links_have_no_address_but_their_own(site: Site, path: str) -> None:
-    page = await site.nobody("GET", path)
-    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert b"src=" not in page.body
-    assert b"href=" not in page.body
-    assert b"http" not in page.body
-    policy = page.headers["Content-Security-Policy"]
-    assert "default-src 'none'" in policy
-    assert "unsafe" not in policy
+async def test_whether_the_server_is_set_up_is_told_to_whoever_asks(site: Site, admin: Caller) -> None:
+    assert await site.nobody.ok("GET", "/setup") == {"needed": True}
+    await invited(admin)
+    assert await site.nobody.ok("GET", "/setup") == {"needed": False}
+
+
+async def test_whoever_likes_hears_where_he_may_sign_up(site: Site, admin: Caller) -> None:
+    number = (await admin.ok("GET", "/organizations/Manufacturer"))["number"]
+    assert (await site.nobody("GET", "/sign-up", organizationNumber=number)).code == "not_found"
+    await admin.ok("PATCH", "/organizations/Manufacturer", {"signUp": True})
+    told = await site.nobody.ok("GET", "/sign-up", organizationNumber=number)
+    assert told == {"organizationNumber": number, "name": "Manufacturer"}
+    for odd in ("0", "-1", "2147483648", "x", ""):
+        assert (await site.nobody("GET", "/sign-up", organizationNumber=odd)).code == "malformed"
+    assert (await site.nobody("GET", "/sign-up")).code == "malformed"
+
+
+async def test_a_user_has_another_address_by_the_password(site: Site, admin: Caller) -> None:
+    user = await invited(admin)
+    await site.nobody.ok("POST", "/invitations/accept", {"link": user["link"], "password": PASSWORD})
+    _, headers = await sign_in(site)
+    change = {"current": "a wrong password", "email": "New@Example.com"}
+    assert (await site.nobody("POST", "/email", change, headers)).code == "invalid"
+    changed = await site.nobody.ok("POST", "/email", change | {"current": PASSWORD}, headers=headers)
+    assert (changed["email"], changed["id"]) == ("new@example.com", user["id"])
+    assert (await site.nobody("GET", "/session", headers=headers)).status == 200
+    assert (await site.nobody("POST", "/session", {"email": EMAIL, "password": PASSWORD})).code == "unauthenticated"
+    assert (await site.nobody("POST", "/session", {"email": "new@example.com", "password": PASSWORD})).status == 201
+    assert (await admin("POST", "/email", change)).code == "conflict"
+
+
+async def test_the_session_says_whether_there_are_organizations_below(site: Site, admin: Caller) -> None:
+    assert not (await admin.ok("GET", "/session"))["organizationsBelow"]
+    below = await admin.ok("POST", "/organizations", {"name": "Customer"})
+    assert (await admin.ok("GET", "/session"))["organizationsBelow"]
+    customer = await site.caller(organization=UUID(below["id"]))
+    assert not (await customer.ok("GET", "/session"))["organizationsBelow"]
+    user = await site.caller(Role.USER)
+    session = await user.ok("GET", "/session")
+    assert (session["organization"], session["organizationsBelow"]) == (None, False)
+
+
+async def test_users_and_keys_are_searched(admin: Caller) -> None:
+    await invited(admin)
+    await admin.ok("POST", "/users", {"email": "grace@navy.example", "role": "user", "name": "Grace 100%_Hopper"})
+    for search, found in (
+        ("ADA@", [EMAIL]),
+        ("navy", ["grace@navy.example"]),
+        ("hopper", ["grace@navy.example"]),
+        ("0%_h", ["grace@navy.example"]),
+        ("%", ["grace@navy.example"]),
+        ("nobody", []),
+    ):
+        listed = await admin.ok("GET", "/users", search=search)
+        assert [each["email"] for each in listed["items"]] == found, search
+    made = await admin.ok("POST", "/keys", {"name": "Line 2", "permissions": ["devices:view"]})
+    assert [each["id"] for each in (await admin.ok("GET", "/keys", search="line"))["items"]] == [made["id"]]
+    assert [each["id"] for each in (await admin.ok("GET", "/keys", search=made["hint"]))["items"]] == [made["id"]]
+    assert (await admin.ok("GET", "/keys", search="line 3"))["items"] == []

@@ -165,3 +165,107 @@ async def test_a_claim_waits_for_its_device_where_the_profile_wants_it(admin: Ca
     answer = await admin("POST", "/static-tokens/claim", {"qr": qr})
     assert (answer.status, answer.json["device"]) == (202, None)
     assert answer.json["expiresAt"] is not None
+
+
+async def test_tokens_are_found_by_what_is_on_their_box(admin: Caller, profile: str) -> None:
+    await admin.ok("POST", "/static-tokens/import", SEED, profile=profile)
+    (numbered,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
+    await admin.ok("POST", "/static-tokens/units/reserve", {"profile": profile, "unit": "Unit-7"})
+
+    async def found(search: object, **more: object) -> list[str | None]:
+        return [each["name"] for each in (await admin.ok("GET", "/static-tokens", search=search, **more))["items"]]
+
+    everybody = [f"Temperature Sense Node {end}" for end in ("AGHJ", "KJGF", "CVBN")]
+    assert await found("temperature sense") == everybody
+    assert await found("sn000002") == ["Temperature Sense Node KJGF"]
+    assert await found("SN00000") == everybody
+    assert await found("2C:54") == []  # not unique: it is in no index
+    assert await found(numbered["number"]) == await found(numbered["id"]) == [None]
+    assert await found("unit") == ["Temperature Sense Node AGHJ"]
+    assert await found("SN00000", status="CLAIMED") == []
+    assert await found("SN00000", limit=2) == everybody[:2]
+    assert await found("%") == await found("_") == await found("\U0010fffe") == []
+    assert (await admin("GET", "/static-tokens", search="a\0b")).code == "malformed"
+
+
+async def test_batches_are_listed_newest_first_with_what_is_left_of_them(admin: Caller, profile: str) -> None:
+    assert await admin.ok("GET", "/static-tokens/batches") == {"items": [], "nextCursor": None}
+    made = [(await admin.ok("POST", "/static-tokens", {"profile": profile, "count": n}))["batch"] for n in (3, 1, 2)]
+    first, *_ = (await admin.ok("GET", "/static-tokens", batch=made[0]["id"]))["items"]
+    await admin.ok("DELETE", f"/static-tokens/{first['id']}")
+    last = (await admin.ok("GET", "/static-tokens", batch=made[2]["id"]))["items"][1]
+    qr = (await admin.ok("GET", f"/static-tokens/{last['id']}", open=True))["qrPayload"]
+    await admin.ok("POST", "/static-tokens/claim", {"qr": qr})
+
+    batches = (await admin.ok("GET", "/static-tokens/batches", profile="node"))["items"]
+    assert batches == (await admin.ok("GET", "/static-tokens/batches"))["items"]
+    assert [each["id"] for each in batches] == [each["id"] for each in reversed(made)]
+    told = [(each["made"], each["count"], each["claimed"], each["lastNumber"]) for each in batches]
+    assert told == [(2, 2, 1, made[2]["lastNumber"]), (1, 1, 0, 4), (3, 2, 0, 3)]
+    assert batches[2]["firstNumber"] == first["number"] + 1
+    assert (batches[0]["profile"], batches[0]["profileId"]) == ("node", profile)
+    page = await admin.ok("GET", "/static-tokens/batches", limit=2)
+    assert page["items"] == batches[:2]
+    assert (await admin.ok("GET", "/static-tokens/batches", cursor=page["nextCursor"]))["items"] == batches[2:]
+
+
+async def test_an_export_is_counted_before_it_is_made(admin: Caller) -> None:
+    fields = [*FIELDS, {"name": "Application Key", "type": "key128"}]
+    await admin.ok("POST", "/profiles", {"name": "keyed", "metadataFields": fields})
+    batch = (await admin.ok("POST", "/static-tokens", {"profile": "keyed", "count": 4}))["batch"]["id"]
+    counted = await admin.ok("GET", "/static-tokens/count", batch=batch)
+    names = ["Serial Number", "MAC address", "Application Key"]
+    assert counted == {"count": 4, "fields": names, "secretFields": ["Application Key"]}
+    assert (await admin.ok("GET", "/static-tokens/count", status="CLAIMED"))["count"] == 0
+    shown = (await admin.ok("GET", "/audit"))["items"]
+    assert "static_token.exported" not in [each["action"] for each in shown]
+
+
+async def test_a_key_is_not_guessed_by_its_beginning(admin: Caller) -> None:
+    fields = [{"name": "Secret", "type": "key128", "unique": True}, {"name": "Serial", "unique": True}]
+    await admin.ok("POST", "/profiles", {"name": "keyed", "metadataFields": fields})
+    given = b"Secret,Serial\r\n00112233445566778899AABBCCDDEEFF,0011\r\n"
+    assert (await admin.ok("POST", "/static-tokens/import", given, profile="keyed"))["imported"] == 1
+    assert len((await admin.ok("GET", "/static-tokens", search="0011"))["items"]) == 1  # by the serial number
+    assert (await admin.ok("GET", "/static-tokens", search="00112"))["items"] == []
+
+
+async def test_a_check_tells_rows_as_they_are_in_the_file(admin: Caller, profile: str) -> None:
+    ask = {"profile": profile, "dryRun": True, "excerpt": 2}
+    rows = b"".join(b"SN%d,x,\r\n" % number for number in range(10)) + b"SN3,\xff,\r\n"
+    report = await admin.ok("POST", "/static-tokens/import", b"Serial Number,MAC address,Device Name\r\n" + rows, **ask)
+    assert [(each["row"], each["line"], each["cells"]) for each in report["excerpt"]] == [
+        (1, 2, ["SN0", "x", ""]),
+        (2, 3, ["SN1", "x", ""]),
+        (11, 12, ["SN3", "�", ""]),
+    ]
+    wrong = await admin.ok("POST", "/static-tokens/import", b"serial,other\r\n1,2\r\n3,4\r\n5,6\r\n", **ask)
+    assert wrong["errorCount"] == 2
+    assert [each["cells"] for each in wrong["excerpt"]] == [["1", "2"], ["3", "4"]]
+    plain = await admin.ok("POST", "/static-tokens/import", SEED, profile=profile, dryRun=True)
+    assert plain["excerpt"] == []
+
+
+async def test_what_comes_of_a_claim_is_told_to_who_claims(site: Site, admin: Caller, profile: str) -> None:
+    await admin.ok("PATCH", f"/profiles/{profile}", {"twoSidedClaim": True})
+    (token,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
+    opened = await admin.ok("GET", f"/static-tokens/{token['id']}", open=True)
+    made = await admin.ok("POST", "/organizations", {"name": "Customer"})
+    customer = await site.caller(Role.ADMIN, UUID(made["id"]))
+    path = f"/static-tokens/claims/{token['id']}"
+    over = {"state": "over", "expiresAt": None, "device": None}
+    assert await customer.ok("GET", path) == over
+
+    begun = await customer.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
+    waiting = {"state": "waiting", "expiresAt": begun["expiresAt"], "device": None}
+    assert await customer.ok("GET", path) == waiting
+    assert await admin.ok("GET", path) == over  # it is not his
+    await site.space.rows("UPDATE pending_claim SET expires_at = now()")
+    assert await customer.ok("GET", path) == over
+
+    await site.space.rows("DELETE FROM pending_claim")
+    await site.space.rows("UPDATE device_profile SET two_sided_claim = false")
+    await customer.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
+    outcome = await customer.ok("GET", path)
+    assert (outcome["state"], outcome["device"]["holder"]) == ("claimed", "Customer")
+    assert (await admin.ok("GET", f"/static-tokens/{token['id']}"))["holder"] == "Customer"

@@ -1,3 +1,4 @@
+import json
 from uuid import uuid4
 
 from tests.admin.conftest import Caller, Site
@@ -59,3 +60,39 @@ async def test_a_test_says_what_came_of_it(admin: Caller, site: Site) -> None:
     tried = await admin.ok("POST", f"/webhooks/{made['id']}/test")
     assert (tried["delivered"], tried["status"]) == (False, None)
     assert "outgoing_private" in tried["error"]
+    assert tried["seconds"] >= 0
+
+
+async def test_what_was_sent_is_shown_and_what_would_be_sent_again_is_counted(admin: Caller, site: Site) -> None:
+    made = await admin.ok("POST", "/webhooks", {"url": URL})
+    path, event = f"/webhooks/{made['id']}", uuid4()
+    await site.space.rows(
+        "INSERT INTO event (id, type, organization_id, payload, created_at)"
+        " SELECT $1, 'device.claimed', id, '{\"name\":\"<b>\"}', '2026-11-23T01:02:03Z' FROM organization LIMIT 1",
+        event,
+    )
+    assert (await admin("GET", f"{path}/deliveries/{event}")).code == "not_found"
+    assert await admin.ok("POST", path + "/replay", {"event": str(event), "dryRun": True}) == {"replayed": 1}
+    assert (await admin.ok("GET", path + "/deliveries"))["items"] == []
+    span = {"since": "2026-11-23T00:00:00Z", "dryRun": True}
+    assert await admin.ok("POST", path + "/replay", span) == {"replayed": 1}
+    assert await admin.ok("POST", path + "/replay", span | {"until": "2026-11-23T01:00:00Z"}) == {"replayed": 0}
+    assert await admin.ok("POST", path + "/replay", {"dead": True, "dryRun": True}) == {"replayed": 0}
+    audited = (await admin.ok("GET", "/audit", action="webhook.replayed"))["items"]
+    assert audited == []
+
+    assert await admin.ok("POST", path + "/replay", {"event": str(event)}) == {"replayed": 1}
+    shown = await admin.ok("GET", f"{path}/deliveries/{event}")
+    (listed,) = (await admin.ok("GET", path + "/deliveries"))["items"]
+    assert shown == listed | {"body": shown["body"]}
+    assert json.loads(shown["body"]) == {
+        "id": str(event),
+        "type": "device.claimed",
+        "timestamp": "2026-11-23T01:02:03Z",
+        "data": {"name": "<b>"},
+    }
+    assert await admin.ok("POST", path + "/replay", span) == {"replayed": 0}  # it waits already
+    await site.space.rows("UPDATE webhook_delivery SET state = 'dead'")
+    assert await admin.ok("POST", path + "/replay", {"dead": True, "dryRun": True}) == {"replayed": 1}
+    assert [each["id"] for each in (await admin.ok("GET", path + "/deliveries", state="dead"))["items"]] == [str(event)]
+    assert (await admin("GET", path + "/deliveries/x")).code == "not_found"

@@ -48,6 +48,8 @@ async def test_a_session_from_its_request_to_its_end(admin: Caller, site: Site, 
         "successRate": 1.0,
         "averageDuration": done["duration"],
         "commonestError": None,
+        "error": None,
+        "remedy": None,
     }
     since = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
     assert (await admin.ok("GET", "/wifi-sessions/summary", since=since))["total"] == 0
@@ -56,6 +58,10 @@ async def test_a_session_from_its_request_to_its_end(admin: Caller, site: Site, 
     assert (again["reprovisioning"], again["deviceId"]) == (True, made["id"])
     failed = await admin.ok("POST", f"/wifi-sessions/{again['id']}/fail", {"error": "device_not_found"})
     assert (failed["state"], failed["lastError"]) == ("FAILED", "device_not_found")
+    assert failed["error"] == "The phone found no access point of a device."
+    assert "button" in failed["remedy"]
+    told = await admin.ok("GET", "/wifi-sessions/summary")
+    assert (told["commonestError"], told["error"]) == ("device_not_found", failed["error"])
     assert await access.with_token(again["token"], PEER) is Denial.CREDENTIALS
     assert isinstance(await access.with_token(token, PEER), Authenticated)
 
