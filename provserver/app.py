@@ -179,7 +179,8 @@ def _supervise(config: Config, on_ready: OnReady) -> int:
             for name, own_socket in early.items():
                 main = partial(_monitor_alone, config, url, own_socket, page)
                 if name == "admin":
-                    main = partial(_administer_alone, config, url, own_socket, page, limits)
+                    devices = {each: made[0].getsockname()[:2] for each, made in sockets.items()}
+                    main = partial(_administer_alone, config, url, own_socket, page, limits, devices)
                 others = [each for each in bound if each is not own_socket]
                 operators[name] = _told(supervisor.start(name, _child(main, others), late=name == "metrics"))
             for n in range(config.workers):
@@ -329,7 +330,8 @@ async def _work(
         if admin is not None:
             addresses["admin"] = join_address(*admin.getsockname()[:2])
             # Loading it takes longer than all the rest: who connects meanwhile waits in the kernel's queue.
-            administering = _administer(config, url, admin, stop, limits)
+            devices = {name: split_address(each, name) for name, each in addresses.items() if name not in _EARLY}
+            administering = _administer(config, url, admin, stop, limits, devices)
             beside.append(asyncio.create_task(_go_on_without("the admin API", administering, admin)))
         if watched is not None:
             addresses["metrics"] = join_address(*watched.getsockname()[:2])
@@ -386,13 +388,19 @@ def _early_socket(config: Config, name: str) -> socket.socket | None:
 
 
 async def _administer_alone(
-    config: Config, url: str, admin: socket.socket, page: metrics.Page, limits: Limits, report: Report
+    config: Config,
+    url: str,
+    admin: socket.socket,
+    page: metrics.Page,
+    limits: Limits,
+    addresses: Mapping[str, tuple[str, int]],
+    report: Report,
 ) -> None:
     stop = _stop_signal()
     slot = page.join("admin")
     slot.start()
     report(join_address(*admin.getsockname()[:2]))
-    await _administer(config, url, admin, stop, limits)
+    await _administer(config, url, admin, stop, limits, addresses)
     slot.stop()
 
 
@@ -420,12 +428,24 @@ async def _monitor(config: Config, url: str, watched: socket.socket, page: metri
         await stop.wait()
 
 
-async def _administer(config: Config, url: str, admin: socket.socket, stop: asyncio.Event, limits: Limits) -> None:
-    """Serve operators, on connections to the database of their own: what they ask holds up no device."""
+async def _administer(
+    config: Config,
+    url: str,
+    admin: socket.socket,
+    stop: asyncio.Event,
+    limits: Limits,
+    addresses: Mapping[str, tuple[str, int]],
+) -> None:
+    """Serve operators, on connections to the database of their own: what they ask holds up no device.
+
+    addresses: where devices are served, by listener.
+    """
     memory.settle()
-    for name in ("build", "listener"):
+    for name in ("build", "listener", "console.pages"):
         await asyncio.to_thread(import_module, f"provserver.admin.{name}")
     from provserver.admin.build import build
+    from provserver.admin.console.console import Console
+    from provserver.admin.console.pages import PAGES
     from provserver.admin.listener import AdminListener
 
     async with AsyncExitStack() as stack:
@@ -439,7 +459,9 @@ async def _administer(config: Config, url: str, admin: socket.socket, stop: asyn
         await _deliver(config, opened, space, stack)
         await _run_jobs(config, space, stack)
         api = build(space, config, limits.people)
-        listener = AdminListener(api, hosts=config.admin_hosts, proxies=config.admin_proxies)
+        authority = config.certificate_path.with_name("ca.pem").exists()
+        console = Console(api, PAGES, addresses, authority=authority)
+        listener = AdminListener(api, console, hosts=config.admin_hosts, proxies=config.admin_proxies)
         stack.push_async_callback(listener.stop, config.drain_timeout)
         await listener.start(*split_address(config.admin, "admin"), sock=admin)
         await stop.wait()

@@ -1,0 +1,1 @@
+"""The web console: pages for people, made of what the admin API answers them."""
