@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from provserver.errors import Refused
-from provserver.services.devices import AttributeChange
+from provserver.services.devices import DeviceChange
 from provserver.services.profiles import ProfileChange
 from tests.conformance.bench import until
 from tests.conformance.channels import model
@@ -215,7 +215,7 @@ class _Play:
         devices, name = self._operator.devices, self._stage.values.tag
         match step:
             case model.Change():
-                change = AttributeChange(step.shared, step.server, step.delete_shared)
+                change = DeviceChange(step.shared, step.server, step.delete_shared)
                 await devices.update(self._text(step.name), change)
             case model.Do(Act.REVOKE):
                 await devices.revoke(name)
