@@ -87,7 +87,7 @@ async def begin_restore(connection: Connection, backup: str) -> None:
     The mark is a schema of its own: it needs no more than owning the database, and no dump brings or removes it.
     """
     await connection.execute(f"CREATE SCHEMA {_RESTORE}")
-    await connection.execute(f"COMMENT ON SCHEMA {_RESTORE} IS '{int(backup, 16):x}'")
+    await connection.execute(f"COMMENT ON SCHEMA {_RESTORE} IS '{int(backup, 16):0{len(backup)}x}'")
 
 
 async def restoring(connection: Connection) -> str | None:

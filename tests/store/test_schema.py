@@ -149,6 +149,15 @@ async def test_a_migration_that_was_changed_after_it_was_applied_is_refused(
     assert "newer" not in await tables(bare)
 
 
+async def test_a_restore_is_known_by_its_backup_whatever_digits_it_begins_with(bare: Database) -> None:
+    backup = "00c4" + "5e" * 30
+    async with bare.transaction() as connection:
+        await schema.begin_restore(connection, backup)
+        assert await schema.restoring(connection) == backup
+        await schema.end_restore(connection)
+        assert await schema.restoring(connection) is None
+
+
 async def test_a_database_of_a_newer_release_is_refused(bare: Database, release: list[Migration]) -> None:
     release.append(NEWER)
     await schema.upgrade(bare)
