@@ -31,8 +31,8 @@ _FILE: tuple[Place, ...] = ()
 PLACES: dict[str, tuple[Place, ...]] = {
     "/sign-in": (Place("/sign-in", NOBODY),),
     "/set-up": (Place("/set-up", NOBODY),),
-    "/invitation": (Place("/invitation", NOBODY),),
-    "/password-reset": (Place("/password-reset", NOBODY),),
+    "/invitation": (Place("/invitation#a-link-that-is-good-once", NOBODY, "invitation"),),
+    "/password-reset": (Place("/password-reset#a-link-that-is-good-once", NOBODY, "password-reset"),),
     "/sign-up": (Place("/sign-up", NOBODY),),
     "/account": (Place("/account"), Place("/account", CUSTOMER, "account-customer")),
     "/users": (Place("/users"),),
