@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
+from asyncpg import InterfaceError, PostgresError
+
 from provserver.core import ids
 from provserver.core.secrets import KEY_LENGTH, ServerKeys, Unsealable
 from provserver.errors import Conflict, Misconfigured, NotFound, Unavailable
@@ -166,7 +168,11 @@ class KeyRotation:
         try:
             if not await server_keys.lock(connection, wait=False):
                 raise Conflict("Another `provserver keys` is at work. Wait for it, or end it.")
-            yield
+            try:
+                yield
+            finally:
+                with suppress(OSError, InterfaceError, PostgresError):  # it is gone, and the lock with it
+                    await server_keys.unlock(connection)  # who ends a connection does not hear when it has ended
         finally:
             connection.terminate()
 

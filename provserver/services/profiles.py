@@ -267,11 +267,12 @@ class Profiles:
             profile = await self._find(connection, reference)
             keys = await store.keys(connection, profile.id)
             tokens = await store.count_static_tokens(connection, profile.id)
+            devices = await store.count_devices(connection, profile.id)  # of one they are the present ones
             trusted = await store.authorities(connection, profile.id)
         return ProfileDetails(
             profile,
             tuple(row.key for row in keys),
-            (await self._counts.get()).get(profile.id, 0),
+            devices,
             tuple(map(authority.facts, trusted)),
             {row.key: row.budget for row in keys if row.budget is not None},
             {row.key: row.uses for row in keys if _is_counted(row)},

@@ -69,6 +69,11 @@ async def lock(connection: Connection, *, wait: bool) -> bool:
     return held
 
 
+async def unlock(connection: Connection) -> None:
+    """Be it no more."""
+    await connection.execute("SELECT pg_advisory_unlock($1)", _LOCK)
+
+
 async def versions(connection: Connection) -> list[Version]:
     """All that there ever were, oldest first."""
     rows = await connection.fetch("SELECT version, state FROM server_key WHERE purpose = 'digest' ORDER BY version")

@@ -2,7 +2,7 @@ from uuid import UUID
 
 from provserver.core.csvfile import DeviceRow
 from provserver.services.device_counts import KEPT, DeviceCounts
-from provserver.services.profiles import ProfileChange
+from provserver.services.profiles import ProfileChange, Profiles
 from tests.conftest import Space
 
 
@@ -40,3 +40,13 @@ async def test_many_are_counted_once_a_minute(space: Space) -> None:
     assert await counts.get() == {three: 3}
     now += 1
     assert sum((await counts.get()).values()) == 5
+
+
+async def test_a_profile_that_is_shown_is_counted_by_itself(space: Space) -> None:
+    counts = DeviceCounts(space.database, lambda: 1000.0, large=1)
+    profiles = Profiles(space.database, space.keys, space.organization_id, counts=counts)
+    await profile(space, "three", 3)
+    assert sum((await counts.get()).values()) == 3
+    await profile(space, "two", 2)
+
+    assert (await profiles.show("two")).device_count == 2
