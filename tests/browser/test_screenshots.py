@@ -1,4 +1,4 @@
-"""Every page, light and dark, at a desk and on a phone: it fits, and a picture of it is kept for who wants to look."""
+"""Every page, light and dark, at a desk and on a phone: it fits, is for everybody (axe-core), and has its picture."""
 
 import io
 import json
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.browser import looks
+from tests.browser import axe, looks
 from tests.browser.conftest import Gallery
 from tests.browser.person import SCHEMES
 from tests.browser.places import ALL, PLACES, Place, shown
@@ -16,6 +16,9 @@ from tests.browser.seed import World
 
 TALLEST = {"desktop": 1600, "phone": 1688}
 """Pixels of a page that the docs show."""
+
+RULES: dict[str, tuple[str, ...]] = {"light": (), "dark": ("color-contrast", "link-in-text-block")}
+"""Of axe-core: all, and those for which colours count."""
 
 GAP = 16
 LARGEST = 60_000
@@ -36,7 +39,8 @@ async def test_a_page_looks_as_it_should(place: Place, world: World, gallery: Ga
         for scheme in SCHEMES:
             await person.wears(scheme)
             await looks.settle(person.page)
-            if found := [*person.faults, *await looks.faults(person.page)]:
+            problems = await axe.problems(person, *RULES[scheme])
+            if found := [*person.faults, *await looks.faults(person.page), *problems]:
                 wrong[f"{size} {scheme}"] = found
             person.faults.clear()
             picture = await person.page.screenshot(full_page=True)
