@@ -1,5 +1,7 @@
 // What happens, as it happens: server-sent events as lines of a list. All of them are texts: nothing is read as HTML.
 
+const SPELT = {COAP: "CoAP", BLYNK: "Blynk"};
+
 const MOST = 60; // lines
 const AT_ONCE = 12; // lines of a second: of more, the newest are shown
 const PATIENCE = [2, 5, 10, 30]; // seconds before the next try, when the browser gives up
@@ -34,7 +36,7 @@ const LINES = {
     const name = event.deviceName || "a device without a name";
     const said = [link(`${base}/attempts/${encodeURIComponent(event.id)}`, name)];
     if (event.profile) said.push(` of ${event.profile}`);
-    said.push(` over ${event.transport}`);
+    said.push(` over ${SPELT[event.transport] ?? event.transport}`);
     if (event.reason) said.push(`: ${words(event.reason)}`);
     return [badge, said];
   },
