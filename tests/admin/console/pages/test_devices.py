@@ -160,6 +160,9 @@ async def test_attributes_are_written_and_removed(visitor: Visitor, profile: str
 async def test_credentials_are_rotated_revoked_and_rearmed(visitor: Visitor, profile: str) -> None:
     device = await make(visitor, profile)
     at = f"/devices/{device['id']}"
+    asked = await visitor.get(f"{at}/credentials")
+    assert "The present credentials are lost now, without an overlap" in asked.text  # without one it asks first
+    assert '<option value="0"' not in asked.html
     rotated = await visitor.post(f"{at}/rotate", overlap="3600")
     (following,) = set(tokens(rotated))
     assert following != device["accessToken"]
