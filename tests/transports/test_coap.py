@@ -62,6 +62,7 @@ class Site:
         self.port = port
         self.service = made
         self.client = client
+        self._ports: set[int] = set()
 
     @property
     def uri(self) -> str:
@@ -92,8 +93,16 @@ class Site:
 
     @asynccontextmanager
     async def datagrams(self) -> AsyncIterator[Datagrams]:
+        """A client on a port that none had before: the listener remembers what it answered to a port's message ids,
+        and each test begins with the same ones."""
         loop = asyncio.get_running_loop()
-        transport, protocol = await loop.create_datagram_endpoint(Datagrams, remote_addr=("127.0.0.1", self.port))
+        while True:
+            transport, protocol = await loop.create_datagram_endpoint(Datagrams, remote_addr=("127.0.0.1", self.port))
+            port = transport.get_extra_info("sockname")[1]
+            if port not in self._ports:
+                break
+            transport.close()
+        self._ports.add(port)
         yield protocol
         transport.close()
 
