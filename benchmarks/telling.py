@@ -59,7 +59,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="questions with this text")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="telling-") as folder:
-        server = Server(Path(folder) / "data", env=UNLIMITED, tls=True)
+        server = Server(Path(folder) / "data", env=UNLIMITED, tls=True, fresh=True)
         with server:
             return asyncio.run(measure(server, arguments.pairs, arguments.only))
 

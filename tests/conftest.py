@@ -183,7 +183,7 @@ async def space(database: Database, tmp_path: Path) -> AsyncIterator[Space]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server process of the run, on its embedded Postgres, with all its listeners."""
-    with Server(tmp_path_factory.mktemp("server") / "data", tls=True) as running:
+    with Server(tmp_path_factory.mktemp("server") / "data", tls=True, fresh=True) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ COUNT = 30
 def main() -> int:
     """Run the demo; returns the fleet's exit code, 0 only if every device got its credentials."""
     with tempfile.TemporaryDirectory(prefix="provserver-demo-") as directory:
-        with Server(Path(directory) / "data") as server:
+        with Server(Path(directory) / "data", fresh=True) as server:
             profile = server.cli("profile", "create", "demo")
             addresses = [f"--{name}={address}" for name, address in server.devices.items()]
             command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", str(COUNT), "--transport", "mix"]

@@ -1,20 +1,25 @@
 """A real `provserver serve` in a process of its own, on free ports, for tests and the demo."""
 
+import atexit
+import functools
 import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from tests.commands import commands
+from tests import processes
+from tests.processes import Process
 
 START_LIMIT = 60.0
 STOP_LIMIT = 30.0
@@ -55,9 +60,9 @@ def children(pid: int) -> list[int]:
 
 def _quiet_port() -> int:
     """A free port that the kernel lends to no client, nor another process of the run takes."""
-    first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 6 * 2_000
+    first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12 * 1_000
     while True:
-        port = random.randrange(first, first + 2_000)
+        port = random.randrange(first, first + 1_000)
         with socket.socket() as stream, socket.socket(type=socket.SOCK_DGRAM) as datagram:
             try:
                 stream.bind(("127.0.0.1", port))
@@ -67,13 +72,39 @@ def _quiet_port() -> int:
             return port
 
 
+@functools.cache
+def _cluster() -> Path | None:
+    """A Postgres cluster with a server's database, its schema up to date and nothing else in it, to be copied.
+
+    None where it belongs to another user, who must own the copies too.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="cluster"))
+    atexit.register(shutil.rmtree, directory)
+    made = processes.provserver().run(
+        ["db", "upgrade", "--data-dir", str(directory)], os.environ | mode(), None, COMMAND_LIMIT
+    )
+    if made.returncode:
+        raise CommandFailed(made.returncode, made.stderr)
+    cluster = directory / "postgres"
+    return None if cluster.is_symlink() or cluster.stat().st_uid != os.geteuid() else cluster
+
+
 class Server:
     """Starts, stops and kills the server; the addresses are "host:port".
 
     tls: with a development CA, and the listeners that need it. env: beside what the mode of the run demands.
+    fresh: as an operator starts it, from nothing, with a Python of its own. Else, which is far quicker, it is forked
+    from one that has the code loaded, and an embedded Postgres begins with a copy of a database that was made before.
     """
 
-    def __init__(self, data_dir: Path, *options: str, env: dict[str, str] | None = None, tls: bool = False) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *options: str,
+        env: dict[str, str] | None = None,
+        tls: bool = False,
+        fresh: bool = False,
+    ) -> None:
         self.data_dir = data_dir
         self.options = options
         self.ca = data_dir / "tls" / "ca.pem"
@@ -81,7 +112,8 @@ class Server:
         self.env = os.environ | mode() | UNLIMITED | {"PROVSERVER_LOG_FORMAT": "json"} | (env or {})
         self.log_file = data_dir.with_name(data_dir.name + ".log")
         self.addresses: dict[str, str] = {}
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | Process | None = None
+        self._fresh = fresh
         self._ready_file = data_dir.with_name(data_dir.name + ".ready.json")
 
     @property
@@ -131,17 +163,26 @@ class Server:
         if "https" in self._names and not self.ca.exists():
             self.cli("ca", "init")
         if restartable and not self.addresses:
-            self.addresses = {name: f"127.0.0.1:{_quiet_port()}" for name in self._names}
+            ports: set[int] = set()
+            while len(ports) < len(self._names):
+                ports.add(_quiet_port())
+            self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(self._names, ports, strict=True)}
         listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in self._names}
-        command = [sys.executable, "-m", "provserver", "serve", *self._data, "--ready-file", str(self._ready_file)]
+        command = ["serve", *self._data, "--ready-file", str(self._ready_file)]
         for name, address in listeners.items():
             command += [f"--{name}", address]
+        command += self.options
+        self._furnish()
         with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen([*command, *self.options], stdout=log, stderr=log, env=self.env)
+            if self._fresh:
+                command = [sys.executable, "-m", "provserver", *command]
+                self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.env)
+            else:
+                self.process = processes.provserver().start(command, self.env, log.fileno(), log.fileno())
         deadline = time.monotonic() + START_LIMIT
         while not self._ready_file.exists():
-            if self.process.poll() is not None:
-                raise CommandFailed(self.process.returncode, self.log)
+            if (code := self.process.poll()) is not None:
+                raise CommandFailed(code, self.log)
             if time.monotonic() > deadline:
                 self.kill()
                 raise TimeoutError(f"not ready after {START_LIMIT} s: {self.log}")
@@ -177,7 +218,15 @@ class Server:
 
     def run(self, *arguments: str, input_: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command on the server's database as it is."""
-        return commands().run([*arguments, *self._data], self.env, input_, COMMAND_LIMIT)
+        return processes.provserver().run([*arguments, *self._data], self.env, input_, COMMAND_LIMIT)
+
+    def _furnish(self) -> None:
+        """Put the copy of a cluster where there would be made one."""
+        cluster = self.data_dir / "postgres"
+        own = "--database-url" in self.options or self.env.get("PROVSERVER_DATABASE_URL")
+        if not self._fresh and not own and not cluster.exists() and (made := _cluster()) is not None:
+            self.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            subprocess.run(["cp", "-a", str(made), str(cluster)], check=True)
 
     @property
     def _supervised(self) -> bool:

@@ -202,7 +202,7 @@ def test_a_listener_may_be_off(served: Server, tmp_path: Path) -> None:
 
 
 async def test_the_data_outlive_stops_and_power_cuts(tmp_path: Path) -> None:
-    server = Server(tmp_path / "data")
+    server = Server(tmp_path / "data", fresh=True)
     await asyncio.to_thread(server.start)
     try:
         async with workspace.workspace(Config(data_dir=server.data_dir)) as space:

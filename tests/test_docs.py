@@ -63,7 +63,7 @@ def test_the_examples_are_what_happens(tmp_path: Path, tool: object, page: str, 
     for program in ("curl", "mosquitto_rr", "coap-client-notls"):
         tool(program)
     assert len(examples(page)) >= number
-    with Server(tmp_path / "provserver-data") as server:
+    with Server(tmp_path / "provserver-data", fresh=True) as server:
         for command, printed in examples(page):
             assert without_randomness(run(server, command)) == without_randomness(printed), command
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml  # type: ignore[import-untyped]
 from prometheus_client.parser import text_string_to_metric_families
 
 from provserver.config import Config
+from tests import processes
 from tests.server import Server, children
 
 ROOT = Path(__file__).parent.parent
@@ -88,9 +88,9 @@ def test_systemd_hears_that_it_is_ready_and_alive(server: Server, told: socket.s
 def test_what_workers_count_is_added_up_and_outlives_them(server: Server) -> None:
     server.cli("profile", "create", "sensors", "--key", "key", "--secret", "secret")
     addresses = [f"--{name}={server.addresses[name]}" for name in ("http", "mqtt", "coap")]
-    command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", "30", "--transport", "mix", *addresses]
-    command += ["--telemetry", "1", "--key", "key", "--secret", "secret"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    words = ["fleet", "--count", "30", "--transport", "mix", *addresses]
+    words += ["--telemetry", "1", "--key", "key", "--secret", "secret"]
+    done = processes.firmware_sim().run(words, os.environ, None, 300)
     assert done.returncode == 0, done.stdout + done.stderr
     success, accepted = ("provserver_provisions_total", "success"), "provserver_authentications_total"
     until(lambda: total(scrape(server), success[0], outcome=success[1]) == 30)

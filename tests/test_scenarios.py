@@ -3,8 +3,6 @@
 import json
 import os
 import secrets
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests import processes
 from tests.server import Server
 
 DIRECTORY = Path(__file__).parents[1] / "config" / "scenarios"
@@ -53,13 +52,11 @@ class Theatre:
 
     def play(self, name: str, scale: float, time_scale: float, *more: str) -> Played:
         picture = self.directory / f"{name}.svg"
-        command = [sys.executable, "-m", "firmware_sim", "fleet", "--scenario", str(DIRECTORY / f"{name}.toml")]
-        command += [f"--{each}={address}" for each, address in self.server.devices.items()]
-        command += ["--scale", str(scale), "--time-scale", str(time_scale), "--svg", str(picture), "--json"]
-        command += ["--ca", str(self.server.ca), "--api", self.server.admin, "--template", self.template, *more]
-        done = subprocess.run(
-            command, env=os.environ | self.secrets, capture_output=True, text=True, timeout=300, check=False
-        )
+        words = ["fleet", "--scenario", str(DIRECTORY / f"{name}.toml")]
+        words += [f"--{each}={address}" for each, address in self.server.devices.items()]
+        words += ["--scale", str(scale), "--time-scale", str(time_scale), "--svg", str(picture), "--json"]
+        words += ["--ca", str(self.server.ca), "--api", self.server.admin, "--template", self.template, *more]
+        done = processes.firmware_sim().run(words, os.environ | self.secrets, None, 300)
         assert done.stdout, done.stderr
         for secret in self.secrets.values():
             assert secret not in done.stdout + done.stderr

@@ -1,9 +1,9 @@
 """The seed's WiFi story, with three processes: the server, a device in its own network, and the phone's side."""
 
 import json
+import os
 import socket
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import pytest
 
+from tests import processes
 from tests.server import Server
 
 LIMIT = 120.0
@@ -44,11 +45,11 @@ class Device:
             **more,
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value) if word]
-        self._command = [sys.executable, "-m", "firmware_sim", "wifi", *words]
+        self._words = ["wifi", *words]
 
     def __enter__(self) -> Self:
         with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log)
+            self._process = processes.firmware_sim().start(self._words, os.environ, log.fileno(), log.fileno())
         while not self._ready_file.exists():
             with suppress(subprocess.TimeoutExpired):
                 pytest.fail(f"it ended with {self._process.wait(0.02)}: {self.log_file.read_text()}")

@@ -8,7 +8,6 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +17,7 @@ import asyncpg
 import pytest
 
 from provserver.store.embedded import connectable
+from tests import processes
 from tests.conformance.clients.mqtt import V3_1_1, Connect, Pingreq, encode
 from tests.server import CommandFailed, Server, children
 from tests.services.conftest import Lock
@@ -122,9 +122,9 @@ def served(peers: list[socket.socket], message_id: int) -> set[socket.socket]:
 def fleet(server: Server, count: int, transport: str) -> None:
     """Provision so many devices, which come back and send something."""
     addresses = [f"--{name}={address}" for name, address in server.devices.items()]
-    command = [sys.executable, "-m", "firmware_sim", "fleet", "--count", str(count), "--transport", transport]
-    command += [*addresses, "--telemetry", "1", "--key", "key", "--secret", "secret", "--ca", str(server.ca)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    words = ["fleet", "--count", str(count), "--transport", transport]
+    words += [*addresses, "--telemetry", "1", "--key", "key", "--secret", "secret", "--ca", str(server.ca)]
+    done = processes.firmware_sim().run(words, os.environ, None, 300)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -124,7 +124,7 @@ def test_a_certificate_that_is_not_there_is_told(cli: Cli, profile: str, tmp_pat
 
 @pytest.mark.parametrize("command", ["show", "rearm", "revoke", "delete"])
 def test_a_device_that_is_not_there_is_refused_with_the_fix(cli: Cli, command: str) -> None:
-    assert "provserver device list" in cli.refused("device", command, "no such device")
+    assert "Look in the list of devices" in cli.refused("device", command, "no such device")
 
 
 @pytest.mark.parametrize("command", ["show", "rearm", "delete"])
@@ -145,7 +145,7 @@ def test_a_profile_that_is_not_there_is_refused_with_the_fix(cli: Cli, command: 
     csv.write_text("name\na\n")
     arguments = [str(csv) if argument == "-" else argument for argument in command]
 
-    assert "provserver profile list" in cli.refused("device", *arguments, "--profile", "no such profile")
+    assert "Look in the list of profiles" in cli.refused("device", *arguments, "--profile", "no such profile")
 
 
 def test_a_device_is_rearmed_and_deleted(cli: Cli, profile: str) -> None:

@@ -217,7 +217,7 @@ def test_tokens_that_were_exported_are_not_for_the_line(cli: Cli, line: str, tmp
 
 @pytest.mark.parametrize("command", [("write", "--unit", "a", "--nvs", "/tmp/a"), ("status",), ("fail", "--unit", "a")])
 def test_a_profile_that_is_not_there_is_told(cli: Cli, command: tuple[str, ...]) -> None:
-    assert "provserver profile list" in cli.refused("eol", *command, "--profile", "no such profile")
+    assert "Look in the list of profiles" in cli.refused("eol", *command, "--profile", "no such profile")
 
 
 def test_a_station_that_is_killed_leaves_the_token_with_its_unit(cli: Cli, line: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 
-from provserver.services.profiles import UNPROVEN
+from provserver.core.profilechange import UNPROVEN
 from tests import pki
 from tests.cli.conftest import Cli
 from tests.pki import Authority
@@ -281,7 +281,7 @@ def test_keys_are_added_and_removed(cli: Cli, name: str) -> None:
     assert cli.json("profile", "show", name)["provisionDeviceKeys"] == keys
     assert cli.json("profile", "key", "remove", name, first) == {"provisionDeviceKey": first}
     assert cli.json("profile", "show", name)["provisionDeviceKeys"] == keys[1:]
-    assert "provserver profile show" in cli.refused("profile", "key", "remove", name, first)
+    assert "Look at those that it has" in cli.refused("profile", "key", "remove", name, first)
     assert "Choose another" in cli.refused("profile", "key", "add", name, "--key", f"key {name}")
 
 
@@ -290,7 +290,7 @@ def test_a_profile_is_deleted(cli: Cli, name: str) -> None:
 
     assert cli.json("profile", "delete", made["templateId"])["id"] == made["id"]
 
-    assert "provserver profile list" in cli.refused("profile", "show", name)
+    assert "Look in the list of profiles" in cli.refused("profile", "show", name)
 
 
 def test_a_profile_with_devices_is_not_deleted(cli: Cli, profile: str) -> None:

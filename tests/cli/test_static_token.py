@@ -94,7 +94,7 @@ def test_secrets_are_shown_to_who_asks_for_them_alone(cli: Cli, nodes: str) -> N
 
 @pytest.mark.parametrize("arguments", [("create",), ("import", "/dev/null"), ("list",)], ids=lambda a: a[0])
 def test_a_profile_that_is_not_there_is_refused(cli: Cli, arguments: tuple[str, ...]) -> None:
-    assert "provserver profile list" in cli.refused("token", *arguments, "--profile", "no such profile")
+    assert "Look in the list of profiles" in cli.refused("token", *arguments, "--profile", "no such profile")
 
 
 @pytest.mark.parametrize("command", ["show", "delete", "unclaim", "disclaim"])

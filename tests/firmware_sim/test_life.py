@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from tests import processes
 from tests.firmware_sim.test_cli import Result, simulate
+from tests.processes import Process
 from tests.server import Server, _quiet_port
 
 TLS = ("https", "mqtts", "coaps")
@@ -173,10 +174,9 @@ def test_on_another_way_than_it_was_provisioned_on(house: House) -> None:
 class Running:
     """A device's process, and what it says."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout
+    def __init__(self, process: Process, stdout: asyncio.StreamReader) -> None:
         self.process = process
-        self.stdout = process.stdout
+        self.stdout = stdout
         self.said = ""
 
     async def until(self, words: str) -> None:
@@ -191,23 +191,26 @@ class Running:
     async def end(self) -> int:
         """Its exit code, once it has ended."""
         self.said += (await self.stdout.read()).decode()
-        return await self.process.wait()
+        return await asyncio.to_thread(self.process.wait)
 
 
 @asynccontextmanager
 async def running(house: House, way: str, *arguments: str | Path) -> AsyncIterator[Running]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-W", "error", "-m", "firmware_sim", *house.arguments(way), *map(str, arguments)),
-        env={**os.environ, **house.environment, "COLUMNS": "200"},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
+    words = [*house.arguments(way), *map(str, arguments)]
+    environment = {**os.environ, **house.environment, "COLUMNS": "200"}
+    reading, writing = os.pipe()
+    process = processes.firmware_sim().start(words, environment, writing, writing)
+    os.close(writing)
+    stdout = asyncio.StreamReader()
+    heard, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stdout), os.fdopen(reading, "rb")
     )
     try:
-        yield Running(process)
+        yield Running(process, stdout)
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process.kill()
+        await asyncio.to_thread(process.wait)
+        heard.close()
 
 
 @pytest.mark.parametrize("way", ["http", "mqtt", "coap", "coaps-psk", "coap+oscore"])

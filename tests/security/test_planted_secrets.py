@@ -53,7 +53,7 @@ class Planted:
 def server(tmp_path: Path) -> Iterator[Server]:
     """One that tells all it can: every listener, at the level of debugging."""
     options = ("--metrics", "127.0.0.1:0")
-    with Server(tmp_path / "data", *options, env={"PROVSERVER_LOG_LEVEL": "debug"}, tls=True) as running:
+    with Server(tmp_path / "data", *options, env={"PROVSERVER_LOG_LEVEL": "debug"}, tls=True, fresh=True) as running:
         yield running
 
 
