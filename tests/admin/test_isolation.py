@@ -301,6 +301,14 @@ OF_OTHERS: dict[Role, dict[str, int]] = {
 }
 """What is for everybody with his own things, and not with others'."""
 
+BESIDE = {
+    *("POST /organizations", "POST /users", "POST /keys", "POST /request-keys", "POST /webhooks", "POST /explain"),
+    *("POST /profiles", "POST /profiles/import", "POST /profiles/{profile}/clone", "POST /audit/verify"),
+    *("POST /devices", "POST /devices/import", "POST /static-tokens", "POST /static-tokens/import"),
+    "POST /wifi-sessions",
+}
+"""What makes something new, or nothing, and leaves a victim as it is for the next."""
+
 NOTHING_TO_SAY = {
     "GET /jobs",
     "POST /devices/bulk",
@@ -522,7 +530,7 @@ async def test_roles_may_what_they_may_and_no_more(world: World, caller: str) ->
         if used:
             victim = await world.victim("a")
         answer = await world.ask(caller, route, victim)
-        used = route.method != "GET"
+        used = route.method != "GET" and answer.status < 300 and key(route) not in BESIDE
         told = (key(route), answer.status, answer.body)
         expected = REFUSED_ALL_THE_SAME.get(key(route))
         if above:

@@ -15,6 +15,13 @@ from tests.admin.conftest import Caller, Site
 EXAMPLES = os.environ.get("PROVSERVER_TEST_EXAMPLES", "1")
 """For each operation and phase; 20 take a quarter of an hour."""
 
+ENVIRONMENT = {
+    "PATH": os.environ["PATH"],
+    "PYTHONPATH": str(Path.cwd()),
+    "SCHEMATHESIS_HOOKS": "tests.admin.schemathesis_hooks",
+}
+"""No more than that: its client goes through all of it, for proxies, with each request."""
+
 SETTINGS = """
 [checks.positive_data_acceptance]
 # Beyond what a schema can say: 412, it has changed; 422, a value of the right form that cannot be taken.
@@ -45,7 +52,7 @@ async def test_the_server_does_what_its_description_says(
         *("--exclude-path", "/api/admin/static-tokens/units/hold"),  # nor this
         *("--exclude-path", "/api/admin/particle/{product}/test"),  # which asks Particle itself
         cwd=tmp_path,
-        env=os.environ | {"SCHEMATHESIS_HOOKS": "tests.admin.schemathesis_hooks", "PYTHONPATH": str(Path.cwd())},
+        env=ENVIRONMENT,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from tests.browser.person import Person
 
-_AXE = (Path(__file__).parent / "vendor/axe/axe.min.js").read_text()
+SOURCE = (Path(__file__).parent / "vendor/axe/axe.min.js").read_text()
 
 _RUN = """
 async (rules) => {
@@ -23,8 +23,11 @@ async (rules) => {
 
 
 async def problems(person: Person, *rules: str) -> list[Any]:
-    """What is serious or critical, each with its first places. rules: only these."""
+    """What is serious or critical, each with its first places. rules: only these.
+
+    A context that looks at many pages has SOURCE as a script of its own.
+    """
     if not await person.page.evaluate("() => 'axe' in window"):
-        await person.page.evaluate(f"() => {{ {_AXE}\n }}")
+        await person.page.evaluate(f"() => {{ {SOURCE}\n }}")
     found: list[Any] = await person.page.evaluate(_RUN, list(rules))
     return found

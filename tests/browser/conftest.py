@@ -9,6 +9,7 @@ from typing import Protocol
 import pytest
 from playwright.async_api import Browser, async_playwright
 
+from tests.browser import axe
 from tests.browser.person import Person
 from tests.browser.seed import World, begun
 from tests.server import Server
@@ -62,6 +63,7 @@ async def gallery(chromium: Browser, world: World) -> AsyncIterator[Gallery]:
     async def look(who: str, size: str) -> Person:
         if (who, size) not in people:
             person = await Person.sit_down(chromium, world.url, size=size)
+            await person.context.add_init_script(axe.SOURCE)
             if who:
                 await person.context.add_cookies(world.cookies(who))
             people[who, size] = person

@@ -2,8 +2,14 @@
 
 from playwright.async_api import Page
 
-SETTLED = """
-() => document.readyState === "complete" && !document.querySelector(".htmx-request")
+_SETTLED = """
+async () => {
+  const drawn = () => new Promise(requestAnimationFrame);
+  while (document.readyState !== "complete" || document.querySelector(".htmx-request")) await drawn();
+  await document.fonts.ready;
+  await drawn();
+  await drawn();
+}
 """
 
 _FAULTS = """
@@ -88,9 +94,7 @@ _FAULTS = """
 
 async def settle(page: Page) -> None:
     """Wait until a page has all that it loads by itself."""
-    await page.wait_for_function(SETTLED)
-    await page.evaluate("() => document.fonts.ready.then(() => undefined)")
-    await page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(() => done())))")
+    await page.evaluate(_SETTLED)
 
 
 async def faults(page: Page) -> list[str]:

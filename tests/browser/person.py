@@ -76,6 +76,14 @@ class Person:
         """Have the system light or dark."""
         await self.page.emulate_media(color_scheme="dark" if scheme == "dark" else "light", reduced_motion="reduce")
 
+    async def holds_the_clock(self) -> None:
+        """From the next page on, `later` puts the browser's clock forward; left alone, it goes as clocks do."""
+        await self.page.clock.install()
+
+    async def later(self, seconds: float) -> None:
+        """So much later by the browser's clock: a page that asks again by itself does it now."""
+        await self.page.clock.fast_forward(round(seconds * 1000))
+
     async def leave(self) -> None:
         await self.context.close()
 

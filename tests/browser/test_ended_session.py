@@ -10,9 +10,13 @@ from tests.browser.test_story import MAKER, set_up
 from tests.server import Server
 from tests.test_story import PASSWORD
 
+PERIOD = 5
+"""Seconds after which the list of attempts asks again."""
+
 
 async def test_a_page_that_asks_again_says_what_is_wrong(server: Server, seat: Seat) -> None:
     operator = await seat(f"http://{server.admin}")
+    await operator.holds_the_clock()
     await set_up(operator, server)
     problem = operator.page.locator("#problem")
     await operator.visit("/attempts?live=1")
@@ -33,13 +37,16 @@ async def test_a_page_that_asks_again_says_what_is_wrong(server: Server, seat: S
     # While the server is away the page says so; it goes on by itself.
     operator.away = True
     await asyncio.to_thread(server.stop)
+    await operator.later(PERIOD)
     await expect(problem).to_contain_text("cannot be reached", timeout=30_000)
     await asyncio.to_thread(server.start)
+    await operator.later(PERIOD)
     await expect(problem).to_be_empty(timeout=60_000)
     operator.away = False
 
     # A session that ended is told with a way to sign in, and the page asks no more.
     await operator.context.clear_cookies()
+    await operator.later(PERIOD)
     await expect(problem.get_by_role("link", name="Sign in in a new tab")).to_be_visible(timeout=30_000)
     await expect(operator.page.locator("#results")).not_to_have_attribute("hx-get", re.compile("."))
 

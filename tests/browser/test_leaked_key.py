@@ -40,6 +40,7 @@ async def ask(server: Server, key: str, secret: str, name: str) -> Any:
 
 async def test_a_leaked_key_is_found_explained_and_changed(server: Server, seat: Seat) -> None:
     operator = await seat(f"http://{server.admin}")
+    await operator.holds_the_clock()
     await set_up(operator, server)
     key, secret = await makes_profile(operator, "Wi-Fi sensor")
     for number in range(3):
@@ -55,6 +56,9 @@ async def test_a_leaked_key_is_found_explained_and_changed(server: Server, seat:
     # The overview says that requests are refused and why; one click leads to them, another explains one.
     await operator.visit("/")
     reasons = operator.page.get_by_role("region", name="Why requests were not granted")
+    while not await reasons.get_by_text(re.compile("provision secret is wrong", re.IGNORECASE)).count():
+        async with operator.page.expect_response(lambda response: "/overview/figures" in response.url):
+            await operator.later(15)  # when it asks again
     await expect(reasons).to_contain_text("provision secret is wrong", ignore_case=True)
     await reasons.get_by_role("link", name=re.compile("provisioned already")).click()
     await operator.sees_heading("Attempts")

@@ -1,9 +1,11 @@
 """Every page, light and dark, at a desk and on a phone: it fits, is for everybody (axe-core), and has its picture."""
 
+import asyncio
 import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -31,23 +33,30 @@ def test_every_page_has_its_place() -> None:
 
 @pytest.mark.parametrize("place", ALL, ids=lambda place: place.picture)
 async def test_a_page_looks_as_it_should(place: Place, world: World, gallery: Gallery, tmp_path: Path) -> None:
-    wrong = {}
-    pictures = {}
-    for size in TALLEST:
+    """Where something is wrong, there are pictures of it in the test's directory."""
+    directory = os.environ.get("PROVSERVER_TEST_SCREENSHOTS")
+    wrong: dict[str, list[Any]] = {}
+    pictures: dict[tuple[str, str], bytes] = {}
+
+    async def look(size: str) -> None:
         person = await gallery(place.who, size)
         await person.visit(place.path.format_map(world.ids))
         for scheme in SCHEMES:
             await person.wears(scheme)
             await looks.settle(person.page)
             problems = await axe.problems(person, *RULES[scheme])
-            if found := [*person.faults, *await looks.faults(person.page), *problems]:
-                wrong[f"{size} {scheme}"] = found
+            found = [*person.faults, *await looks.faults(person.page), *problems]
             person.faults.clear()
-            picture = await person.page.screenshot(full_page=True)
-            (tmp_path / f"{place.picture}-{size}-{scheme}.png").write_bytes(picture)
-            pictures[size, scheme] = picture
-    if directory := os.environ.get("PROVSERVER_TEST_SCREENSHOTS"):
-        _keep(pictures, Path(directory) / f"{place.picture}.webp")
+            if found or directory:
+                pictures[size, scheme] = picture = await person.page.screenshot(full_page=True)
+                (tmp_path / f"{place.picture}-{size}-{scheme}.png").write_bytes(picture)
+            if found:
+                wrong[f"{size} {scheme}"] = found
+
+    await asyncio.gather(*(look(size) for size in TALLEST))
+    if directory:
+        shots = {(size, scheme): pictures[size, scheme] for size in TALLEST for scheme in SCHEMES}
+        _keep(shots, Path(directory) / f"{place.picture}.webp")
     assert not wrong, json.dumps(wrong, indent=2)
 
 

@@ -156,6 +156,7 @@ async def test_from_the_factory_to_the_second_customer(server: Server, seat: Sea
     # Two customers are invited. Each of them has a phone.
     link = await invites(maker, "Blue Farm", "customer@example.com")
     customer = await seat(url, size="phone")
+    await customer.holds_the_clock()
     await accepts(customer, link, "Carla")
     link = await invites(maker, "City of Sunfield", "other@example.com")
     other = await seat(url, size="phone")
@@ -177,6 +178,7 @@ async def test_from_the_factory_to_the_second_customer(server: Server, seat: Sea
     await customer.sees("not online yet")
     async with mqtt(server, tokens[2]) as session:
         assert session.code == 0
+        await customer.later(3)  # when its page asks again
         await customer.sees("It is connected and works.")
     await customer.visit("/devices")
     await customer.sees(NODE, "Temperature Sense Node CVBN")

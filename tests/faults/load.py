@@ -20,6 +20,19 @@ LOST = "LOST"
 """What a device notes that got no answer."""
 
 
+class Device(aiomqtt.Client):
+    """Sees that its connection broke when it connects or subscribes, too, where aiomqtt waits until its time is up."""
+
+    def _on_disconnect(self, *what: Any) -> None:
+        expected: list[asyncio.Future[Any]] = [self._connected, *self._pending_subscribes.values()]
+        for each in expected:
+            if not each.done():
+                each.set_exception(aiomqtt.MqttError("the connection broke"))
+        super()._on_disconnect(*what)
+        if self._disconnected.done():
+            self._disconnected.exception()  # seen, whether or not somebody waits for it
+
+
 @dataclass
 class Load:
     """`workers` devices at a time on each transport; every name asks once.
@@ -92,7 +105,7 @@ class Load:
         host, port = self.server.mqtt.split(":")
         quiet = logging.getLogger("load.mqtt")
         quiet.setLevel(logging.CRITICAL)
-        async with aiomqtt.Client(host, int(port), username="provision", timeout=15, logger=quiet) as client:
+        async with Device(host, int(port), username="provision", timeout=15, logger=quiet) as client:
             await client.subscribe("/provision/response")
             await client.publish("/provision/request", body)
             async for message in client.messages:

@@ -9,7 +9,8 @@ import asyncpg
 from provserver.core.csvfile import DeviceRow
 from provserver.core.model import Peer, ProvisionStrategy, Transport
 from provserver.errors import Outcome
-from provserver.services import devices as service
+from provserver.services.device_import import BATCH, ImportReport
+from provserver.services.devices import Devices
 from provserver.services.profiles import KeyPair, ProfileChange
 from provserver.services.provisioning import Provisioning
 from tests.conftest import Space
@@ -27,23 +28,23 @@ async def test_a_device_that_stands_in_an_open_import_makes_nobody_wait(space: S
     profile, pair = await space.profiles.create(ProfileChange(name="p", strategy=strategy))
     opened, go_on = asyncio.Event(), asyncio.Event()
 
-    async def rows_then_wait() -> service.ImportReport:
+    async def rows_then_wait() -> ImportReport:
         loop = asyncio.get_running_loop()
 
         def rows() -> Iterator[DeviceRow]:
-            for number in range(service.BATCH):
+            for number in range(BATCH):
                 yield DeviceRow(number + 2, f"bulk-{number}", None, False)
             loop.call_soon_threadsafe(opened.set)
             asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
-            yield DeviceRow(service.BATCH + 2, "bulk-last", None, False)
+            yield DeviceRow(BATCH + 2, "bulk-last", None, False)
 
         # The import's own loop and database connection: the command line is another process.
-        def command() -> service.ImportReport:
-            async def work() -> service.ImportReport:
+        def command() -> ImportReport:
+            async def work() -> ImportReport:
                 database = type(space.database)(space.database._dsn, size=1)
                 await database.open()
                 try:
-                    beside = service.Devices(database, space.keys, space.organization_id)
+                    beside = Devices(database, space.keys, space.organization_id)
                     return await beside.import_(rows(), profile.name)
                 finally:
                     await database.close()
@@ -67,7 +68,7 @@ async def test_a_row_that_a_transaction_holds_makes_only_its_own_request_fail(sp
     await space.database.close()
     serving = type(space.database)(database_url, size=4, serving=True)
     await serving.open()
-    beside = service.Devices(serving, space.keys, space.organization_id)
+    beside = Devices(serving, space.keys, space.organization_id)
     provisioning = Provisioning(serving, space.keys)
     profiles = type(space.profiles)(serving, space.keys, space.organization_id)
     strategy = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES

@@ -3,12 +3,12 @@
 import asyncio
 import itertools
 import sys
+import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 from uuid import UUID
 
 from tests.conftest import Space
-from tests.services.conftest import until
 from tests.services.webhooks import Subscriber, tell
 
 KILLS = 3
@@ -17,29 +17,41 @@ EVENTS = 30
 """Of each device."""
 
 
-async def begin(dsn: str, keys: Path) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "tests.faults.deliverer", dsn, str(keys)]
+async def begin(dsn: str, keys: Path, since: float) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "tests.faults.deliverer", dsn, str(keys), str(since)]
     return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
 
 
 async def test_a_deliverer_that_is_killed_loses_nothing(space: Space, database_url: str, tmp_path: Path) -> None:
-    keys = tmp_path / "keys.json"
+    keys, since = tmp_path / "keys.json", time.time()
+    arrived = asyncio.Event()
+
+    def answer(status: int) -> int:
+        arrived.set()
+        return status
+
+    async def until(number: int, *subscribers: Subscriber) -> None:
+        while min(len(each.receiver.times) for each in subscribers) < number:
+            arrived.clear()
+            await arrived.wait()
+
     async with AsyncExitStack() as stack:
         first, second = [await stack.enter_async_context(Subscriber.listening(space)) for _ in range(2)]
         tries = itertools.count(1)
-        second.receiver.answers = lambda _: 503 if next(tries) % 100 == 0 else 200  # this one is not well
+        first.receiver.answers = lambda _: answer(200)
+        second.receiver.answers = lambda _: answer(503 if next(tries) % 100 == 0 else 200)  # this one is not well
         for n in range(EVENTS):
             for device in range(DEVICES):
                 await tell(space, device, n)
         total = DEVICES * EVENTS
-        processes = [await begin(database_url, keys), await begin(database_url, keys)]
+        processes = [await begin(database_url, keys, since) for _ in range(2)]
         for round_ in range(KILLS):
-            wanted = (round_ + 1) * total // (KILLS + 2)
-            await until(lambda wanted=wanted: len(first.receiver.times) >= wanted)  # type: ignore[misc]
+            await until((round_ + 1) * total // (KILLS + 2), first)
             leader = processes.pop(0)  # whoever began first; the other takes over
             leader.kill()
             await leader.wait()
-            processes.append(await begin(database_url, keys))
+            processes.append(await begin(database_url, keys, since))
+        await until(total, first, second)
         for each in (first, second):
             while await each.states() != {"delivered": total}:
                 pass
