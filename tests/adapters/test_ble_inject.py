@@ -83,7 +83,8 @@ async def test_nobody_is_there() -> None:
 
 
 async def test_a_device_that_does_not_answer() -> None:
-    async with device(None) as port, ble_inject("127.0.0.1", port, IMPATIENT) as way:
+    async with device(None) as port, ble_inject("127.0.0.1", port) as way:
+        way._patience = IMPATIENT
         with pytest.raises(Refused, match="does not answer"):
             await way.board()
 

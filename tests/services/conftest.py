@@ -29,6 +29,7 @@ from provserver.services.profiles import KeyPair, ProfileChange
 from provserver.services.provisioning import Provisioning
 from provserver.store.database import Database
 from tests.conftest import Space
+from tests.services.loop_clock import LoopClock
 
 COUNTED = ("device", "credentials", "attribute", "attempt", "outbox")
 PEER = Peer(Transport.HTTP, "192.0.2.7")
@@ -238,6 +239,14 @@ async def other(space: Space, database_url: str) -> AsyncIterator[Provisioning]:
     yield provisioning
     await provisioning.drain()
     await opened.close()
+
+
+@pytest.fixture
+async def loop_clock(monkeypatch: pytest.MonkeyPatch) -> LoopClock:
+    """That of the test's loop, until the test ends."""
+    clock = LoopClock()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", clock.time)
+    return clock
 
 
 @pytest.fixture

@@ -107,7 +107,9 @@ async def test_devices_that_come_and_go_are_heard_of(
 ) -> None:
     reply = await fleet.ask("sensor-1")
     few = Principal("user:1", space.organization_id, frozenset({Permission.DEVICES_VIEW}))
-    async with feed.read(few) as reader:
+    async with feed.read(operator) as begun, feed.read(few) as reader:
+        await record(space, space.organization_id, "begun")
+        await heard(begun)  # it has looked for the first time: who comes or goes after that is heard of
         await space.rows(
             "INSERT INTO presence (device_id, online_until, last_seen_at)"
             " SELECT $1, now() + interval '1 hour', now() + interval '0.2 s'",

@@ -1,8 +1,10 @@
 import asyncio
 import base64
 import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
 import msgspec
@@ -16,10 +18,11 @@ from provserver.errors import RENDERINGS, Outcome
 from provserver.services.access import Access
 from provserver.services.profiles import ProfileChange
 from provserver.services.provisioning import Provisioning
-from provserver.store import keyfile
+from provserver.store import database, keyfile
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import NONCE, PEER, Fleet, Locking, Outage, contents, until, use
+from tests.services.loop_clock import LoopClock
 from tests.services.ownership import statements
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
@@ -1017,11 +1020,40 @@ async def test_a_closed_database_is_not_available(space: Space, fleet: Fleet) ->
     await closed.drain()
 
 
-async def test_an_answer_that_came_too_late_is_brought_by_the_nonce(fleet: Fleet, lock: Locking) -> None:
-    hasty = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=1)
-    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"):
-        told = await fleet.ask("sensor-1", of=hasty, requestNonce=NONCE)
-    await hasty.drain()
+@pytest.fixture
+async def hasty(
+    fleet: Fleet, database_url: str, monkeypatch: pytest.MonkeyPatch, loop_clock: LoopClock
+) -> AsyncIterator["Hasty"]:
+    """Another process, whose statements are given up long after its devices."""
+    monkeypatch.setattr(database, "COMMAND_TIMEOUT", 1_000 * Hasty.wait_limit)
+    opened = Database(database_url, size=1)
+    await opened.open()
+    made = Hasty(Provisioning(opened, fleet.space.keys, wait_limit=Hasty.wait_limit), loop_clock)
+    yield made
+    await made.provisioning.drain()
+    await opened.close()
+
+
+@dataclass
+class Hasty:
+    """Tells its devices to come back as soon as the test wants it."""
+
+    wait_limit: ClassVar = 600.0
+    provisioning: Provisioning
+    clock: LoopClock
+
+    def give_up(self) -> None:
+        self.clock.pass_(self.wait_limit)
+
+
+async def test_an_answer_that_came_too_late_is_brought_by_the_nonce(fleet: Fleet, lock: Locking, hasty: Hasty) -> None:
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
+        asking = asyncio.create_task(fleet.ask("sensor-1", of=hasty.provisioning, requestNonce=NONCE))
+        await held.until_waiting()
+        assert not asking.done()
+        hasty.give_up()
+        told = await asking
+    await hasty.provisioning.drain()
 
     assert told["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
     (stored,) = await fleet.stored("sensor-1")  # it was under way and came through
@@ -1106,15 +1138,18 @@ async def test_what_was_answered_is_not_kept_behind_what_waits(fleet: Fleet, loc
     assert answers == [Outcome.FAILURE, Outcome.NOT_FOUND]
 
 
-async def test_who_was_told_to_come_back_hears_nothing_more(fleet: Fleet, lock: Locking) -> None:
-    hasty, outcomes = Provisioning(fleet.space.database, fleet.space.keys, wait_limit=1), list[Outcome]()
+async def test_who_was_told_to_come_back_hears_nothing_more(fleet: Fleet, lock: Locking, hasty: Hasty) -> None:
+    provisioning, outcomes = hasty.provisioning, list[Outcome]()
     body = json.dumps(members(fleet.pair.key, fleet.pair.secret) | {"deviceName": "sensor-1"}).encode()
-    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE"):
-        hasty.request(body, PEER, lambda answer: outcomes.append(answer.outcome))
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
+        provisioning.request(body, PEER, lambda answer: outcomes.append(answer.outcome))
+        await held.until_waiting()
+        assert outcomes == []
+        hasty.give_up()
         await until(lambda: bool(outcomes))
 
-    await hasty.drain()
+    await provisioning.drain()
 
     assert outcomes == [Outcome.UNAVAILABLE]
     assert await fleet.space.value("SELECT count(*) FROM device") == 1
-    assert not hasty._under_way
+    assert not provisioning._under_way

@@ -30,6 +30,7 @@ class Feed:
     def __init__(self, *script: "list[bytes] | Unreachable") -> None:
         self.script = list(script)
         self.tried: asyncio.Queue[str] = asyncio.Queue()
+        self.fault: Unreachable | None = None  # as long as it is there, nobody gets as far as the script
 
     @asynccontextmanager
     async def subscribed(
@@ -37,6 +38,8 @@ class Feed:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         assert application_id == APPLICATION
         self.tried.put_nowait(api_key)
+        if self.fault is not None:
+            raise self.fault
         part = self.script.pop(0) if self.script else None
         if isinstance(part, Unreachable):
             raise part
@@ -108,9 +111,12 @@ async def test_what_is_published_is_taken_whatever_breaks(space: Space) -> None:
 
 
 async def test_an_integration_says_how_its_connection_is(space: Space, brand: Brand) -> None:
-    feed = Feed(*[Unreachable("the broker refuses the API key")] * 3)
+    feed = Feed()
+    feed.fault = Unreachable("the broker refuses the API key")
     async with following(space, Taker(), subscribe=feed.subscribed):
         assert (await status(space, brand, Status.BROKEN)).error == "MQTT: the broker refuses the API key"
+        assert [await feed.tried.get() for _ in range(3)] == [API_KEY] * 3
+        feed.fault = None
         assert (await status(space, brand, Status.CONNECTED)).error is None
         await brand.update(api_key=f"{API_KEY}.NEW")
         while await feed.tried.get() != f"{API_KEY}.NEW":

@@ -257,11 +257,13 @@ async def test_who_looks_waits_for_no_other_organization(wifi: Wifi, space: Spac
     own = await wifi.request(wifi.estate.who("ben"))
     await wifi.expire(due.session.id)
     await wifi.expire(own.session.id)
-    async with lock("SELECT FROM device WHERE id = $1 FOR UPDATE", device.device_id):
+    async with lock("SELECT FROM device WHERE id = $1 FOR UPDATE", device.device_id) as held:
         ben = wifi.estate.who("ben")
         for look in (wifi.sessions.show(ben, own.session.id), wifi.sessions.list_(ben)):
-            async with asyncio.timeout(5):
-                await look
+            looking = asyncio.create_task(look)
+            while not looking.done():
+                assert await held.waiters() == []
+            await looking
         assert (await wifi.sessions.list_(ben))[0].state is WifiState.EXPIRED
     assert await space.value("SELECT state FROM wifi_session WHERE id = $1", due.session.id) == "WAITING"
     assert (await wifi.shown(due.session.id)).state is WifiState.EXPIRED

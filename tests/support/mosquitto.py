@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import subprocess
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -25,9 +26,13 @@ class Broker:
         self._directory = directory
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        # Bound, and not listening: nobody else is lent the port, before it starts or while it is down; mosquitto, which
+        # reuses addresses as well, may bind it.
+        reserved = socket.socket()
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        reserved.bind(("127.0.0.1", 0))
+        self.port: int = reserved.getsockname()[1]
+        weakref.finalize(self, reserved.close)
         self._log = directory / "mosquitto.log"
         self._admissions = itertools.count(1)
 

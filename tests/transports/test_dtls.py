@@ -21,6 +21,7 @@ from provserver.transports.handshake import ContentType, encrypted
 from provserver.transports.tls import ServerContext
 from provserver.transports.udp import Address
 from tests.pki import Authority, Issued, self_signed
+from tests.services.loop_clock import LoopClock
 from tests.transports.devices import until
 from tests.transports.dtls_client import Datagrams, DtlsClient
 
@@ -394,9 +395,11 @@ async def test_of_one_address_few_may_have_proved_nothing(context: ServerContext
             await first.receive()
 
 
-async def test_who_is_let_in_may_be_quiet_from_then_on(context: ServerContext, certificate: Issued) -> None:
+async def test_who_is_let_in_may_be_quiet_from_then_on(
+    context: ServerContext, certificate: Issued, loop_clock: LoopClock
+) -> None:
     async with (
-        listening(context, unproven_idle_timeout=1) as endpoint,
+        listening(context, unproven_idle_timeout=60) as endpoint,
         DtlsClient.connected(endpoint.port, certificate=certificate) as client,
     ):
         await client.ask(b"hello")
@@ -404,6 +407,8 @@ async def test_who_is_let_in_may_be_quiet_from_then_on(context: ServerContext, c
         let_in.prove()
         let_in.prove()  # as each of its requests does
         async with DtlsClient.connected(endpoint.port) as other:
+            await endpoint.until(0, 2)
+            loop_clock.pass_(60)
             with pytest.raises(SSL.ZeroReturnError):
                 await other.receive()
         assert await client.ask(b"still here") == b"STILL HERE"

@@ -21,7 +21,8 @@ from provserver.services.provisioning import Provisioning
 from provserver.store import keyfile, profiles
 from provserver.store.database import Database
 from provserver.transports.http import HttpTransport
-from tests.services.conftest import Lock, Outage
+from tests.services.conftest import Lock, Outage, until
+from tests.services.loop_clock import LoopClock
 from tests.transports import WAITS
 
 PATH = b"/api/v1/provision"
@@ -101,6 +102,16 @@ class Site:
             "provisionDeviceSecret": self.pair.secret,
         }
         return json.dumps(request | members).encode()
+
+
+PATIENCE = 10.0
+"""Seconds that a listener waits for who says nothing; a test lets them pass."""
+
+
+def accepted(site: Site) -> list[bool]:
+    """The connections that the listener has; of each, whether it has asked for something."""
+    server: Any = site.transport._runner.server
+    return [each.peer is not None for each in server.fronts] + [each.spoken for each in server.connections]
 
 
 def post(body: bytes, *headers: bytes, path: bytes = PATH) -> bytes:
@@ -417,18 +428,20 @@ async def test_a_connection_is_closed_when_it_is_asked_to_be(site: Site) -> None
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /api/v1/provision HTTP/1.1\r\nHos", b"\r\n"])
-async def test_a_connection_that_does_not_ask_is_closed(http: Service, sent: bytes) -> None:
-    async with serving(http, connect_timeout=0.3) as site, site.connection() as connection:
+async def test_a_connection_that_does_not_ask_is_closed(http: Service, loop_clock: LoopClock, sent: bytes) -> None:
+    async with serving(http, connect_timeout=PATIENCE) as site, site.connection() as connection:
         await connection.send(sent)
+        await until(lambda: len(accepted(site)) == 1)
+        loop_clock.pass_(PATIENCE)
 
         assert await connection.ended() == b""
 
         assert (await site.ask(get(b"/healthz"))).status == 200
 
 
-async def test_a_connection_that_has_asked_is_kept(http: Service) -> None:
+async def test_a_connection_that_has_asked_is_kept(http: Service, loop_clock: LoopClock) -> None:
     """Whatever it asked: a probe keeps its connection, too."""
-    async with serving(http, connect_timeout=0.3) as site, AsyncExitStack() as stack:
+    async with serving(http, connect_timeout=PATIENCE) as site, AsyncExitStack() as stack:
         requests = (post(site.body("has asked")), get(b"/healthz"), get(b"/nothing"))
         connections = []
         for request, status in zip(requests, (200, 200, 404), strict=True):
@@ -436,15 +449,24 @@ async def test_a_connection_that_has_asked_is_kept(http: Service) -> None:
             assert (await connections[-1].ask(request)).status == status
         for _ in range(2):
             async with site.connection() as silent:
+                await until(lambda: len(accepted(site)) == len(connections) + 1)
+                loop_clock.pass_(PATIENCE)
                 await silent.ended()
+            await until(lambda: len(accepted(site)) == len(connections))
 
         for connection in connections:
             assert (await connection.ask(get(b"/healthz"))).status == 200
 
 
-async def test_a_body_that_does_not_come_is_not_waited_for(http: Service) -> None:
-    async with serving(http, connect_timeout=0.3) as site, site.connection() as connection:
-        response = await connection.ask(post(site.body("slow")).removesuffix(b"}"))
+async def test_a_body_that_does_not_come_is_not_waited_for(http: Service, loop_clock: LoopClock) -> None:
+    async with serving(http, connect_timeout=PATIENCE) as site, site.connection() as connection:
+        await connection.send(post(site.body("slow")).removesuffix(b"}"))
+        await until(lambda: any(spoken for spoken in accepted(site)))
+        answering = asyncio.create_task(connection.response())
+        while not answering.done():
+            loop_clock.pass_(PATIENCE)
+            await asyncio.sleep(0)
+        response = await answering
 
         assert (response.status, response.json["status"]) == (408, "FAILURE")
         assert await connection.ended() == b""
@@ -655,7 +677,7 @@ async def test_an_expectation_that_cannot_be_met_is_not_quoted(site: Site, path:
 @pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"], ids=["plain", "expect"])
 async def test_a_body_that_says_it_is_too_large_is_not_waited_for(http: Service, expect: bytes) -> None:
     async with serving(http, max_payload_size=10_000) as site:
-        async with site.connection() as connection, asyncio.timeout(5):
+        async with site.connection() as connection:
             response = await connection.ask(HEAD + expect + b"Content-Length: 10001\r\n\r\n")
         assert response.status == 413
         assert response.json["errorMsg"] == RENDERINGS[Outcome.TOO_LARGE].error
@@ -673,10 +695,10 @@ async def test_a_body_that_says_it_is_too_large_is_not_waited_for(http: Service,
 
 
 async def test_one_connection_too_many_is_closed_at_once_and_counted(
-    http: Service, capsys: pytest.CaptureFixture[str]
+    http: Service, loop_clock: LoopClock, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with logging_as_serve_does("warning"):
-        async with serving(http, max_connections=2, connect_timeout=0.4) as site:
+        async with serving(http, max_connections=2, connect_timeout=PATIENCE) as site:
             async with site.connection() as first, site.connection() as second:
                 for connection, request in ((first, get(b"/healthz")), (second, post(b"{}"))):
                     assert (await connection.ask(request)).status in (200, 400)
@@ -685,12 +707,11 @@ async def test_one_connection_too_many_is_closed_at_once_and_counted(
                         assert await third.ended() == b""
                 assert site.transport.refused == 3
                 assert (await first.ask(get(b"/healthz"))).status == 200
-            server: Any = site.transport._runner.server
-            while server.connections or server.fronts:  # noqa: ASYNC110 - a state without an event
-                await asyncio.sleep(0)
+            await until(lambda: not accepted(site))
             assert (await site.ask(get(b"/healthz"))).status == 200
+            loop_clock.pass_(PATIENCE)
             while not (said := capsys.readouterr().err):  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
 
     assert "3 connections were refused" in said
 
