@@ -98,9 +98,9 @@ def key_source(config: Config) -> KeySource:
 
 def job_kinds(space: Workspace, config: Config, stack: AsyncExitStack) -> dict[str, JobKind]:
     """What durable jobs there are, and who does them. The stack lets go of what they need."""
-    from provserver.services import integrations, network_jobs, particle  # here, as most commands have no use for them
+    from provserver.services import network_check, network_jobs, particle  # here, as most commands have no use for them
 
-    outgoing = integrations.outgoing(config.outgoing_private)
+    outgoing = network_check.outgoing(config.outgoing_private)
     stack.push_async_callback(outgoing.close)
     return {
         **network_jobs.kinds(space.database, space.keys, outgoing),

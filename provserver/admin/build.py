@@ -21,10 +21,11 @@ from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
 from provserver.services.idempotency import Idempotency
 from provserver.services.inbox import Inbox
-from provserver.services.integrations import Integrations, outgoing
+from provserver.services.integrations import Integrations
 from provserver.services.issuing import IssuingAuthorities
 from provserver.services.jobs import Jobs
 from provserver.services.limits import PeopleLimits
+from provserver.services.network_check import outgoing
 from provserver.services.network_devices import NetworkDevices
 from provserver.services.organizations import Organizations
 from provserver.services.overview import Overview

@@ -70,7 +70,7 @@ class Approvals:
                 )
             decided = await self._decide(connection, principal, found, accept=accept)
         if not decided:
-            raise NotFound(f"No request {text!r} waits for approval. `provserver approval list` names them.")
+            raise NotFound(f"No request {text!r} waits for approval. Look in the list of approvals.")
         return decided[0]
 
     async def decide_all(self, principal: Principal, *, accept: bool, profile: str | None = None) -> int:
@@ -96,7 +96,7 @@ class Approvals:
     @staticmethod
     async def _check_profile(connection: Connection, principal: Principal, profile: str | None) -> None:
         if profile is not None and not await store.sees_profile(connection, principal.organization_id, profile):
-            raise NotFound(f"There is no profile {profile!r}. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {profile!r}. Look in the list of profiles.")
 
     async def _decide(
         self, connection: Connection, principal: Principal, found: Sequence[ApprovalRow], *, accept: bool

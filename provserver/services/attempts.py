@@ -96,6 +96,6 @@ class AttemptList:
             if profile is not None:
                 found = await profiles.find(connection, self._organization_id, profile)
                 if found is None:
-                    raise Refused(f"There is no profile {profile!r}. `provserver profile list` names them.")
+                    raise Refused(f"There is no profile {profile!r}. Look in the list of profiles.")
                 profile_id = found.id
             return await store.newest(connection, limit, profile_id=profile_id, device=device, refused=refused)

@@ -100,7 +100,7 @@ class DeviceSearch:
     async def _profile(connection: Connection, organization_id: UUID, reference: str) -> UUID:
         found = await store.profiles_named(connection, organization_id, reference)
         if not found:
-            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {reference!r}. Look in the list of profiles.")
         if len(found) > 1:
             raise Conflict(f"Several organizations have a profile {reference!r}. Give its id.")
         return found[0]

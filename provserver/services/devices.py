@@ -1,21 +1,15 @@
 """What operators do with devices: make, import, list, show, change, revoke, re-arm, delete."""
 
-import asyncio
 import os
 import time
-from bisect import insort
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from itertools import islice
-from operator import attrgetter
 from uuid import UUID
 
 from asyncpg import PostgresError, UniqueViolationError
-from asyncpg.pgproto import pgproto
 
-from provserver.core import credentials as building
 from provserver.core import ids
 from provserver.core.attributes import METADATA, Scope, from_text
 from provserver.core.authorization import OPERATOR
@@ -27,21 +21,16 @@ from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from provserver.services import device_metadata, onboarding
+from provserver.services.device_import import ImportReport, Rows
 from provserver.services.organizations import check_quota, check_revision
 from provserver.services.rotation import add_pending, fresh_token, opened
-from provserver.services.settlement import open_credentials, seal_credentials
+from provserver.services.settlement import open_credentials
 from provserver.store import audit, clones, data, profiles, quarantine, rotation
 from provserver.store import devices as store
 from provserver.store.clones import SignRow
 from provserver.store.database import Connection, Database
-from provserver.store.devices import CredentialsRow, DeviceSummary, StagedDevice
+from provserver.store.devices import CredentialsRow, DeviceSummary
 from provserver.store.quarantine import QuarantineRow
-
-BATCH = 1_000
-"""Rows written together: about what a socket takes at once."""
-
-MAX_ERRORS = 1_000
-"""Row errors an import keeps; it counts the rest."""
 
 OVERLAP = timedelta(days=7)
 """For how long credentials are good that an operator has rotated."""
@@ -122,22 +111,6 @@ class Rotated:
     ends: datetime | None
 
 
-@dataclass(slots=True)
-class ImportReport:
-    """What an import did, or would do. errors: the first MAX_ERRORS of error_count, in order of lines."""
-
-    imported: int = 0
-    error_count: int = 0
-    errors: list[RowError] = field(default_factory=list)
-
-    def refuse(self, error: RowError) -> None:
-        """Count an error, and keep it if it is one of the first."""
-        self.error_count += 1
-        if len(self.errors) < MAX_ERRORS or error.line < self.errors[-1].line:
-            insort(self.errors, error, key=attrgetter("line"))
-            del self.errors[MAX_ERRORS:]
-
-
 class _NothingKept(Exception):  # noqa: N818
     """Rolls an import back."""
 
@@ -186,14 +159,14 @@ class Devices:
 
     async def add(self, connection: Connection, row: DeviceRow, profile: str) -> DeviceSummary:
         """The same in the caller's transaction. Raises Refused; asyncpg's errors when another makes the same device."""
-        report = ImportReport()
-        found = await self._stage(connection, [row], profile, report)
-        if report.errors:
-            error = report.errors[0]
+        found, rows = await self._profile(connection, profile), self._rows(connection)
+        await rows.stage([row])
+        if rows.report.errors:
+            error = rows.report.errors[0]
             fix = "Choose another name." if error.column == "name" else "Choose others, or leave them out for a token."
             raise Conflict(f"{error.reason[0].upper()}{error.reason[1:]}. {fix}")
         await check_quota(connection, self._organization_id, devices=1)
-        await self._add(connection, found)
+        await self._add(connection, rows, found)
         device = await self._find(connection, row.name)
         await self._record(connection, device, "created")
         return device
@@ -209,18 +182,20 @@ class Devices:
     ) -> ImportReport:
         """Pre-provision devices in one transaction: all or none, or with `partial` all that are right.
 
-        rows: as `csvfile.read_devices` yields them, taken BATCH at a time. progress: told the rows done so far.
+        rows: as `csvfile.read_devices` yields them, taken in batches. progress: told the rows done so far.
         """
         report = ImportReport()
         try:
             async with self._adding() as connection:
-                found = await self._stage(connection, rows, profile, report, progress)
+                found, staging = await self._profile(connection, profile), self._rows(connection)
+                report = staging.report
+                await staging.stage(rows, progress)
                 if report.error_count and not partial:
                     raise _NothingKept
                 await check_quota(connection, self._organization_id, devices=report.imported)
                 if dry_run:
                     raise _NothingKept
-                await self._add(connection, found)
+                await self._add(connection, staging, found)
                 if report.imported:
                     await audit.record(
                         connection,
@@ -425,8 +400,15 @@ class Devices:
     ) -> DeviceProfile:
         profile = await profiles.find(connection, self._organization_id, reference, lock=lock)
         if profile is None:
-            raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {reference!r}. Look in the list of profiles.")
         return profile
+
+    def _rows(self, connection: Connection) -> Rows:
+        return Rows(connection, self._keys, self._organization_id, self._random)
+
+    async def _add(self, connection: Connection, rows: Rows, profile: DeviceProfile) -> None:
+        await self._profile(connection, str(profile.id), lock="KEY SHARE")
+        await rows.add(profile.id)
 
     async def _find(self, connection: Connection, reference: UUID | str, *, made: bool = False) -> DeviceSummary:
         return await seen(connection, self._organization_id, reference, made=made)
@@ -496,112 +478,6 @@ class Devices:
                 "Run the import again."
             ) from None
 
-    async def _stage(
-        self,
-        connection: Connection,
-        rows: Iterable[DeviceRow | RowError],
-        profile: str,
-        report: ImportReport,
-        progress: Callable[[int], None] = lambda _: None,
-    ) -> DeviceProfile:
-        """Stage what can be added of these rows; the rest is in the report."""
-        found = await self._profile(connection, profile)
-        await store.begin_staging(connection)
-        await self._stage_all(connection, iter(rows), report, progress)
-        await self._resolve(connection, report)
-        return found
-
-    async def _add(self, connection: Connection, profile: DeviceProfile) -> None:
-        await self._profile(connection, str(profile.id), lock="KEY SHARE")
-        await store.add_staged(connection, self._organization_id, profile.id)
-
-    async def _stage_all(
-        self,
-        connection: Connection,
-        rows: Iterator[DeviceRow | RowError],
-        report: ImportReport,
-        progress: Callable[[int], None],
-    ) -> None:
-        done = 0
-        staging: asyncio.Task[None] | None = None
-        try:
-            while batch := list(islice(rows, BATCH)):
-                devices, attributes = self._prepare(batch, report)
-                if staging is not None:
-                    await staging
-                if self._keys.unsettled:
-                    devices = await self._without_taken(connection, batch, devices, report)
-                staging = asyncio.create_task(store.stage(connection, devices, attributes))
-                await asyncio.sleep(0)  # it is sent: Postgres takes it in while the next batch is prepared
-                done += len(batch)
-                progress(done)
-        finally:
-            if staging is not None:
-                await staging
-
-    async def _without_taken(
-        self,
-        connection: Connection,
-        batch: Sequence[DeviceRow | RowError],
-        devices: list[StagedDevice],
-        report: ImportReport,
-    ) -> list[StagedDevice]:
-        """Those whose credentials nobody has under an older version of the keys; the current one is looked at later."""
-        given = {row.line: row.credentials.id for row in batch if isinstance(row, DeviceRow) and row.credentials}
-        older = {each: line for line, id_ in given.items() for each in self._keys.digests("credentials", id_)[1:]}
-        taken = {older[each] for each in await store.known_digests(connection, list(older))}
-        for device in devices:
-            if device.line in taken:
-                report.refuse(RowError(device.line, None, "these credentials are in use by another device"))
-        report.imported -= len(taken)
-        return [device for device in devices if device.line not in taken]
-
-    def _prepare(
-        self, batch: Sequence[DeviceRow | RowError], report: ImportReport
-    ) -> tuple[list[StagedDevice], list[tuple[UUID, str, str, object]]]:
-        digest, random = self._keys.digest, ids.in_stock(self._random)
-        devices: list[StagedDevice] = []
-        attributes: list[tuple[UUID, str, str, object]] = []
-        now = time.time()
-        # In the rows' order, which lists then have.
-        identities = sorted(ids.uuid7_bytes(now, random) for _ in batch)
-        for row, identity in zip(batch, identities, strict=True):
-            if isinstance(row, RowError):
-                report.refuse(row)
-                continue
-            line, name, given, gateway, more = row
-            origin = Origin.IMPORTED
-            if given is None:
-                given, origin = building.access_token(ids.token(random)), Origin.GENERATED
-            id_ = pgproto.UUID(identity)  # made and written in C: a tenth of uuid.UUID's time
-            sealed = seal_credentials(self._keys, id_, given, random)
-            devices.append(
-                StagedDevice(line, id_, name, gateway, digest("credentials", given.id), given.type, origin, sealed)
-            )
-            if more:
-                attributes.extend((id_, scope, key, value) for (scope, key), value in more.items())
-        report.imported += len(devices)
-        return devices, attributes
-
-    async def _resolve(self, connection: Connection, report: ImportReport) -> None:
-        """Take back the rows whose name or credentials another device or an earlier row has."""
-        names: set[int | None] = set()
-        credentials: set[int | None] = set()
-        async for found in store.conflicts(connection, self._organization_id, BATCH):
-            refused = []
-            for each in found:
-                if each.name_taken or each.same_name in names:
-                    report.refuse(RowError(each.line, "name", "a device of this name exists already"))
-                elif each.credentials_taken or each.same_credentials in credentials:
-                    report.refuse(RowError(each.line, None, "these credentials are in use by another device"))
-                else:
-                    names.add(each.same_name or each.line)
-                    credentials.add(each.same_credentials or each.line)
-                    continue
-                refused.append(each.place)
-            await store.unstage(connection, refused)
-            report.imported -= len(refused)
-
 
 async def seen(
     connection: Connection, organization_id: UUID, reference: UUID | str, *, made: bool = False
@@ -616,7 +492,7 @@ async def seen(
     except store.Ambiguous:
         raise Conflict(f"Several makers have a device {reference!r}. Name it by its id.") from None
     if device is None:
-        raise NotFound(f"There is no device {str(reference)!r}. `provserver device list` names them.")
+        raise NotFound(f"There is no device {str(reference)!r}. Look in the list of devices.")
     if made and device.maker_id is None:
         raise Forbidden("This is for the device's maker to do. To give the device back, release it.")
     return device

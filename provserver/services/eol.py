@@ -243,7 +243,7 @@ class EndOfLine:
 async def _profile(connection: Connection, principal: Principal, reference: str) -> ProfileRow:
     found = await store.profiles(connection, principal.organization_id, reference)
     if not found:
-        raise NotFound(f"There is no profile {reference!r}. `provserver profile list` names them.")
+        raise NotFound(f"There is no profile {reference!r}. Look in the list of profiles.")
     first, *others = found
     if others and first.organization_id != principal.organization_id:
         raise Conflict(f"Several organizations have a profile {reference!r}. Give its template id (TMPL…).")

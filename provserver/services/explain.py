@@ -77,7 +77,7 @@ class Explain:
         async with self._database.connection() as connection:
             found = await events.attempt(connection, principal.organization_id, id_)
             if found is None:
-                raise NotFound("There is no such attempt, or it is kept no longer. `provserver attempt list` has them.")
+                raise NotFound("There is no such attempt, or it is kept no longer. Look in the list of attempts.")
             present = await self._present(connection, principal, found)
         return Explained(found, _explanation(found), present)
 
@@ -97,7 +97,7 @@ class Explain:
             async with stage.connection() as connection:
                 found = await profiles.find(connection, principal.organization_id, profile)
                 if found is None:
-                    raise NotFound(f"There is no profile {profile!r}. `provserver profile list` names them.")
+                    raise NotFound(f"There is no profile {profile!r}. Look in the list of profiles.")
                 payload, key, assumed = await self._completed(connection, found, body)
             if address is None:
                 address = _inside(key)

@@ -96,7 +96,7 @@ class Inbox:
                 if profile is not None:
                     named = await profiles.find(connection, principal.organization_id, profile, below=True)
                     if named is None:
-                        raise NotFound(f"There is no profile {profile!r}. `provserver profile list` names them.")
+                        raise NotFound(f"There is no profile {profile!r}. Look in the list of profiles.")
                     only = named.id
                 found = await store.suspects(connection, principal.organization_id, after, AT_ONCE, profile_id=only)
                 count += await self._dismiss(connection, principal, [each.id for each in found])

@@ -7,14 +7,12 @@ Anybody can name an application. It is claimed by the first integration whose ke
 there; onboarding is for such a one.
 """
 
-import asyncio
-import ipaddress
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from asyncpg import UniqueViolationError
@@ -32,11 +30,11 @@ from provserver.core.integration import (
 )
 from provserver.core.lorawan import LorawanVersion
 from provserver.core.model import DeviceProfile, MetadataField
-from provserver.core.onboarding import Network, Rejected, TryAgain
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Invalid, NotFound, Unavailable
 from provserver.services import devices
+from provserver.services.network_check import Check, Connect, NetworkCheck, connect
 from provserver.services.organizations import check_revision, reach
 from provserver.services.profiles import add_fields, missing
 from provserver.store import audit, network_devices, profiles
@@ -50,20 +48,15 @@ if TYPE_CHECKING:
     from provserver.adapters.outgoing import Outgoing
 
 __all__ = [
-    "Check",
-    "Component",
     "Integration",
     "IntegrationChange",
     "IntegrationDetails",
     "Integrations",
-    "MissingRight",
     "NetworkDevice",
-    "connect",
     "fields",
     "key_context",
     "opened_key",
     "opened_secret",
-    "outgoing",
     "warnings",
     "webhook_context",
 ]
@@ -75,26 +68,6 @@ UNIQUE = frozenset({lorawan.DEVICE_EUI, lorawan.NETWORK_DEVICE_ID})
 """Metadata fields of which no two devices of a profile may have the same value."""
 
 _MOVING = frozenset({NetworkState.WAITING, NetworkState.ONBOARDING, NetworkState.REMOVING})
-
-_AWAY = 502
-"""The first status of HTTP that speaks for nobody being there behind a proxy."""
-
-Connect = Callable[[str, Settings, str, "Outgoing"], Network]
-"""Makes a network's API of the application's id, the settings and the API key."""
-
-
-def outgoing(private: str) -> "Outgoing":
-    """A client that may go to public addresses and to the option `outgoing_private`. Raises Misconfigured."""
-    from provserver.adapters.outgoing import Outgoing, networks  # here, as they are slow to load
-
-    return Outgoing(networks(private))
-
-
-def connect(application_id: str, settings: Settings, api_key: str, outgoing_: "Outgoing") -> Network:
-    """A network's API."""
-    from provserver.adapters import networks  # here, as it is slow to load
-
-    return networks.connect(application_id, settings, api_key, outgoing_)
 
 
 class IntegrationChange(Struct, frozen=True):
@@ -118,46 +91,8 @@ class IntegrationDetails:
     webhook: bool
 
 
-class MissingRight(NamedTuple):
-    """A right that the API key lacks. title: what the network's console calls it."""
-
-    name: str
-    title: str
-    needed_for: Literal["onboarding", "uplinks"]
-
-
-class Component(NamedTuple):
-    """An address that was tried. name: of the setting. error: why it did not answer; None: it did."""
-
-    name: str
-    address: str
-    error: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """What a test of the connection found. error, remedy: None where all is well.
-
-    missing: a right that only MQTT needs is no error: uplinks may come by a webhook.
-    """
-
-    status: Status
-    error: str | None
-    remedy: str | None
-    missing: Sequence[MissingRight]
-    components: Sequence[Component]
-
-    @property
-    def verifies(self) -> bool:
-        """Whether the application is the integration's: its key may make devices there."""
-        return self.status is Status.CONNECTED and not any(each.needed_for == "onboarding" for each in self.missing)
-
-
 class Integrations:
-    """The integrations, as far down the tree as a principal reaches.
-
-    outgoing: makes the client, once it is needed: most commands have no use for it.
-    """
+    """The integrations, as far down the tree as a principal reaches. outgoing, connect: see NetworkCheck."""
 
     def __init__(
         self,
@@ -170,16 +105,13 @@ class Integrations:
     ) -> None:
         self._database = database
         self._keys = keys
-        self._make = outgoing
-        self._outgoing: Outgoing | None = None
-        self._connect = connect
+        self._networks = NetworkCheck(outgoing, connect)
         self._random = random
         self._clock = clock
 
     async def close(self) -> None:
         """Let go of the connections."""
-        if self._outgoing is not None:
-            await self._outgoing.close()
+        await self._networks.close()
 
     async def create(
         self,
@@ -200,7 +132,7 @@ class Integrations:
             raise Invalid("An integration needs the application's id and an API key of it: applicationId, apiKey.")
         blank = _blank(principal.actor, network, integration.changed(network, None, change.settings))
         planned = _planned(blank, change)
-        await self._check_addresses(planned.settings)
+        await self._networks.check_addresses(planned.settings)
         assert change.api_key is not UNSET  # noqa: S101 - looked at above
         api_key = integration.checked_api_key(network, change.api_key)
         id_ = ids.uuid7(self._clock(), self._random)
@@ -274,7 +206,7 @@ class Integrations:
             sealed = await store.sealed_key(connection, id_)
         planned = _planned(seen, change)
         _check_key_is_given(seen, planned, change)
-        await self._check_addresses(planned.settings)  # outside the transaction, as it may wait for DNS
+        await self._networks.check_addresses(planned.settings)  # outside the transaction, as it may wait for DNS
         tested = planned.onboarding and not (seen.onboarding and planned.verified)
         if tested:
             await self._verify(planned, self._api_key(seen, change, sealed))
@@ -335,7 +267,7 @@ class Integrations:
         async with self._database.connection() as connection:
             found = await self._find(connection, principal, id_)
             sealed = await store.sealed_key(connection, id_)
-        check = await self._checked(found, self._api_key(found, IntegrationChange(), sealed))
+        check = await self._networks.check(found, self._api_key(found, IntegrationChange(), sealed))
         async with self._database.transaction() as connection:
             try:
                 async with connection.transaction():
@@ -395,65 +327,9 @@ class Integrations:
             )
         return found
 
-    async def _checked(self, found: Integration, api_key: str) -> Check:
-        components = await self._components(found.settings)
-        lacking: list[MissingRight] = []
-        error = remedy = None
-        try:
-            network = self._connect(found.application_id, found.settings, api_key, self._client())
-            lacking = [_lacking(name) for name in await network.missing_rights(uplinks=True)]
-        except TryAgain as fault:
-            error, remedy = fault.reason, "Look whether the address is right and the network up, then test again."
-        except Rejected as fault:
-            error, remedy = fault.reason, fault.remedy
-        if error is None and found.onboarding and any(right.needed_for == "onboarding" for right in lacking):
-            error = f"The API key lacks {len(lacking)} rights."
-            ticks = ", ".join(f"“{right.title}”" for right in lacking)
-            remedy = f"Edit the API key in the settings of this very application and tick {ticks}."
-        if error is None and (silent := [each for each in components if each.error is not None]):
-            error = "; ".join(f"{each.name} {each.address}: {each.error}" for each in silent) + "."
-            remedy = "Set the addresses as the network's console shows them, and test again."
-        return Check(Status.BROKEN if error else Status.CONNECTED, error, remedy, lacking, components)
-
-    async def _components(self, settings: Settings) -> list[Component]:
-        """Whether each address that is called answers at all: without the API key, what it answers says nothing."""
-        named = {name: each for name, each in integration.addresses(settings).items() if name != "mqttAddress"}
-        hosts = sorted(set(named.values()))
-        errors = dict(zip(hosts, await asyncio.gather(*map(self._silence, hosts)), strict=True))
-        return [Component(name, address, errors[address]) for name, address in named.items()]
-
-    async def _silence(self, address: str) -> str | None:
-        from yarl import URL
-
-        from provserver.adapters.outgoing import Unreachable
-
-        try:
-            response = await self._client().request("GET", URL(integration.url(address) + "/"))
-        except Unreachable as fault:
-            return str(fault)
-        return f"it answers {response.status}" if response.status >= _AWAY else None
-
-    async def _check_addresses(self, settings: Settings) -> None:
-        """Whether keys may go there: not in clear to a public address. Raises Invalid."""
-        from provserver.adapters.outgoing import Unreachable
-
-        for name, address in integration.addresses(settings).items():
-            at = integration.broker_endpoint if name == "mqttAddress" else integration.endpoint
-            host, port, tls = at(address)
-            is_literal = _is_literal(host)
-            if tls and not is_literal:
-                continue  # its addresses are looked at with every connection
-            try:
-                goes_to = await self._client().resolve(host, port)
-            except Unreachable as fault:
-                raise Invalid(f"{name}: {fault}.", [{"field": name, "reason": str(fault)}]) from None
-            if not tls and ipaddress.ip_address(goes_to.partition("%")[0]).is_global:
-                reason = f"{host} is at a public address, where the API key must not go in clear: leave the scheme out"
-                raise Invalid(f"{name}: {reason}.", [{"field": name, "reason": reason}])
-
     async def _verify(self, wanted: Integration, api_key: str) -> None:
         """Look whether a key may onboard into the application. Raises Conflict, which says what is missing."""
-        check = await self._checked(wanted, api_key)
+        check = await self._networks.check(wanted, api_key)
         if not check.verifies:
             raise Conflict(f"Onboarding is not switched on. {check.error} {check.remedy}")
 
@@ -550,11 +426,6 @@ class Integrations:
         if found is None:
             raise _missing(id_)
         return found
-
-    def _client(self) -> "Outgoing":
-        if self._outgoing is None:
-            self._outgoing = self._make()
-        return self._outgoing
 
     async def _record(
         self, connection: Connection, principal: Principal, found: Integration, verb: str, **detail: Value
@@ -696,25 +567,9 @@ async def left(connection: Connection, principal: Principal, id_: UUID) -> Netwo
     return found
 
 
-def _lacking(name: str) -> MissingRight:
-    """A right by its name in the network's API."""
-    needed_for: Literal["onboarding", "uplinks"] = "uplinks" if name in integration.UPLINK_RIGHTS else "onboarding"
-    return MissingRight(name, integration.RIGHTS.get(name, name), needed_for)
-
-
 def _hosts(settings: Settings) -> set[str]:
     """The hosts that the API key goes to, with their schemes and ports."""
     return set(integration.addresses(settings).values())
-
-
-def _is_literal(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _serves(wanted: Integration, holder: str | None) -> str:

@@ -164,7 +164,7 @@ class Jobs:
                     raise Conflict("A job of this kind is not tried again. Ask for what it was to do once more.")
                 await self._record(connection, principal, job, "job.retried")
         except UniqueViolationError:
-            raise Conflict("Another job is at the same already. Look at that one: provserver job list.") from None
+            raise Conflict("Another job is at the same already. Look in the list of jobs.") from None
         return job
 
     async def stop(self) -> None:

@@ -22,8 +22,9 @@ from provserver.core.integration import RIGHTS, NetworkState, Status
 from provserver.core.lorawan import NETWORK_DEVICE_ID, NETWORK_KEY, LorawanVersion
 from provserver.core.onboarding import Denied, EndDevice, Found, Identity, Made, Network, Rejected, TryAgain
 from provserver.core.secrets import ServerKeys, Unsealable
-from provserver.services.integrations import Connect, connect, opened_key
+from provserver.services.integrations import opened_key
 from provserver.services.job_runner import Failed, JobKind, Retry, Steps
+from provserver.services.network_check import Connect, connect
 from provserver.services.onboarding import Order, Removal, enqueue_removal, is_there, removal_key, tell_failed
 from provserver.store import devices, integrations, network_devices, outbox
 from provserver.store import onboarding as store

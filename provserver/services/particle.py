@@ -103,7 +103,7 @@ class ParticleProducts:
             async with self._database.transaction() as connection:
                 found = await static_tokens.find_profile(connection, principal.organization_id, profile)
                 if not found:
-                    raise NotFound(f"There is no profile {profile!r} that you can see. `provserver profile list`.")
+                    raise NotFound(f"There is no profile {profile!r} that you can see. Look in the list of profiles.")
                 if len(found) > 1:
                     raise Conflict(f"Several organizations have a profile {profile!r}. Give its id.")
                 added = await store.insert(
@@ -204,7 +204,9 @@ class ParticleProducts:
                 key=str(found.id),
             )
             if job is None:
-                raise Conflict(f"A job of the kind {KINDS[acting]} is at this product already. `provserver job list`.")
+                raise Conflict(
+                    f"A job of the kind {KINDS[acting]} is at this product already. Look in the list of jobs."
+                )
             await self._record(connection, principal, found, f"particle.{acting.value}", job=str(job.id))
         return job
 
@@ -368,10 +370,10 @@ def _checked(change: ProductChange) -> dict[str, str]:
 async def _find(connection: Connection, principal: Principal, reference: str, *, lock: bool = False) -> ParticleProduct:
     found = await store.find(connection, principal.organization_id, reference.replace("\0", ""), lock=lock)
     if not found:
-        raise NotFound(f"There is no Particle product {reference!r} that you can see. `provserver particle list`.")
+        raise NotFound(f"There is no Particle product {reference!r} that you can see. Look in the list.")
     first, *others = found
     if others and str(first.id) != reference:
-        raise Conflict(f"{reference!r} means several Particle products. Give its id: `provserver particle list`.")
+        raise Conflict(f"{reference!r} means several Particle products. Give its id, which the list has.")
     return first
 
 

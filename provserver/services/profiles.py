@@ -3,31 +3,27 @@
 import os
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import UUID
 
 from asyncpg import LockNotAvailableError, UniqueViolationError
 
-from provserver.core import authority, chain, definitions, ids, lorawan, profilefile
+from provserver.core import authority, ids, lorawan, profilechange, profilefile
 from provserver.core.authority import AuthorityFacts, InvalidAuthority
 from provserver.core.authorization import OPERATOR
 from provserver.core.board import template_name_warning
-from provserver.core.chain import InvalidPattern
 from provserver.core.credentials import has_control_characters
-from provserver.core.definitions import InvalidDefinition
 from provserver.core.model import (
     MAX_USES,
     ChainRules,
-    ClonePolicy,
-    Datastream,
     DeviceProfile,
     KeyBudget,
     MetadataField,
-    NameSource,
     ProvisionStrategy,
     ReprovisionPolicy,
 )
 from provserver.core.moment import in_utc
+from provserver.core.profilechange import UNPROVEN, ProfileChange, checked_name
 from provserver.core.profilefile import InvalidProfileFile, ProfileTemplate
 from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
@@ -38,17 +34,25 @@ from provserver.store import audit, integrations
 from provserver.store import profiles as store
 from provserver.store.database import Connection, Database
 
+__all__ = [
+    "NO_AUTHORITY",
+    "KeyFacts",
+    "KeyPair",
+    "ProfileChange",
+    "ProfileCounts",
+    "ProfileDetails",
+    "Profiles",
+    "add_fields",
+    "missing",
+    "name_warnings",
+    "open_secret",
+    "secret_context",
+]
+
 KEY_LENGTH = 20
 SECRET_LENGTH = 32
 MAX_LENGTH = 255
 MAX_NETWORKS = 100
-SHORTEST_LIFETIME, LONGEST_LIFETIME = timedelta(minutes=1), timedelta(days=36_525)
-
-UNPROVEN = (
-    "Whoever holds the fleet key and knows a device's name can take its credentials: "
-    "firmware should send a requestNonce instead, with policy deny."
-)
-"""What `profile show` warns of under every policy but `deny`."""
 
 NO_AUTHORITY = "The profile trusts no CA yet, so no device can be provisioned: add one with profile update --ca FILE."
 """What `profile show` warns of under strategy x509-chain."""
@@ -117,44 +121,6 @@ class ProfileDetails:
         return found + [warning for each in self.authorities for warning in each.warnings(now)]
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileChange:
-    """What to change; None leaves it as it is.
-
-    authorities: contents of files, a CA's certificate in each, PEM or DER; they replace those that were trusted.
-    crls: contents of files with their revocation lists. A CA that stays keeps the list it has, unless forget_crls.
-    credentials_lifetime: zero for credentials without an end.
-    """
-
-    name: str | None = None
-    strategy: ProvisionStrategy | None = None
-    reprovision_policy: ReprovisionPolicy | None = None
-    metadata_fields: Sequence[MetadataField] | None = None
-    datastreams: Sequence[Datastream] | None = None
-    accept_unproven_repeats: bool = False
-    authorities: Sequence[bytes] | None = None
-    crls: Sequence[bytes] | None = None
-    forget_crls: bool = False
-    name_from: NameSource | None = None
-    name_pattern: str | None = None
-    allow_create: bool | None = None
-    two_sided_claim: bool | None = None
-    clone_policy: ClonePolicy | None = None
-    approval: bool | None = None
-    credentials_lifetime: timedelta | None = None
-
-    @property
-    def of_chains(self) -> bool:
-        """Whether there is something in it that only chains are concerned with."""
-        settings = (self.name_from, self.name_pattern, self.allow_create)
-        return self.of_trust or any(setting is not None for setting in settings)
-
-    @property
-    def of_trust(self) -> bool:
-        """Whether it changes whom the profile trusts."""
-        return self.authorities is not None or self.crls is not None or self.forget_crls
-
-
 def name_warnings(profile: DeviceProfile) -> list[str]:
     """What the operator should know about a profile's name, as soon as it is saved."""
     warning = template_name_warning(profile.name)
@@ -203,7 +169,7 @@ class Profiles:
             profile = replace(
                 original,
                 id=ids.uuid7(now.timestamp(), self._random),
-                name=_checked_name(name),
+                name=checked_name(name),
                 template_id=ids.template_id(self._random),
                 revision=1,
                 created_at=now,
@@ -292,7 +258,7 @@ class Profiles:
         async with self._database.transaction() as connection:
             found = await self._find(connection, reference, lock="NO KEY UPDATE")
             _check_revision(found, revision)
-            profile = _changed(found, change)
+            profile = profilechange.changed(found, change)
             await _check_network_fields(connection, found, profile)
             await self._unique(store.update(connection, profile), _taken(profile))
             await self._reserve_values(connection, found, profile)
@@ -364,7 +330,7 @@ class Profiles:
             revision=1,
             created_at=now,
         )
-        profile = _changed(blank, change)
+        profile = profilechange.changed(blank, change)
         try:
             async with self._database.transaction() as connection:
                 await self._unique(store.insert(connection, profile), _taken(profile))
@@ -514,7 +480,7 @@ def _facts(row: store.KeyRow) -> KeyFacts:
 def missing(reference: str) -> NotFound:
     """There is no such profile to whom asks."""
     return NotFound(
-        f"There is no profile {reference!r} here. `provserver profile list` names them; for the name of one in an "
+        f"There is no profile {reference!r} here. Look in the list of profiles; for the name of one in an "
         "organization below, say which: organization, or --organization."
     )
 
@@ -542,14 +508,7 @@ def _check_revision(profile: DeviceProfile, wanted: int | None) -> None:
 
 
 def _no_key(profile: DeviceProfile) -> NotFound:
-    return NotFound(f"The profile {profile.name!r} has no such provision key. `provserver profile show` names them.")
-
-
-def _checked_name(given: str) -> str:
-    name = given.strip()
-    if not name or len(name) > MAX_LENGTH or has_control_characters(name):
-        raise Invalid(f"A profile's name must be 1-{MAX_LENGTH} printable characters.")
-    return name
+    return NotFound(f"The profile {profile.name!r} has no such provision key. Look at those that it has.")
 
 
 def _checked_budget(given: KeyBudget | None) -> KeyBudget | None:
@@ -568,61 +527,3 @@ def _checked_budget(given: KeyBudget | None) -> KeyBudget | None:
         if number is not None and not 0 < number <= MAX_USES:
             raise Invalid(f"A provision key can be allowed 1 to {MAX_USES:,} {called}; leave it out for any number.")
     return KeyBudget(not_before, not_after, networks, given.max_uses, given.per_minute)
-
-
-def _changed(profile: DeviceProfile, change: ProfileChange) -> DeviceProfile:
-    name = _checked_name(profile.name if change.name is None else change.name)
-    policy = change.reprovision_policy or profile.reprovision_policy
-    changed = change.reprovision_policy not in (None, profile.reprovision_policy)
-    if changed and policy is not ReprovisionPolicy.DENY and not change.accept_unproven_repeats:
-        raise Invalid(f"{UNPROVEN} To have it all the same, add --accept-unproven-repeats.")
-    metadata, streams = profile.metadata_fields, profile.datastreams
-    try:
-        if change.metadata_fields is not None:
-            metadata = definitions.metadata_fields(change.metadata_fields)
-        if change.datastreams is not None:
-            definitions.check_datastreams(change.datastreams)
-            streams = tuple(change.datastreams)
-    except InvalidDefinition as fault:
-        raise Invalid(str(fault)) from None
-    strategy = change.strategy or profile.strategy
-    if change.of_chains and strategy not in (ProvisionStrategy.X509_CERTIFICATE_CHAIN, ProvisionStrategy.DISABLED):
-        raise Invalid("CAs, revocation lists and names from certificates go with --strategy x509-chain.")
-    return replace(
-        profile,
-        name=name,
-        strategy=strategy,
-        reprovision_policy=policy,
-        metadata_fields=metadata,
-        datastreams=streams,
-        chain=_rules(profile.chain, change),
-        two_sided_claim=profile.two_sided_claim if change.two_sided_claim is None else change.two_sided_claim,
-        clone_policy=change.clone_policy or profile.clone_policy,
-        approval=profile.approval if change.approval is None else change.approval,
-        credentials_lifetime=_lifetime(profile, change),
-    )
-
-
-def _lifetime(profile: DeviceProfile, change: ProfileChange) -> timedelta | None:
-    wanted = change.credentials_lifetime
-    if wanted is None:
-        return profile.credentials_lifetime
-    if wanted and not SHORTEST_LIFETIME <= wanted <= LONGEST_LIFETIME:
-        raise Invalid("Credentials must be good for a minute at least and 100 years at most; 0: they do not end.")
-    return wanted or None
-
-
-def _rules(rules: ChainRules, change: ProfileChange) -> ChainRules:
-    if change.name_pattern is not None:
-        try:
-            chain.compile_pattern(change.name_pattern)
-        except InvalidPattern as fault:
-            raise Invalid(
-                f"The name pattern is not valid: {fault}. It is an RE2 expression: "
-                "https://github.com/google/re2/wiki/Syntax (no look-around, no back-references)."
-            ) from None
-    return ChainRules(
-        change.name_from or rules.name_from,
-        rules.name_pattern if change.name_pattern is None else change.name_pattern,
-        rules.allow_create if change.allow_create is None else change.allow_create,
-    )

@@ -391,7 +391,7 @@ class StaticTokens:
     async def _profile(self, connection: Connection, principal: Principal, reference: str) -> DeviceProfile:
         found = await store.find_profile(connection, principal.organization_id, reference.replace("\0", ""))
         if not found:
-            raise NotFound(f"There is no profile {reference!r} that you can see. `provserver profile list` names them.")
+            raise NotFound(f"There is no profile {reference!r} that you can see. Look in the list of profiles.")
         if len(found) > 1:
             raise Conflict(f"Several organizations have a profile {reference!r}. Give its id.")
         return found[0]

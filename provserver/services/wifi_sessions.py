@@ -212,7 +212,7 @@ class WifiSessions:
                 if profile_id is None:
                     raise NotFound(
                         f"There is no template {wanted.template!r} that the organization may use. "
-                        "`provserver profile list` names them."
+                        "Look in the list of profiles."
                     )
             await store.insert(
                 connection,

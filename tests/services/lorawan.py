@@ -9,10 +9,10 @@ from uuid import UUID
 from provserver.adapters.outgoing import Outgoing, Response, networks
 from provserver.core import tokenfile
 from provserver.core.authorization import Principal
-from provserver.core.integration import ClaimProof, NetworkKind, SettingsChange, Status
+from provserver.core.integration import ClaimProof, NetworkKind, SettingsChange
 from provserver.core.lorawan import LorawanVersion
 from provserver.core.statictoken import StaticToken
-from provserver.services.integrations import Check, IntegrationChange, Integrations
+from provserver.services.integrations import IntegrationChange, Integrations
 from provserver.services.static_tokens import StaticTokens
 from provserver.store.integrations import Integration
 from tests.conftest import Space
@@ -55,13 +55,6 @@ class Willing:
         return []
 
 
-class Allowed(Integrations):
-    """Integrations of a network that is not asked whether the API key is right."""
-
-    async def _checked(self, *_: object) -> Check:
-        return Check(Status.CONNECTED, None, None, [], [])
-
-
 @dataclass
 class Brand:
     """The brand of an estate, with its integration."""
@@ -75,7 +68,7 @@ class Brand:
     @classmethod
     async def make(cls, space: Space, estate: Estate, **change: Any) -> Self:
         """change: of the integration, beside what makes codes be read."""
-        integrations = Allowed(space.database, space.keys, lambda: Reached(networks("127.0.0.1")), Willing.connect)
+        integrations = Integrations(space.database, space.keys, lambda: Reached(networks("127.0.0.1")), Willing.connect)
         wanted: dict[str, Any] = {"onboarding": True, "lorawan_profile_id": PROFILE_ID}
         made = await integrations.create(
             estate.key("brand"),

@@ -20,7 +20,7 @@ from provserver.store.data import Batch
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import Fleet, Locking, Outage, until
-from tests.services.test_devices import load
+from tests.services.imports import load
 
 NOW = 1_800_000_000.0
 

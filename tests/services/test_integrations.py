@@ -19,6 +19,7 @@ from provserver.core.onboarding import Denied, TryAgain
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Stale
 from provserver.services import integrations as module
 from provserver.services.integrations import IntegrationChange, Integrations
+from provserver.services.network_check import NetworkCheck
 from provserver.services.profiles import ProfileChange, Profiles
 from provserver.store import integrations as store
 from provserver.store import network_devices
@@ -73,7 +74,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> None:
     async def silence(*_: object) -> None:
         return None
 
-    monkeypatch.setattr(Integrations, "_silence", silence)
+    monkeypatch.setattr(NetworkCheck, "_silence", silence)
 
 
 @pytest.fixture

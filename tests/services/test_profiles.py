@@ -20,8 +20,9 @@ from provserver.core.model import (
     ProvisionStrategy,
     ReprovisionPolicy,
 )
+from provserver.core.profilechange import UNPROVEN
 from provserver.errors import Conflict, Invalid, NotFound, Refused, Stale
-from provserver.services.profiles import NO_AUTHORITY, UNPROVEN, KeyPair, ProfileChange, Profiles
+from provserver.services.profiles import NO_AUTHORITY, KeyPair, ProfileChange, Profiles
 from provserver.services.provisioning import Provisioning
 from tests import pki
 from tests.chains import DEVICE, FACTORY, OTHER, ROOT
@@ -227,13 +228,13 @@ async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
 @pytest.mark.parametrize(
     ("method", "args", "fix"),
     [
-        ("show", ("nothing",), "provserver profile list"),
-        ("secrets", ("nothing",), "provserver profile list"),
-        ("update", ("nothing", ProfileChange()), "provserver profile list"),
-        ("delete", ("nothing",), "provserver profile list"),
-        ("add_key", ("nothing",), "provserver profile list"),
-        ("remove_key", ("nothing", "key"), "provserver profile list"),
-        ("remove_key", ("sensors", "no such key"), "provserver profile show"),
+        ("show", ("nothing",), "Look in the list of profiles"),
+        ("secrets", ("nothing",), "Look in the list of profiles"),
+        ("update", ("nothing", ProfileChange()), "Look in the list of profiles"),
+        ("delete", ("nothing",), "Look in the list of profiles"),
+        ("add_key", ("nothing",), "Look in the list of profiles"),
+        ("remove_key", ("nothing", "key"), "Look in the list of profiles"),
+        ("remove_key", ("sensors", "no such key"), "Look at those that it has"),
         ("create", (SENSORS,), "Choose another name"),
         ("create", (ProfileChange(name="new"), "taken"), "Choose another"),
         ("create", (ProfileChange(name=""),), "1-255 printable characters"),
@@ -256,10 +257,10 @@ async def test_a_deleted_profile_takes_its_keys_along(space: Space) -> None:
         ("update", ("sensors", ProfileChange(metadata_fields=[MetadataField("a", "nmuber")])), "Did you mean 'number'"),
         ("update", ("sensors", ProfileChange(metadata_fields=[MetadataField("a", "list")])), "needs options"),
         ("update", ("sensors", ProfileChange(datastreams=[Datastream("a", "GPIO4")])), "no pin: V0 to V255"),
-        ("clone", ("nothing", "new"), "provserver profile list"),
+        ("clone", ("nothing", "new"), "Look in the list of profiles"),
         ("clone", ("sensors", "meters"), "Choose another name"),
         ("clone", ("sensors", "a\0"), "1-255 printable characters"),
-        ("export", ("nothing",), "provserver profile list"),
+        ("export", ("nothing",), "Look in the list of profiles"),
         ("import_", (b"name = 1",), "The file is no profile: name: expected `str`"),
         ("import_", (file_of(name="meters"),), "Choose another name"),
         ("import_", (file_of(metadata_field='name = "a"\ntype = "b"'),), "The metadata field 'a': there is no type"),

@@ -78,12 +78,11 @@ class Console:
             return self._refuse(ask, ApiProblem.of(problem.answer("internal", "")))
 
     def render(
-        self, ask: Ask, template: str, status: int, context: Mapping[str, object], layout: str | None = ""
+        self, ask: Ask, template: str, status: int, context: Mapping[str, object], *, bare: bool = False
     ) -> Response:
-        """A template as an answer. layout: what is around it; None: nothing."""
+        """A template as an answer: a page, or what changes of one; bare: without anything around."""
         said = _said(ask.request)
-        if layout == "":
-            layout = "part.html" if ask.is_part else "base.html"
+        layout = None if bare else "part.html" if ask.is_part else "base.html"
         text = self._templates.get_template(template).render(
             {
                 "ask": ask,
@@ -158,10 +157,9 @@ class Console:
         return Response(303, {"Location": _SIGN_IN if asked == "/" else f"{_SIGN_IN}?next={quote(asked, safe='/')}"})
 
     def _refuse(self, ask: Ask, fault: ApiProblem) -> Response:
-        layout: str | None = "" if not ask.is_part else None
-        template = "problem.html" if layout == "" else "problem_part.html"
+        template = "problem_part.html" if ask.is_part else "problem.html"
         kept = {name: value for name, value in fault.headers.items() if name in ("Retry-After", "Allow")}
-        made = self.render(ask, template, fault.status, {"problem": fault}, layout)
+        made = self.render(ask, template, fault.status, {"problem": fault}, bare=ask.is_part)
         return Response(made.status, dict(made.headers) | kept, made.body)
 
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
-from provserver.admin.console.reasons import on_a_page, said
+from provserver.admin.console.reasons import said
 from provserver.admin.messages import Request, Response
 from provserver.admin.problem import Malformed, TooLarge, UnsupportedMediaType
 from provserver.admin.route import JSON, PREFIX, Access
@@ -60,7 +60,7 @@ class ApiProblem(Exception):  # noqa: N818
         self.status = status
         self.code: str = content["code"]
         self.title: str = content["title"]
-        self.detail: str = on_a_page(content["detail"])
+        self.detail: str = content["detail"]
         self.errors: list[dict[str, Any]] = [
             each | {"reason": said(str(each["reason"]))} for each in content.get("errors") or []
         ]
@@ -140,6 +140,12 @@ class Ask:
     _cookie: str = ""
 
     @property
+    def signed_in(self) -> Mapping[str, Any]:
+        """The session, on a page that is not for everybody: who is nobody was told to sign in first."""
+        assert self.session is not None  # noqa: S101 - the console sees to it
+        return self.session
+
+    @property
     def is_part(self) -> bool:
         """Whether the browser has the page, and asks for what is to be put into it."""
         headers = self.request.headers
@@ -170,7 +176,7 @@ class Ask:
     async def form(self) -> Form:
         """The fields of a form. Raises UnsupportedMediaType, Malformed, TooLarge."""
         if self._form is None:
-            if self.request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+            if not self._is_form:
                 raise UnsupportedMediaType(f"A form is sent as {FORM}.")
             data = await self.body(MAX_FORM)
             try:
@@ -248,11 +254,13 @@ class Ask:
         """End the session; the next `go` or `leave` tells the browser."""
         self._cookie = (await self.pass_on("DELETE", "/session")).headers["Set-Cookie"]
 
+    @property
+    def _is_form(self) -> bool:
+        return self.request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+
     async def _once(self) -> str:
         """A form that is sent twice does once what it does: each of its calls has a key of its own."""
-        if self.request.method != "POST" or self.session is None:
-            return ""
-        if self.request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        if self.request.method != "POST" or self.session is None or not self._is_form:
             return ""
         once = (await self.form())["_once"]
         if not _ONCE.fullmatch(once):
@@ -266,7 +274,7 @@ class Ask:
 
     def part(self, template: str, *, status: int = 200, **context: object) -> Response:
         """A template without anything around."""
-        return self.console.render(self, template, status, context, layout=None)
+        return self.console.render(self, template, status, context, bare=True)
 
     def go(self, path: str, *, said: str = "") -> Response:
         """On to another page of ours, which says so at its top. path: without base."""

@@ -20,8 +20,6 @@ _WORDS = (
 )
 """What a reason begins with, and how it is said; `{}` is what was found in it."""
 
-_LISTED = re.compile(r"`provserver [a-z -]+ list`(?: (?:names|has) them)?\.")
-
 
 def said(reason: str) -> str:
     """A reason in plain words; one that is in words already stays as it is."""
@@ -29,8 +27,3 @@ def said(reason: str) -> str:
         if (found := re.match(pattern, reason)) is not None:
             return words.format(*found.groups())
     return reason
-
-
-def on_a_page(detail: str) -> str:
-    """What went wrong, for people at a page: a list of theirs in the place of the command that prints it."""
-    return _LISTED.sub("Look in the list.", detail)

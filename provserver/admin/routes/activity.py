@@ -1,8 +1,8 @@
 """What has happened, and what happens: attempts, events."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import msgspec
@@ -16,7 +16,10 @@ from provserver.core.model import Transport
 from provserver.core.moment import in_utc
 from provserver.core.search import Span
 from provserver.errors import Outcome
-from provserver.services.events import AttemptSummary, Feed, Happening, Wanted
+from provserver.services.events import AttemptSummary, Happening, Wanted
+
+if TYPE_CHECKING:
+    from provserver.admin.services import Services
 
 HEARTBEAT = 15.0
 """Seconds after which a silent feed says that it lives."""
@@ -97,31 +100,39 @@ async def show_attempt(call: Call[None, None]) -> AttemptAnswer:
 
 
 async def follow_events(call: Call[EventQuery, None]) -> Content:
-    """Follow what happens, as server-sent events."""
+    """Follow what happens, as server-sent events.
+
+    An entry of the audit says in `actorName` what its `actor` is called; null of those that you cannot see.
+    """
     since = call.query.last_event_id or None
     if (header := call.request.headers.get("last-event-id")) is not None:
         since = _event_id(header)
-    return Content(stream(call.services.feed, call.principal, since), "text/event-stream")
+    return Content(stream(call.services, call.principal, since), "text/event-stream")
 
 
-async def stream(feed: Feed, principal: Principal, since: UUID | None) -> AsyncIterator[bytes]:
-    """A feed in the form of server-sent events (HTML §9.2)."""
-    async with feed.read(principal, since) as reader:
+async def stream(services: "Services", principal: Principal, since: UUID | None) -> AsyncIterator[bytes]:
+    """The feed in the form of server-sent events (HTML §9.2)."""
+    async with services.feed.read(principal, since) as reader:
         yield b": what happens from now on\nretry: 3000\n\n"
         while (happenings := await reader.next(HEARTBEAT)) is not None:
             if not happenings:
                 yield b":\n\n"
+            actors = {str(each.facts["actor"]) for each in happenings if each.kind == "audit"}
+            names = await services.audit.names(principal, actors) if actors else {}
             for each in happenings:
-                yield _event(each)
+                yield _event(each, names)
             if reader.age > MAX_LIFE:
                 return
 
 
-def _event(happening: Happening) -> bytes:
+def _event(happening: Happening, names: Mapping[str, str]) -> bytes:
+    """names: of actors, for who reads: what has happened is told to others, too."""
     lines = [b"event: " + happening.kind.encode()]
     if happening.id is not None:
         lines.append(b"id: " + str(happening.id).encode())
     data = {"id": happening.id, "type": happening.kind, "at": happening.at} | happening.facts
+    if happening.kind == "audit":
+        data["actorName"] = names.get(str(happening.facts["actor"]))
     lines.append(b"data: " + msgspec.json.encode(data))
     return b"\n".join(lines) + b"\n\n"
 

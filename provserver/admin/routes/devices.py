@@ -19,7 +19,8 @@ from provserver.core.clones import Sign
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
 from provserver.errors import Conflict, Invalid
 from provserver.services.claiming import Claimed
-from provserver.services.devices import MAX_REASON, DeviceChange, DeviceDetails, Devices, ImportReport
+from provserver.services.device_import import ImportReport
+from provserver.services.devices import MAX_REASON, DeviceChange, DeviceDetails, Devices
 from provserver.services.jobs import Progress
 
 Attributes = Annotated[Mapping[Name, Any], Meta(max_length=1000)]

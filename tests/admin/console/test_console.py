@@ -1,7 +1,5 @@
 """The console's frame: who is let in, what is said when something is wrong, and what browsers are told."""
 
-import pytest
-
 from tests.admin.console.conftest import Visit, Visitor
 
 
@@ -23,43 +21,6 @@ async def test_a_link_from_elsewhere_is_asked_for_once_more_by_our_own_page(visi
     assert (asked.status, asked.headers["Refresh"]) == (200, "0;url=/devices")
 
 
-async def test_signing_in_and_out(visit: Visit) -> None:
-    somebody = await visit()
-    assert (await somebody.get("/")).status == 200
-    assert (await somebody.get("/sign-in")).location == "/"
-    assert (await somebody.post("/sign-out")).location == "/sign-in"
-    assert (await somebody.get("/")).status == 303
-
-
-async def test_a_wrong_password_is_told_in_the_form(visit: Visit) -> None:
-    nobody = await visit(None)
-    refused = await nobody.post("/sign-in", email="nobody@example.com", password="wrong", next="/")
-    assert refused.status == 401
-    assert "<html" not in refused.html
-    assert "wrong" in refused.text
-    assert "new tab" not in refused.text  # this is where people sign in
-    assert "new tab" in (await nobody.post("/claim", code="sqr_" + "x" * 32)).text
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        "//evil.example",
-        "/\\evil.example",
-        "https://evil.example",
-        "evil",
-        "/a\tb",
-        "/\t/evil.example",
-        "\\\\evil",
-        "/ä",
-        "//[",
-    ],
-)
-async def test_signing_in_leads_nowhere_else(visit: Visit, path: str) -> None:
-    somebody = await visit()
-    assert (await somebody.get("/sign-in", next=path)).location == "/"
-
-
 async def test_a_query_that_is_none_is_told_to_who_is_known(visitor: Visitor) -> None:
     page = await visitor.get("/devices?search=%ff")
     assert page.status == 400
@@ -73,17 +34,6 @@ async def test_what_is_not_there_is_told_as_a_page(visitor: Visitor) -> None:
     assert "<html" in page.html
     assert "Not found" in page.text
     assert (await visitor.get("/o/999/")).status == 404
-
-
-async def test_assets_are_kept_and_packed(visitor: Visitor) -> None:
-    page = await visitor.get("/sign-out")
-    assert page.status == 405
-    found = page.html.split('rel="stylesheet" href="')[1].split('"')[0]
-    sheet = await visitor.get(found)
-    assert sheet.headers["Cache-Control"] == "public, max-age=31536000, immutable"
-    assert sheet.headers["Content-Encoding"] == "gzip"
-    assert (await visitor.get("/assets/console.000000000000.css")).status == 404
-    assert (await visitor.get("/assets/../console.py")).status == 404
 
 
 async def test_every_page_tells_browsers_to_run_our_scripts_alone(visitor: Visitor) -> None:

@@ -36,6 +36,6 @@ async def test_what_cannot_be_read_is_told_without_jargon(visitor: Visitor) -> N
 async def test_no_page_sends_people_to_a_shell_for_a_list(visitor: Visitor) -> None:
     for path in ("/devices/nope", "/devices?profile=nope"):
         page = await visitor.get(path)
-        assert (page.status, "Look in the list." in page.text) == (404, True)
+        assert (page.status, "Look in the list of" in page.text) == (404, True)
         assert "provserver device" not in page.text
         assert "provserver profile" not in page.text

@@ -90,12 +90,11 @@ async def sign_up(ask: Ask) -> Response:
 
 async def show_account(ask: Ask) -> Response:
     """Show who is signed in, and what he may do."""
-    assert ask.session is not None  # noqa: S101 - who is nobody signs in first
-    user = ask.session["user"]
+    user = ask.signed_in["user"]
     return ask.show(
         "account/account.html",
         user=user,
-        granted=granted(ask.session["permissions"]),
+        granted=granted(ask.signed_in["permissions"]),
         meaning=ROLES[Role(user["role"])] if user else "",
         min_length=MIN_LENGTH,
     )
@@ -103,9 +102,8 @@ async def show_account(ask: Ask) -> Response:
 
 async def change_name(ask: Ask) -> Response:
     """Have another name."""
-    assert ask.session is not None  # noqa: S101 - likewise
     form = await ask.form()
-    await ask.api("PATCH", f"/users/{ask.session['user']['id']}", body={"name": form["name"]})
+    await ask.api("PATCH", f"/users/{ask.signed_in['user']['id']}", body={"name": form["name"]})
     return ask.go("/account", said="Your name is changed.")
 
 

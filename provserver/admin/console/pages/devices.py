@@ -205,7 +205,7 @@ def filled_in(form: Form) -> dict[str, str]:
 
 def is_mine(ask: Ask, device: Mapping[str, Any]) -> bool:
     """Whether whoever looks is the one who owns a device."""
-    user = (ask.session or {}).get("user")
+    user = ask.signed_in["user"]
     return user is not None and device["ownerId"] == user["id"]
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from provserver.admin.console.page import Ask, page
+from provserver.admin.console.page import Ask, Form, page
 from provserver.admin.messages import Response
 from provserver.admin.problem import Malformed
 from provserver.core.authorization import Permission
@@ -64,20 +64,15 @@ async def list_approvals(ask: Ask) -> Response:
 async def decide(ask: Ask) -> Response:
     """Accept or reject one, or all of a profile."""
     form = await ask.form()
-    if form["decision"] not in ("accept", "reject") or not (form["approval"] or form["profile"]):
+    verb = form["decision"]
+    if verb not in ("accept", "reject") or not (form["approval"] or form["profile"]):
         raise Malformed("Say what to accept or reject: press the button beside it.")
-    accept = form["decision"] == "accept"
-    verb = "accept" if accept else "reject"
     if form["approval"]:
         decided = await ask.api("POST", f"/approvals/{_id(form['approval'])}/{verb}")
-        name = decided["deviceName"] or "The device"
-        said = (
-            f"{name} was accepted: it gets its credentials when it asks again." if accept else f"{name} was rejected."
-        )
-        return ask.go(_back(form["back"]), said=said)
-    done = await ask.api("POST", f"/approvals/{verb}", body={"profile": form["profile"]})
-    count = done["count"]
-    return ask.go(_back(form["back"]), said=f"{count:,} {'device was' if count == 1 else 'devices were'} {verb}ed.")
+        comes = ": it gets its credentials when it asks again" if verb == "accept" else ""
+        return _done(ask, form, f"{decided['deviceName'] or 'The device'} was {verb}ed{comes}.")
+    count = (await ask.api("POST", f"/approvals/{verb}", body={"profile": form["profile"]}))["count"]
+    return _done(ask, form, f"{count:,} {'device was' if count == 1 else 'devices were'} {verb}ed.")
 
 
 async def list_quarantined(ask: Ask) -> Response:
@@ -94,14 +89,14 @@ async def release(ask: Ask) -> Response:
     name = released["device"]["name"]
     if released["accessToken"] is not None:
         return ask.show("inbox/released.html", released=released, back=_back(form["back"]))
-    return ask.go(_back(form["back"]), said=f"{name} is out of quarantine, with the credentials that it had.")
+    return _done(ask, form, f"{name} is out of quarantine, with the credentials that it had.")
 
 
 async def delete(ask: Ask) -> Response:
     """Delete a device that is in quarantine."""
     form = await ask.form()
     gone = await ask.api("DELETE", f"/devices/{_id(form['device'])}")
-    return ask.go(_back(form["back"]), said=f"The device {gone['name']} was deleted.")
+    return _done(ask, form, f"The device {gone['name']} was deleted.")
 
 
 async def list_clone_signs(ask: Ask) -> Response:
@@ -116,14 +111,14 @@ async def dismiss(ask: Ask) -> Response:
     body = {"device": form["device"]} if form["device"] else {}
     done = await ask.api("POST", "/inbox/clone-signs/dismiss", body=body)
     number = done["count"]
-    return ask.go(_back(form["back"]), said=f"The signs of {number} device{'s' if number != 1 else ''} were forgotten.")
+    return _done(ask, form, f"The signs of {number} device{'s' if number != 1 else ''} were forgotten.")
 
 
 async def quarantine(ask: Ask) -> Response:
     """Put a suspicious device into quarantine."""
     form = await ask.form()
     held = await ask.api("POST", f"/devices/{_id(form['device'])}/quarantine", body={"reason": form["reason"]})
-    return ask.go(_back(form["back"]), said=f"{held['name']} is in quarantine: nobody is let in with its credentials.")
+    return _done(ask, form, f"{held['name']} is in quarantine: nobody is let in with its credentials.")
 
 
 async def list_jobs(ask: Ask) -> Response:
@@ -178,6 +173,11 @@ _PLACES = ("/inbox", "/inbox/approvals", "/inbox/quarantine", "/inbox/clone-sign
 def _back(path: str) -> str:
     """The page of the inbox that a form was on."""
     return path if path in _PLACES else "/inbox"
+
+
+def _done(ask: Ask, form: Form, said: str) -> Response:
+    """Back to where a form was, with what came of it."""
+    return ask.go(_back(form["back"]), said=said)
 
 
 def _id(text: str) -> str:

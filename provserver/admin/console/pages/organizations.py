@@ -17,11 +17,10 @@ _SECTION = re.compile(r"https?://[^/?#]*(?:/o/[0-9]+)?/(?!o/)([a-z][a-z-]*)(?=[/
 
 async def list_organizations(ask: Ask) -> Response:
     """Show the tree, or what a search finds in it."""
-    assert ask.session is not None  # noqa: S101 - who is nobody signs in first
     if search := ask.query.get("search", "").strip():
         found = await ask.api("GET", "/organizations", ask.chosen("search", "cursor") | {"limit": 50})
         return ask.show("organizations/found.html", found=found, above=await names(ask, found["items"]), search=search)
-    top = ask.organization or ask.session["organization"]
+    top = ask.organization or ask.signed_in["organization"]
     below = await ask.api("GET", "/organizations", {"parent": top["id"], "limit": 50} | ask.chosen("cursor"))
     return ask.show("organizations/list.html", top=top, found=below)
 
@@ -35,9 +34,8 @@ async def show_branch(ask: Ask) -> Response:
 
 async def show_switcher(ask: Ask) -> Response:
     """The organizations that can be looked at, each with the link to the section that is open now."""
-    assert ask.session is not None  # noqa: S101 - likewise
     section = _section(ask.request.headers.get("hx-current-url", ""))
-    own = ask.session["organization"]
+    own = ask.signed_in["organization"]
     search = ask.query.get("search", "").strip()
     chosen: dict[str, Any] = {"search": search} if search else {"parent": own["id"]}
     found = await ask.api("GET", "/organizations", chosen | {"limit": 50} | ask.chosen("cursor"))
@@ -63,8 +61,7 @@ async def show_switcher_branch(ask: Ask) -> Response:
 
 async def ask_for_organization(ask: Ask) -> Response:
     """Ask for a new one."""
-    assert ask.session is not None  # noqa: S101 - likewise
-    parent = ask.organization or ask.session["organization"]
+    parent = ask.organization or ask.signed_in["organization"]
     if reference := ask.query.get("parent", ""):
         parent = await ask.api("GET", f"/organizations/{_number(reference)}")
     return ask.show("organizations/new.html", parent=parent)
@@ -80,12 +77,11 @@ async def create_organization(ask: Ask) -> Response:
 
 async def show_organization(ask: Ask) -> Response:
     """Show one: what it has, what it may have, what is below."""
-    assert ask.session is not None  # noqa: S101 - likewise
     path = f"/organizations/{ask.parameters['organization']}"
     organization = await ask.api("GET", path)
     contents = await ask.api("GET", f"{path}/contents")
     below = await ask.api("GET", "/organizations", {"parent": organization["id"], "limit": 50} | ask.chosen("cursor"))
-    own = organization["id"] == ask.session["organizationId"]
+    own = organization["id"] == ask.signed_in["organizationId"]
     return ask.show(
         "organizations/show.html",
         organization=organization,
@@ -144,9 +140,8 @@ async def ancestors(ask: Ask, organization: dict[str, Any]) -> list[dict[str, An
 
 async def own_or(ask: Ask, reference: str) -> dict[str, Any] | None:
     """An organization that is asked for; the one that is looked at without; None when it is not to be seen."""
-    assert ask.session is not None  # noqa: S101 - likewise
     if not reference:
-        found: dict[str, Any] | None = ask.organization or ask.session["organization"]  # type: ignore[assignment]
+        found: dict[str, Any] | None = ask.organization or ask.signed_in["organization"]  # type: ignore[assignment]
         return found
     try:
         return dict(await ask.api("GET", f"/organizations/{_number(reference)}"))

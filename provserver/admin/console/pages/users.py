@@ -21,9 +21,8 @@ async def list_users(ask: Ask) -> Response:
 
 async def ask_for_user(ask: Ask) -> Response:
     """Ask whom to invite."""
-    assert ask.session is not None  # noqa: S101 - who is nobody signs in first
     organization = await own_or(ask, ask.query.get("organization", ""))
-    return ask.show("users/new.html", organization=organization, roles=choosable(ask.session["permissions"]))
+    return ask.show("users/new.html", organization=organization, roles=choosable(ask.signed_in["permissions"]))
 
 
 async def invite_user(ask: Ask) -> Response:
@@ -38,11 +37,10 @@ async def invite_user(ask: Ask) -> Response:
 
 async def show_user(ask: Ask) -> Response:
     """Show one, with what may be done about him."""
-    assert ask.session is not None  # noqa: S101 - likewise
     user = await ask.api("GET", f"/users/{ask.parameters['user']}")
     organizations = await named(ask, [user["organizationId"]])
-    own = ask.session["user"]
-    permissions = ask.session["permissions"]
+    own = ask.signed_in["user"]
+    permissions = ask.signed_in["permissions"]
     return ask.show(
         "users/show.html",
         user=user,

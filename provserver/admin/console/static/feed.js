@@ -10,9 +10,11 @@ function words(text) {
   return String(text ?? "").replaceAll("_", " ").replaceAll(".", " ").toLowerCase();
 }
 
-function who(actor) {
-  const [kind] = String(actor).split(":");
-  return {user: "A user", key: "An API key", device: "A device", operator: "The operator"}[kind] ?? "The server";
+// What whoever looks may not know the name of has one for its kind.
+function who(event) {
+  const [kind] = String(event.actor).split(":");
+  const noun = {user: "A user", key: "An API key", device: "A device", operator: "The operator"}[kind] ?? "The server";
+  return event.actorName ?? noun;
 }
 
 function part(name, text, className) {
@@ -46,7 +48,7 @@ const LINES = {
   },
   audit(event) {
     const named = event.detail && (event.detail.name ?? event.detail.email);
-    return [["audit", "info"], [`${who(event.actor)}: ${words(event.action)}${typeof named === "string" ? ` ${named}` : ""}`]];
+    return [["audit", "info"], [`${who(event)}: ${words(event.action)}${typeof named === "string" ? ` ${named}` : ""}`]];
   },
 };
 

@@ -1,5 +1,5 @@
-// A CSV file that becomes static tokens: it is kept here, checked by the server as often as its columns are mapped
-// otherwise, and sent once more when it is to be imported.
+// A CSV file that becomes devices or static tokens: it is kept here, checked by the server as often as its columns are
+// mapped otherwise, and sent once more when it is to be imported.
 
 const NOT_CSV = /\.(xlsx?|xlsm|ods|numbers)$/i;
 
@@ -28,7 +28,7 @@ function upload(form) {
     fault.replaceChildren(...(text ? [box] : []));
   }
 
-  // A change while tokens are made would begin another import beside the one that nobody can call back.
+  // A change while they are made would begin another import beside the one that nobody can call back.
   function lock(on) {
     making = on;
     for (const each of [input, profile, ...report.querySelectorAll("select[data-column]")]) {
@@ -68,7 +68,7 @@ function upload(form) {
     sending = request;
     progress.hidden = false;
     bar.removeAttribute("value");
-    const sentAll = once ? form.dataset.making ?? "The tokens are made…" : "The file is checked…";
+    const sentAll = once ? form.dataset.making : "The file is checked…";
     said.textContent = sentAll;
     request.upload.addEventListener("progress", (event) => {
       if (!event.lengthComputable || event.loaded === event.total) return;

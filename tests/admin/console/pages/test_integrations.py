@@ -8,7 +8,7 @@ import pytest
 
 from provserver.core.authorization import Role
 from provserver.core.integration import NetworkState
-from provserver.services.integrations import outgoing
+from provserver.services.network_check import outgoing
 from provserver.store import network_devices
 from provserver.store.network_devices import NetworkDevice
 from tests.admin.conftest import Site
@@ -21,7 +21,7 @@ EVIL = "meters <script>alert(1)</script>"
 
 @pytest.fixture
 async def stack(site: Site) -> AsyncIterator[ThingsStack]:
-    site.api.services.integrations._make = lambda: outgoing("127.0.0.1")
+    site.api.services.integrations._networks._make = lambda: outgoing("127.0.0.1")
     async with ThingsStack() as made:
         made.application("meters")
         yield made

@@ -221,6 +221,7 @@ async def test_the_feed_is_passed_on(site: Site, visitor: Visitor, visit: Visit)
         while told.get("data", {}).get("action") != "profile.created":
             told = await event(feed)
         assert told["data"]["detail"]["name"] == "before"  # what has just happened comes first
+        assert told["data"]["actorName"] == "person-1@example.com"
         await visitor.api("POST", "/profiles", {"name": "after"})
         while told["data"].get("detail", {}).get("name") != "after":
             told = await event(feed)

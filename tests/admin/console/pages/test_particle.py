@@ -6,9 +6,9 @@ import pytest
 
 from provserver.core.authorization import Principal, Role
 from provserver.core.particle import Pace
-from provserver.services.integrations import outgoing
 from provserver.services.job_runner import JobRunner
 from provserver.services.jobs import Progress
+from provserver.services.network_check import outgoing
 from provserver.services.particle import kinds
 from tests.admin.conftest import Site
 from tests.admin.console.conftest import Visit, Visitor

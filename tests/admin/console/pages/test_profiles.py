@@ -1,39 +1,12 @@
-"""Profiles and their keys on pages: what is written, what is shown once, what is refused."""
-
-import re
-from typing import Any
+"""Profiles on pages: what is written, what is shown once, what is refused."""
 
 import pytest
 
 from provserver.core.authorization import Role
-from provserver.core.model import MAX_USES
-from provserver.errors import Outcome
-from tests.admin.conftest import Site
-from tests.admin.console.conftest import Shown, Visit, Visitor
-from tests.pki import Authority
-from tests.services.conftest import PEER
+from tests.admin.console.conftest import Visit, Visitor
+from tests.admin.console.pages.profiles import BASIC, key_and_secret, made
 
 XSS = "<script>alert(1)</script>"
-
-BASIC = {
-    "strategy": "ALLOW_CREATE_NEW_DEVICES",
-    "reprovisionPolicy": "deny",
-    "clonePolicy": "report",
-    "lifetimeUnit": "86400",
-}
-
-
-async def made(visitor: Visitor, name: str = "wifi-sensor", **more: Any) -> dict[str, Any]:
-    profile: dict[str, Any] = await visitor.api("POST", "/profiles", {"name": name} | more)
-    return profile
-
-
-def key_and_secret(shown: Shown) -> tuple[str, str]:
-    key = re.search(r"Key <span class=\"copy\"><code>([^<]+)</code>", shown.html)
-    secret = re.search(r"class=\"secret\".*?<code>([^<]+)</code>", shown.html, re.DOTALL)
-    assert key, shown.text
-    assert secret, shown.text
-    return key[1], secret[1]
 
 
 async def test_without_profiles_there_is_a_way_to_one(visitor: Visitor) -> None:
@@ -224,91 +197,6 @@ async def test_what_would_be_lost_is_named(visitor: Visitor) -> None:
     assert f'action="{at}/delete"' not in shown.html
 
 
-async def test_keys_are_added_bounded_and_removed(visitor: Visitor) -> None:
-    profile = await made(visitor)
-    at = f"/profiles/{profile['id']}/keys"
-    added = await visitor.post(
-        at, networks="192.0.2.0/24\n2001:db8::/32", maxUses="10", perMinute="3", notAfter="2099-01-31T12:00"
-    )
-    key, secret = key_and_secret(added)
-    assert secret in added.html
-    page = await visitor.get(at)
-    assert "0 of 10 uses" in page.text
-    assert "2099-01-31 12:00:00 UTC" in page.text
-    assert secret not in page.html
-
-    bound = await visitor.post(f"{at}/bounds", key=key, counted="on")
-    assert bound.location == at
-    held = {
-        each["provisionDeviceKey"]: each for each in (await visitor.api("GET", f"/profiles/{profile['id']}"))["keys"]
-    }
-    assert (held[key]["maxUses"], held[key]["networks"], held[key]["perMinute"]) == (MAX_USES, [], None)
-    assert "0 devices while counted" in (await visitor.get(at)).text
-    wrong = await visitor.post(f"{at}/bounds", key=key, networks="here")
-    assert "CIDR" in wrong.text
-
-    assert (await visitor.post(f"{at}/removal", key=profile["provisionDeviceKey"])).location == at
-    assert "It is the last key of wifi-sensor" in (await visitor.get(at)).text
-    await visitor.post(f"{at}/removal", key=key)
-    assert "No provision key" in (await visitor.get(at)).text
-
-
-async def test_seconds_of_a_bound_outlive_a_change_of_another(visitor: Visitor) -> None:
-    profile = await made(visitor)
-    at = f"/profiles/{profile['id']}/keys"
-    until = "2099-01-31T12:00:59Z"
-    await visitor.api("POST", f"/profiles/{profile['id']}/keys", {"notAfter": until, "provisionDeviceKey": "second"})
-    page = await visitor.get(at)
-    shown = re.search(r'name="notAfter"[^>]*value="([^"]+)"|value="(2099[^"]+)"[^>]*name="notAfter"', page.html)
-    assert shown is not None
-    await visitor.post(f"{at}/bounds", key="second", notAfter=shown[1] or shown[2], perMinute="7")
-    held = (await visitor.api("GET", f"/profiles/{profile['id']}"))["keys"]
-    assert next(each["notAfter"] for each in held if each["provisionDeviceKey"] == "second") == until
-
-
-async def test_odd_keys_are_in_no_path(visitor: Visitor) -> None:
-    key = "a/b?c#d %41 <b>'\"é"
-    profile = await made(visitor, provisionDeviceKey=key, provisionDeviceSecret="s")
-    at = f"/profiles/{profile['id']}/keys"
-
-    assert (await visitor.get(at)).status == 200
-    assert (await visitor.post(f"{at}/bounds", key=key, perMinute="7")).location == at
-    (held,) = (await visitor.api("GET", f"/profiles/{profile['id']}"))["keys"]
-    assert held["perMinute"] == 7
-    await visitor.post(f"{at}/removal", key=key)
-    assert (await visitor.api("GET", f"/profiles/{profile['id']}"))["keys"] == []
-
-
-async def test_a_key_is_replaced_without_a_gap(visitor: Visitor, site: Site) -> None:
-    profile = await made(visitor)
-    at = f"/profiles/{profile['id']}/keys"
-    old, old_secret = profile["provisionDeviceKey"], profile["provisionDeviceSecret"]
-    await visitor.post(f"{at}/bounds", key=old, networks="192.0.2.0/24")
-
-    added = await visitor.post(f"{at}/replacement", key=old)
-    new, new_secret = key_and_secret(added)
-    assert f"The old key, {old} , stays good" in added.text
-    for number, (key, secret) in enumerate([(old, old_secret), (new, new_secret), (new, new_secret)]):
-        body = f'{{"deviceName":"d{number}","provisionDeviceKey":"{key}","provisionDeviceSecret":"{secret}"}}'
-        answer = await site.space.provisioning.answer(body.encode(), PEER)
-        assert answer.outcome is Outcome.SUCCESS
-
-    first, second = (await visitor.api("GET", f"/profiles/{profile['id']}"))["keys"]
-    assert (first["uses"], second["uses"]) == (1, 2)
-    assert first["networks"] == second["networks"] == ["192.0.2.0/24"]
-    page = await visitor.get(at)
-    assert "Replacing a key" in page.text
-    assert "1 device while counted" in page.text
-    assert "2 devices while counted" in page.text
-    assert (await visitor.post(f"{at}/removal", key=old)).location == at
-    gone = await visitor.post(f"{at}/replacement", key=old)
-    assert gone.location == at
-    await visitor.post(f"{at}/bounds", key=new, notAfter="2020-01-01T00:00")
-    after = await visitor.post(f"{at}/replacement", key=new)
-    assert "stays good" not in after.text
-    assert f"The old key, {new} , has expired" in after.text
-
-
 async def test_firmware_is_filled_in_for_the_key_that_was_chosen(visitor: Visitor) -> None:
     profile = await made(visitor)
     await visitor.api("POST", f"/profiles/{profile['id']}/keys", {"provisionDeviceKey": "second"})
@@ -319,44 +207,6 @@ async def test_firmware_is_filled_in_for_the_key_that_was_chosen(visitor: Visito
     assert '<option value="2" selected>second' in shown.html
     for odd in ("0", "3", "-1", "x", "²"):
         assert (await visitor.get(f"/profiles/{profile['id']}/firmware", key=odd)).status == 200
-
-
-async def test_certificates(visitor: Visitor) -> None:
-    root, other = Authority.root("Factory"), Authority.root("Other factory")
-    body = BASIC | {"strategy": "X509_CERTIFICATE_CHAIN", "nameFrom": "cn", "namePattern": "", "allowCreate": "on"}
-    created = await visitor.post("/profiles", name="chain", authorities=f"{root.pem}\n{other.pem}", **body)
-    assert created.location.startswith("/profiles/"), created.text
-    at = f"{created.location}/certificates"
-    assert "Other factory" in (await visitor.get(at)).text
-
-    saved = await visitor.post(at, authorities=root.pem, nameFrom="san-dns", namePattern="x(.*)", crls="")
-    assert saved.location == at
-    profile = await visitor.api("GET", "/profiles/chain")
-    assert [each["subject"] for each in profile["certificateAuthorities"]] == ["CN=Factory"]
-    assert (profile["nameFrom"], profile["namePattern"], profile["allowCreate"]) == ("san-dns", "x(.*)", False)
-    assert "PEM" in (await visitor.post(at, authorities="nonsense!", nameFrom="cn")).text
-
-
-async def test_a_profile_issues_certificates(visitor: Visitor) -> None:
-    profile = await made(visitor)
-    at = f"/profiles/{profile['id']}/certificates"
-    assert "It issues no certificates" in (await visitor.get(at)).text
-    assert (await visitor.post(f"{at}/authority", name="My CA", days="30")).location == at
-    shown = await visitor.get(at)
-    assert "CN=My CA" in shown.text
-    assert "PRIVATE KEY-----" not in shown.html
-    assert (await visitor.post(f"{at}/authority", name="Other CA")).status == 409
-    assert (await visitor.post(f"{at}/authority", name="Other CA", replace="on")).location == at
-    assert (await visitor.post(f"{at}/import", certificates="x", key="y")).status >= 400
-
-
-async def test_request_keys(visitor: Visitor) -> None:
-    assert "No request key yet" in (await visitor.get("/request-keys")).text
-    assert (await visitor.post("/request-keys")).location == "/request-keys"
-    (key,) = (await visitor.api("GET", "/request-keys"))["items"]
-    assert key["publicKey"] in (await visitor.get("/request-keys")).html
-    assert (await visitor.post(f"/request-keys/{key['id']}/delete")).location == "/request-keys"
-    assert (await visitor.api("GET", "/request-keys"))["items"] == []
 
 
 @pytest.mark.parametrize("role", [Role.STAFF, Role.USER])

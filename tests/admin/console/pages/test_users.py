@@ -1,10 +1,7 @@
 import re
 from uuid import UUID
 
-import pytest
-
-from provserver.admin.console.permissions import GROUPS, ROLES, choosable, granted
-from provserver.core.authorization import ALL, PERMISSIONS, Permission, Role
+from provserver.core.authorization import Role
 from tests.admin.conftest import PASSWORD
 from tests.admin.console.conftest import Shown, Visit, Visitor
 
@@ -105,17 +102,3 @@ async def test_who_may_not_manage_sees_and_no_more(visit: Visit, visitor: Visito
     assert (await user.get("/users")).status == 403
     roles = await user.get("/users/roles")
     assert "A customer: claims devices" in roles.text
-
-
-def test_every_permission_and_role_has_its_words() -> None:
-    named = [permission for group in GROUPS for permission, _ in group.permissions]
-    assert sorted(named) == sorted(Permission)
-    assert set(ROLES) == set(Role)
-    assert granted(ALL) == list(GROUPS)
-    assert [group.noun for group in granted(PERMISSIONS[Role.USER])] == ["Devices"]
-
-
-@pytest.mark.parametrize("role", Role)
-def test_nobody_gives_more_than_he_may(role: Role) -> None:
-    given = [each.role for each in choosable(PERMISSIONS[role])]
-    assert given == [each for each in Role if PERMISSIONS[each] <= PERMISSIONS[role]]
