@@ -99,6 +99,8 @@ class Forwarder(asyncio.DatagramProtocol):
 
     async def _acknowledged(self, kind: int, answer: int, body: bytes) -> None:
         token = secrets.token_bytes(2)
+        while (answer, token) in self._acks:
+            token = secrets.token_bytes(2)
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._acks[answer, token] = future
         try:

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from provserver.core import ids
@@ -17,7 +17,7 @@ from provserver.errors import NotFound, TooManyRequests, Unavailable, described
 from provserver.store import events as store
 from provserver.store import profiles
 from provserver.store.attempts import AttemptSummary
-from provserver.store.database import Database
+from provserver.store.database import Connection, Database
 from provserver.store.events import Happening, Wanted
 
 __all__ = ["Activity", "AttemptSummary", "Feed", "Happening", "Reader", "Wanted"]
@@ -34,9 +34,9 @@ BATCH = 500
 """Events of a kind that are told in a second: of more the newest, and others of them in the seconds after."""
 
 _LATENESS = 10.0
-"""Seconds by which an event may be committed later than its id says."""
+"""Seconds by which an event may be committed later than its id or time says."""
 
-_PRESENCE_ROUNDS = 5
+PRESENCE_ROUNDS = 5
 """Presence is looked at every so many rounds: it takes a look at all devices that were ever online."""
 
 
@@ -193,8 +193,8 @@ class Feed:
 class _Rounds:
     """Looks for what is new, time after time.
 
-    Ids are made before the commit, so a later commit may have an earlier id: each look goes back by _LATENESS, and
-    what was told is not told again.
+    Ids and times are made before the commit, so a later commit may have an earlier one: each look goes back by
+    _LATENESS, and what was told is not told again.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
@@ -203,7 +203,8 @@ class _Rounds:
         self._start = ids.floor(clock())
         self._told: dict[UUID, None] = {}
         self._count = 0
-        self._seen_at: datetime | None = None
+        self._presence_start: datetime | None = None
+        self._told_presences: set[tuple[object, ...]] = set()
 
     async def next(self) -> list[Happening]:
         since = max(self._start, ids.floor(self._clock() - _LATENESS))
@@ -212,16 +213,27 @@ class _Rounds:
             found = await store.audits_since(connection, since, len(self._told) + BATCH)
             found += await store.attempts_since(connection, since, len(self._told) + BATCH)
             presences: list[Happening] = []
-            if self._seen_at is None:
-                self._seen_at = await store.now(connection)
-            elif self._count % _PRESENCE_ROUNDS == 0:
-                until = await store.now(connection)
-                presences = await store.presences_since(connection, self._seen_at, until, BATCH)
-                self._seen_at = until
+            if self._presence_start is None:
+                self._presence_start = await store.now(connection)
+            elif self._count % PRESENCE_ROUNDS == 0:
+                presences = await self._presences(connection, self._presence_start)
             self._count += 1
         new = [each for each in found if each.id is not None and each.id not in self._told]
         self._told.update((each.id, None) for each in new if each.id is not None)
         return sorted(new + presences, key=_order)
+
+
+    async def _presences(self, connection: Connection, start: datetime) -> list[Happening]:
+        until = await store.now(connection)
+        begin = max(start, until - timedelta(seconds=_LATENESS))
+        found = await store.presences_since(connection, begin, until, len(self._told_presences) + BATCH)
+        told, self._told_presences = self._told_presences, {_presence(each) for each in found}
+        return [each for each in found if _presence(each) not in told]
+
+
+def _presence(happening: Happening) -> tuple[object, ...]:
+    facts = happening.facts
+    return facts["deviceId"], facts["online"], facts["lastSeenAt"]
 
 
 def _order(happening: Happening) -> tuple[datetime, int]:

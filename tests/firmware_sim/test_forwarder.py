@@ -165,3 +165,17 @@ def test_the_frame_of_a_downlink() -> None:
     ):
         with pytest.raises(BadReply):
             transmitted(body)
+
+
+async def test_frames_that_wait_at_once_have_tokens_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = iter((b"aa", b"bb", b"bb", b"cc"))
+    monkeypatch.setattr("firmware_sim.forwarder.secrets.token_bytes", lambda _: next(drawn))
+    async with listening() as (server, address), Forwarder(address, EUI, 60) as air:
+        await server.came.get()
+        server.mute.add(PUSH_DATA)
+        waiting = [asyncio.create_task(air.heard(FRAME)) for _ in range(2)]
+        tokens = [(await server.came.get())[1] for _ in waiting]
+        for token in tokens:
+            server.send(b"\x02" + token + bytes([PUSH_ACK]))
+        await asyncio.gather(*waiting)
+    assert tokens == [b"bb", b"cc"]

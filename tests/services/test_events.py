@@ -129,6 +129,32 @@ async def test_devices_that_come_and_go_are_heard_of(
             pass
 
 
+async def test_a_device_whose_coming_is_committed_late_is_heard_of_once(
+    space: Space, fleet: Fleet, feed: Feed, operator: Principal
+) -> None:
+    reply = await fleet.ask("sensor-1")
+    few = Principal("user:1", space.organization_id, frozenset({Permission.DEVICES_VIEW}))
+
+    async def look_at_presence() -> None:
+        for n in range(2 * events.PRESENCE_ROUNDS):  # what is heard was found by another round
+            await record(space, space.organization_id, f"round {n}")
+            await heard(rounds)
+
+    async with feed.read(operator) as rounds, feed.read(few) as reader:
+        await look_at_presence()
+        async with space.database.connection() as connection, connection.transaction():
+            await connection.execute(
+                "INSERT INTO presence (device_id, online_until, last_seen_at)"
+                " SELECT $1, now() + interval '1 hour', now()",
+                UUID(reply["deviceId"]),
+            )
+            await look_at_presence()
+        (happening,) = await heard(reader)
+        assert (happening.facts["deviceName"], happening.facts["online"]) == ("sensor-1", True)
+        await look_at_presence()
+        assert await reader.next(0) == []
+
+
 async def test_feeds_are_bounded_and_end(feed: Feed, operator: Principal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "MAX_FEEDS", 1)
     async with feed.read(operator) as reader:

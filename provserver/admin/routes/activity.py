@@ -15,7 +15,7 @@ from provserver.core.authorization import Permission, Principal
 from provserver.core.model import Transport
 from provserver.core.moment import in_utc
 from provserver.core.search import Span
-from provserver.errors import Outcome
+from provserver.errors import Outcome, Unavailable
 from provserver.services.events import AttemptSummary, Happening, Wanted
 
 if TYPE_CHECKING:
@@ -118,7 +118,10 @@ async def stream(services: "Services", principal: Principal, since: UUID | None)
             if not happenings:
                 yield b":\n\n"
             actors = {str(each.facts["actor"]) for each in happenings if each.kind == "audit"}
-            names = await services.audit.names(principal, actors) if actors else {}
+            try:
+                names = await services.audit.names(principal, actors) if actors else {}
+            except Unavailable:  # what was heard is told nevertheless
+                names = {}
             for each in happenings:
                 yield _event(each, names)
             if reader.age > MAX_LIFE:
