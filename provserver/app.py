@@ -275,7 +275,8 @@ async def _database(config: Config, admin: tuple[str, int] | None, pid: int | No
     async with AsyncExitStack() as stack:
         url = config.database_url
         if not url:
-            url = (await stack.enter_async_context(EmbeddedPostgres(config.data_dir, pid=pid))).dsn
+            embedded = EmbeddedPostgres(config.data_dir, pid=pid, connections=_connections(config))
+            url = (await stack.enter_async_context(embedded)).dsn
         opened = Database(url, size=1)
         await opened.open()
         try:
@@ -287,6 +288,11 @@ async def _database(config: Config, admin: tuple[str, int] | None, pid: int | No
         finally:
             await opened.close()
         yield url
+
+
+def _connections(config: Config) -> int:
+    """To Postgres, of all processes: besides their pools those that listen or hold a lock, and commands."""
+    return config.workers * (config.database_connections + 8) + 32
 
 
 async def _work(

@@ -58,10 +58,12 @@ def tool() -> Callable[[str], str]:
 async def postgres(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[str]:
     """The DSN of a Postgres of the run, with a migrated database `template` to copy.
 
-    Without fsync: a database for each test is made in half the time, and none of them lives through a power cut.
+    Without fsync: a database for each test is made in half the time, and none of them lives through a power cut. It has
+    room for several servers at once, each of several processes.
     """
     monkeypatch = pytest.MonkeyPatch()
-    monkeypatch.setattr(embedded, "SETTINGS", embedded.SETTINGS | {"fsync": "off", "full_page_writes": "off"})
+    changed = {"fsync": "off", "full_page_writes": "off", "max_connections": "250"}
+    monkeypatch.setattr(embedded, "SETTINGS", embedded.SETTINGS | changed)
     async with EmbeddedPostgres(tmp_path_factory.mktemp("postgres")) as running:
         monkeypatch.undo()
         await _execute(running.dsn, "CREATE DATABASE template")

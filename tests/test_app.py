@@ -23,7 +23,7 @@ from provserver.core.model import ProvisionStrategy
 from provserver.errors import Misconfigured
 from provserver.services.profiles import KeyPair, ProfileChange
 from provserver.store import schema
-from tests.server import CommandFailed, Server
+from tests.server import CommandFailed, Server, children
 from tests.services.conftest import Lock
 
 
@@ -317,3 +317,11 @@ def test_a_start_that_fails_says_why(served: Server, tmp_path: Path) -> None:
 
     assert raised.value.code == 3
     assert "Use the keys file that belongs to it" in raised.value.message
+
+
+def test_the_embedded_postgres_has_room_for_every_worker(tmp_path: Path) -> None:
+    with Server(tmp_path / "data", "--workers", "14") as server:
+        assert len(children(server.process.pid if server.process else 0)) >= 14
+        assert server.cli("profile", "list") == []
+    assert "Too many" not in server.log
+    assert "TooMany" not in server.log

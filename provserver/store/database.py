@@ -82,6 +82,11 @@ class Database:
             ) from None
         except OSError as fault:
             raise Unavailable(f"Postgres cannot be reached: {fault}. Start it, or check --database-url.") from None
+        except pg.TooManyConnectionsError:
+            raise Unavailable(
+                "Postgres has no connection left for us. Raise its max_connections, or lower database_connections or"
+                " workers."
+            ) from None
         except pg.PostgresError as fault:
             raise (Unavailable if self.is_away(fault) else Misconfigured)(
                 f"Postgres cannot be reached: {fault}. Check --database-url."

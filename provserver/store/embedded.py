@@ -88,8 +88,10 @@ class EmbeddedPostgres:
         role: Literal["serve", "command"] = "serve",
         privileges: Literal["userns", "setuid"] | None = None,
         pid: int | None = None,
+        connections: int = 0,
     ) -> None:
         """lock_timeout: seconds. role: the Postgres of a `serve` is shared, that of a `command` waited for.
+        connections: for how many it must have room at least.
         privileges: how root sheds its own; None tries the user namespace first. pid: the process to stop for whoever
         finds the directory in use, if it is not this one.
         """
@@ -97,6 +99,7 @@ class EmbeddedPostgres:
         self._lock_timeout = lock_timeout
         self._role = role
         self._pid = pid or os.getpid()
+        self._connections = connections
         self._privileges = privileges
         self._lock = DataDirLock(self._data_dir / "lock")
         self._log_file = self._data_dir / "postgres.log"
@@ -299,6 +302,7 @@ class EmbeddedPostgres:
         """Start `postgres` and return once it is ready. Raises Misconfigured with its last words."""
         assert self._socket_dir is not None  # noqa: S101
         settings = SETTINGS | {"unix_socket_directories": str(self._socket_dir)}
+        settings["max_connections"] = str(max(self._connections, int(settings["max_connections"])))
         flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         command = self._identity.command(
             self._cluster, str(self._binaries / "postgres"), "-D", str(self._cluster), *flags

@@ -106,6 +106,17 @@ async def test_a_transaction_commits_all_or_nothing(database: Database, table: s
     assert await numbers(database) == [1]
 
 
+async def test_a_postgres_without_room_says_what_to_change(database_url: str) -> None:
+    owner = await asyncpg.connect(database_url, user="postgres")
+    await owner.execute("ALTER ROLE provserver CONNECTION LIMIT 0")
+    try:
+        with pytest.raises(Unavailable, match="Raise its max_connections, or lower database_connections or workers"):
+            await Database(database_url).open()
+    finally:
+        await owner.execute("ALTER ROLE provserver CONNECTION LIMIT -1")
+        await owner.close()
+
+
 async def test_a_connection_given_up_in_a_transaction_is_whole_again(database_url: str) -> None:
     """There is no reset between uses, so what was begun must have ended by itself."""
     only = Database(database_url, size=1)
