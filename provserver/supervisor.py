@@ -40,7 +40,10 @@ class NotReady(Exception):  # noqa: N818
 
 @dataclass(eq=False)
 class Child:
-    """A process of ours. vital: without it the others are worth nothing. late: it ends after those that are not."""
+    """A process of ours. vital: without it the others are worth nothing. late: it ends after those that are not.
+
+    pid: until it is reaped; 0: there is none.
+    """
 
     name: str
     run: Run
@@ -94,6 +97,8 @@ class Supervisor:
 
     def start(self, name: str, run: Run, *, vital: bool = False, late: bool = False) -> Any:
         """Fork a child; returns what it reports when it is ready, or None when all is to stop. Raises NotReady."""
+        if self._stopping:
+            return None
         child = Child(name, run, vital, late or vital)
         self._children.append(child)
         self._fork(child)
@@ -106,19 +111,12 @@ class Supervisor:
         """Start dead children again until all is to stop; returns an exit code: not 0 if a vital one has died."""
         beaten = time.monotonic()
         while not self._stopping:
-            due = self._next_due()
-            if self._beat is not None and self._period is not None:
-                if time.monotonic() >= beaten + self._period:
-                    beaten = time.monotonic()
-                    self._beat()
-                due = min(due or beaten + self._period, beaten + self._period)
-            self._wait(due)
-            for child in self._children:
-                if child.pid and (code := self._ended(child)) is not None:
+            for child in self._children:  # before the first wait: the signal of a death may have come before `watch`
+                pid = child.pid
+                if pid and (code := self._ended(child)) is not None:
                     if self._stopping:
-                        break
-                    log.error("%s (pid %d) has ended, exit code %d", child.name, child.pid, code)
-                    self._forget(child)
+                        return 0
+                    log.error("%s (pid %d) has ended, exit code %d", child.name, pid, code)
                     if child.vital:
                         return 1
                     self._postpone(child)
@@ -126,6 +124,13 @@ class Supervisor:
                     child.due = None
                     self._fork(child)
                     log.warning("%s was started again (pid %d)", child.name, child.pid)
+            due = self._next_due()
+            if self._beat is not None and self._period is not None:
+                if time.monotonic() >= beaten + self._period:
+                    beaten = time.monotonic()
+                    self._beat()
+                due = min(due or beaten + self._period, beaten + self._period)
+            self._wait(due)
         return 0
 
     def stop(self) -> None:
@@ -142,8 +147,6 @@ class Supervisor:
                 log.error("%s (pid %d) did not end in time and is killed", child.name, child.pid)
                 os.kill(child.pid, signal.SIGKILL)
                 self._reap(child)
-            for child in running:
-                self._forget(child)
 
     def _fork(self, child: Child) -> None:
         parent = os.getpid()
@@ -151,19 +154,25 @@ class Supervisor:
         child.said = b""
         sys.stdout.flush()
         sys.stderr.flush()
-        child.pid = os.fork()
-        if child.pid == 0:
-            self._become(child, parent, writing)
-        os.close(writing)
+        # Until the child has let go of our handlers, they would take for us a SIGTERM that is meant for it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, self._previous)
+        try:
+            child.pid = os.fork()
+            if child.pid == 0:
+                self._become(child, parent, writing, mask)
+        finally:
+            os.close(writing)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         child.started = time.monotonic()
 
-    def _become(self, child: Child, parent: int, writing: int) -> NoReturn:
+    def _become(self, child: Child, parent: int, writing: int, mask: set[int | signal.Signals]) -> NoReturn:
         code = 1
         try:
             os.setsid()  # what comes to the whole group, such as Ctrl-C, is ours alone: who ends first matters
             signal.set_wakeup_fd(-1)
             for number in self._previous:
                 signal.signal(number, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             for other in self._children:
                 if other.pipe >= 0:
                     os.close(other.pipe)
@@ -214,14 +223,14 @@ class Supervisor:
         child.due = now + child.pause
 
     def _ended(self, child: Child) -> int | None:
-        """A child's exit code; None while it runs."""
+        """A child's exit code, once it is reaped, 0 when it was before; None while it runs."""
         if not child.pid:
             return 0
-        try:
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-        except ChildProcessError:
-            return 0
-        return os.waitstatus_to_exitcode(status) if pid else None
+        pid, status = os.waitpid(child.pid, os.WNOHANG)
+        if not pid:
+            return None
+        self._forget(child)
+        return os.waitstatus_to_exitcode(status)
 
     def _reap(self, child: Child) -> int:
         _, status = os.waitpid(child.pid, 0)

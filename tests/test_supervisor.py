@@ -34,6 +34,22 @@ def child(name, deaf=False):
 def failing(report):
     raise SystemExit(7)
 
+def die(number):
+    pid = supervisor._children[number].pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it is dead, and still the supervisor's to reap
+
+def told_to_stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+
+meanwhile = []  # what happens while the next child is forked
+
+def happen():
+    while meanwhile:
+        meanwhile.pop(0)()
+
+os.register_at_fork(after_in_parent=happen)
+
 with Supervisor(stop_timeout=STOP_TIMEOUT) as supervisor:
     try:
         BODY
@@ -209,3 +225,122 @@ def test_it_beats_while_it_watches(run: Any) -> None:
     assert running.next() == {"ended": "working"}
     assert running.next() == {"code": 0}
     assert running.process.wait(60) == 0
+
+
+def test_a_child_that_dies_while_a_later_one_starts_is_started_again(run: Any) -> None:
+    body = """
+    supervisor.start("first", child("first"))
+    meanwhile.append(lambda: die(0))
+    supervisor.start("second", child("second"))
+    code = supervisor.watch()
+    """
+    two = run(body)
+    first = two.pid_of("first")
+    two.pid_of("second")
+
+    assert two.pid_of("first") != first
+
+    two.process.send_signal(signal.SIGTERM)
+    assert {two.next()["ended"], two.next()["ended"]} == {"first", "second"}
+    assert two.next() == {"code": 0}
+
+
+def test_all_ends_when_a_vital_child_dies_while_a_later_one_starts(run: Any) -> None:
+    body = """
+    supervisor.start("first", child("first"), vital=True)
+    meanwhile.append(lambda: die(0))
+    supervisor.start("second", child("second"))
+    code = supervisor.watch()
+    """
+    two = run(body)
+    two.pid_of("first")
+    two.pid_of("second")
+
+    assert [two.next(), two.next()] == [{"ended": "second"}, {"code": 1}]
+
+
+def test_a_child_that_dies_while_another_is_started_again_is_too(run: Any) -> None:
+    body = """
+    supervisor.start("first", child("first"))
+    supervisor.start("second", child("second"))
+    meanwhile.append(lambda: die(0))
+    say(ready=1)
+    code = supervisor.watch()
+    """
+    two = run(body)
+    pids = {"first": two.pid_of("first"), "second": two.pid_of("second")}
+    assert two.next() == {"ready": 1}
+
+    os.kill(pids["second"], signal.SIGKILL)
+
+    again = {each["child"]: each["pid"] for each in (two.next(), two.next())}
+    assert again.keys() == pids.keys()
+    assert not set(again.values()) & set(pids.values())
+
+
+def test_a_child_that_dies_as_all_is_told_to_stop_does_not_keep_the_others_from_ending_in_order(run: Any) -> None:
+    body = """
+    both = [told_to_stop, lambda: die(1)]
+    supervisor._beat, supervisor._period = lambda: [both.pop()() for _ in both[:]], 0.001
+    supervisor.start("database", child("database"), vital=True)
+    supervisor.start("first", child("first"))
+    supervisor.start("second", child("second"))
+    code = supervisor.watch()
+    """
+    running = run(body)
+    pids = [running.pid_of(name) for name in ("database", "first", "second")]
+
+    assert [running.next() for _ in range(3)] == [{"ended": "second"}, {"ended": "database"}, {"code": 0}]
+    assert running.process.wait() == 0
+    assert all(map(gone, pids))
+
+
+def test_so_does_one_that_is_found_dead_after_all_was_told_to_stop(run: Any) -> None:
+    body = """
+    supervisor.start("database", child("database"), vital=True)
+    supervisor.start("first", child("first"))
+    supervisor.start("second", child("second"))
+    supervisor.start("third", child("third"))
+    meanwhile += [lambda: die(2), told_to_stop]
+    say(ready=1)
+    code = supervisor.watch()
+    """
+    running = run(body)
+    database, first, second, third = (running.pid_of(name) for name in ("database", "first", "second", "third"))
+    assert running.next() == {"ready": 1}
+
+    os.kill(first, signal.SIGKILL)  # the next one is looked at right after this one was started again
+
+    said = [running.next()]
+    while "code" not in said[-1]:
+        said.append(running.next())
+    assert [each["ended"] for each in said if each.get("ended") in ("database", "third")] == ["third", "database"]
+    assert said[-1] == {"code": 0}
+    assert running.process.wait() == 0
+    assert all(map(gone, (database, first, second, third)))
+
+
+def test_a_child_that_is_told_to_stop_while_it_is_forked_ends(run: Any) -> None:
+    body = """
+    os.register_at_fork(after_in_child=told_to_stop)
+    supervisor.start("first", child("first"))
+    code = supervisor.watch()
+    """
+    one = run(body)
+
+    assert one.next() == {"not_ready": -signal.SIGTERM}
+
+
+def test_nobody_is_started_once_all_is_told_to_stop(run: Any) -> None:
+    body = """
+    supervisor.start("first", child("first"))
+    told_to_stop()
+    say(second=supervisor.start("second", child("second")))
+    with open(f"/proc/self/task/{os.getpid()}/children") as children:
+        say(children=[int(pid) for pid in children.read().split()])
+    code = supervisor.watch()
+    """
+    one = run(body)
+    first = one.pid_of("first")
+
+    assert [one.next() for _ in range(4)] == [{"second": None}, {"children": [first]}, {"ended": "first"}, {"code": 0}]
