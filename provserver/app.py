@@ -563,6 +563,7 @@ async def _start(config: Config, opened: Database, space: Workspace, limits: Lim
         sink,
         history_limit=config.history_limit,
         online_period=config.online_period,
+        wait_limit=config.request_timeout,
         limits=limits.rotations,
     )
     stack.push_async_callback(data.drain)

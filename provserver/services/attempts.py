@@ -75,6 +75,10 @@ class Attempts:
             metrics.ATTEMPTS_LOST.cell().value += len(rows)
             log.warning("%d attempts were not recorded: %s", len(rows), fault)
         except PostgresError as fault:
+            if len(rows) > 1 and not self._database.is_lock_timeout(fault):  # it may be due to one of them
+                for row in rows:
+                    await self._record([row])
+                return [None] * len(rows)
             metrics.ATTEMPTS_LOST.cell().value += len(rows)
             log.error("%d attempts were not recorded: %s", len(rows), type(fault).__name__)  # noqa: TRY400
         return [None] * len(rows)

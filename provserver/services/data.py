@@ -5,14 +5,17 @@ Messages are grouped as provision requests are; one that Postgres refuses fails 
 queued for the sink (`services/sink.py`), by the same statement; a claim, which carries a secret, is not.
 """
 
+import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
+import msgspec
 from asyncpg import DataError, PostgresError, ProgramLimitExceededError
 
 from provserver.core import attributes as facts
@@ -43,6 +46,9 @@ _REFUSED_FOR_GOOD = (DataError, ProgramLimitExceededError)
 MAX_ROWS = 5_000
 """Samples and attributes of one statement, unless a single message has more."""
 
+MAX_SIZE = 8 * 1024 * 1024
+"""Bytes of JSON that wait or are being written: decoded, they take some ten times as much memory."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Message:
@@ -62,6 +68,7 @@ class Data:
     """Keeps what devices send.
 
     online_period: seconds for which a message shows its device online. limits: how often it may rotate.
+    wait_limit: seconds a device may wait for Postgres; then it is told Unavailable, and what was begun is still done.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class Data:
         history_limit: int = 100,
         online_period: float = 60.0,
         limits: RotationLimits | None = None,
+        wait_limit: float = 10.0,
         random: ids.Randomness = os.urandom,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,17 +89,24 @@ class Data:
         self._sink = sink
         self._history_limit = history_limit
         self._online_period = timedelta(seconds=online_period)
+        self._wait_limit = wait_limit
         self._random = random
         self._clock = clock
         self._claiming = Claiming(database, keys, random=random, clock=clock)
         self._rotation = Rotation(database, keys, limits=limits, random=random, clock=clock)
         self._messages: Grouper[_Message, None] = Grouper(
-            "data", self._write, sharer=lambda message: message.device.profile_id
+            "data",
+            self._write,
+            max_weight=MAX_SIZE,
+            wait_limit=wait_limit,
+            sharer=lambda message: message.device.profile_id,
         )
 
     async def telemetry(self, device: Authenticated, payload: bytes) -> None:
         """Keep a telemetry message (`core/telemetry.py`). Raises InvalidData, Unavailable."""
-        await self.record(device, telemetry.decode(payload, self._now()), kind="telemetry")
+        now = self._now()
+        message = _Message(device, "telemetry", now, telemetry.decode(payload, now), {})
+        await self._messages.submit(message, len(payload))
 
     async def record(self, device: Authenticated, samples: Sequence[Sample], *, kind: str) -> None:
         """Keep samples: the newest of each key, the recent ones, and all for the sink. Raises InvalidData, Unavailable.
@@ -100,11 +115,13 @@ class Data:
         """
         if len(samples) > MAX_SAMPLES:
             raise InvalidData(f"A message may have {MAX_SAMPLES} samples!")
-        await self._messages.submit(_Message(device, kind, self._now(), samples, {}))
+        size = sum([_size(value) for _, value, _ in samples])
+        await self._messages.submit(_Message(device, kind, self._now(), samples, {}), size)
 
     async def publish_attributes(self, device: Authenticated, payload: bytes) -> None:
         """Keep client attributes. Raises InvalidData, Unavailable."""
-        await self._messages.submit(_Message(device, "attributes", self._now(), (), facts.decode(payload)))
+        message = _Message(device, "attributes", self._now(), (), facts.decode(payload))
+        await self._messages.submit(message, len(payload))
 
     async def attributes(
         self, device: Authenticated, client_keys: Sequence[str] | None, shared_keys: Sequence[str] | None
@@ -116,7 +133,7 @@ class Data:
         all_ = client_keys is None and shared_keys is None
         client: dict[str, Value] = {}
         shared: dict[str, Value] = {}
-        async with self._database.connection() as connection:
+        async with self._limit(), self._database.connection() as connection:
             if client_keys or all_:
                 client = await store.attributes(connection, device.device_id, Scope.CLIENT, _possible(client_keys))
             if shared_keys or all_:
@@ -128,14 +145,14 @@ class Data:
 
         Without keys: all there are. Raises Unavailable.
         """
-        async with self._database.connection() as connection:
+        async with self._limit(), self._database.connection() as connection:
             shared = await store.attributes(connection, device_id, Scope.SHARED, _possible(keys or None))
         deleted = [key for key in keys if key not in shared]
         return shared | ({"deleted": deleted} if deleted else {})
 
     async def latest(self, device_id: UUID, keys: Sequence[str] | None = None) -> dict[str, object]:
         """The newest value of each telemetry key, or of these. Raises Unavailable."""
-        async with self._database.connection() as connection:
+        async with self._limit(), self._database.connection() as connection:
             return {key: value for key, _, value in await store.latest(connection, device_id, _possible(keys))}
 
     async def claim(self, device: Authenticated, payload: bytes) -> None:
@@ -148,10 +165,11 @@ class Data:
         message = claiming.decode(payload)
         digest = self._keys.digest("claim-secret", device.device_id.bytes, message.secret)
         try:
-            if await self._claiming.confirm(device):
-                return
-            async with self._database.connection() as connection:
-                await store.claim(connection, device.device_id, digest, timedelta(milliseconds=message.duration))
+            async with self._limit():
+                if await self._claiming.confirm(device):
+                    return
+                async with self._database.connection() as connection:
+                    await store.claim(connection, device.device_id, digest, timedelta(milliseconds=message.duration))
         except PostgresError as fault:
             log.warning("a claim was not stored: %s", type(fault).__name__)
             raise Unavailable("The claim could not be stored.") from None
@@ -160,16 +178,26 @@ class Data:
 
     async def credentials(self, device: Authenticated, payload: bytes, peer: Peer) -> Answer:
         """Give the device the credentials that are to follow its own (`rotation.py`). Raises Unavailable."""
-        return await self._rotation.request(device, payload, peer)
+        async with self._limit():
+            return await self._rotation.request(device, payload, peer)
 
     async def certify(self, device: Authenticated, wanted: SigningRequest | Refusal, peer: Peer) -> Granted | Refusal:
         """The same, for a request for a certificate that was read. Raises Unavailable."""
-        return await self._rotation.rotate(device, wanted, peer)
+        async with self._limit():
+            return await self._rotation.rotate(device, wanted, peer)
 
     async def drain(self) -> None:
         """Wait until everything that was accepted is written."""
         await self._messages.drain()
         await self._rotation.drain()
+
+    @asynccontextmanager
+    async def _limit(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._wait_limit):
+                yield
+        except TimeoutError:
+            raise Unavailable("Postgres did not answer in time.") from None
 
     def _now(self) -> int:
         return int(self._clock() * 1000)
@@ -254,6 +282,11 @@ def _parts(messages: Sequence[_Message]) -> Iterator[Sequence[_Message]]:
             yield messages[start:at]
             start, rows = at, len(message)
     yield messages[start:]
+
+
+def _size(value: Value) -> int:
+    """Bytes of a sample as a device sends it, about."""
+    return 16 if isinstance(value, int | float) else 16 + len(msgspec.json.encode(value))
 
 
 def _possible(keys: Sequence[str] | None) -> list[str] | None:

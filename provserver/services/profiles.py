@@ -480,8 +480,8 @@ def _facts(row: store.KeyRow) -> KeyFacts:
 def missing(reference: str) -> NotFound:
     """There is no such profile to whom asks."""
     return NotFound(
-        f"There is no profile {reference!r} here. Look in the list of profiles; for the name of one in an "
-        "organization below, say which: organization, or --organization."
+        f"There is no profile {reference!r} here. Look in the list of profiles. One of an organization below goes by "
+        "its id, or by its name together with that organization."
     )
 
 

@@ -16,7 +16,6 @@ from math import inf
 from uuid import UUID
 
 import msgspec
-from asyncpg import PostgresError
 from asyncpg.pgproto import pgproto
 
 from provserver.core import ids, signing, x509
@@ -51,7 +50,7 @@ from provserver.core.model import (
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.core.signing import Issuer
 from provserver.core.wire import Granted
-from provserver.errors import Outcome, Unavailable
+from provserver.errors import Outcome, Unavailable, described
 from provserver.services.clones import Clones
 from provserver.store import approvals, issuing, outbox, provisions
 from provserver.store.approvals import Asked
@@ -173,8 +172,8 @@ class Settlement:
                     log.warning("provision requests wait for the database: %s", fault)
                 await asyncio.sleep(_BACKOFF[min(faults, len(_BACKOFF) - 1)])
                 faults += 1
-            except PostgresError as fault:  # what is settled already stays so
-                log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
+            except Exception as fault:  # what is settled already stays so
+                log.error("a provision statement failed: %s", described(fault))  # noqa: TRY400
                 break
         return [ticket.result or Unavailable("The request could not be settled.") for ticket in tickets]
 
@@ -193,26 +192,30 @@ class Settlement:
         for ticket in tickets:
             if ticket.result is not None:
                 continue
-            fresh = ticket.fresh or self._begin(ticket, random)
-            decision = decide(ticket.intent, ticket.situation, ticket.request_digest, fresh)
-            if ticket.situation is not VACANT:
-                self._suspect(ticket, decision)
-            if isinstance(decision, Refusal):
-                ticket.result = decision
-                if decision.reason is _PENDING:
-                    pending.append(ticket)
-            elif isinstance(decision, Repeat):
-                device = decision.device
-                ends = device.expires_at(decision.credentials)
-                ticket.result = Granted(device.id, device.name, decision.credentials, repeated=True, expires_at=ends)
-                repeated.append(self._attempt(ticket, ticket.result))
-            else:
-                write = self._write(ticket, decision, random)
-                claims = _claims(ticket, write)
-                ticket.look = True  # whatever does not come through is looked at before it is decided again
-                if claimed.isdisjoint(claims):
-                    claimed.update(claims)
-                    (creating if isinstance(decision, Create) else changing).append((ticket, write))
+            try:
+                fresh = ticket.fresh or self._begin(ticket, random)
+                decision = decide(ticket.intent, ticket.situation, ticket.request_digest, fresh)
+                if ticket.situation is not VACANT:
+                    self._suspect(ticket, decision)
+                if isinstance(decision, Refusal):
+                    ticket.result = decision
+                    if decision.reason is _PENDING:
+                        pending.append(ticket)
+                elif isinstance(decision, Repeat):
+                    device = decision.device
+                    ends = device.expires_at(decision.credentials)
+                    granted = Granted(device.id, device.name, decision.credentials, repeated=True, expires_at=ends)
+                    repeated.append(self._attempt(ticket, granted))
+                    ticket.result = granted
+                else:
+                    write = self._write(ticket, decision, random)
+                    claims = _claims(ticket, write)
+                    ticket.look = True  # whatever does not come through is looked at before it is decided again
+                    if claimed.isdisjoint(claims):
+                        claimed.update(claims)
+                        (creating if isinstance(decision, Create) else changing).append((ticket, write))
+            except Exception as fault:
+                _fail(ticket, fault)
         await self._apply(connection, provisions.create, creating)
         await self._apply(connection, provisions.provision, changing)
         if repeated:
@@ -273,6 +276,8 @@ class Settlement:
             except Unsealable as fault:
                 log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
                 ticket.result = Unavailable("The device's credentials cannot be opened.")
+            except Exception as fault:
+                _fail(ticket, fault)
         if approved := [ticket for ticket in tickets if ticket.intent.profile.approval and ticket.result is None]:
             await self._look_for_approvals(connection, approved)
 
@@ -458,17 +463,14 @@ class Settlement:
                 done = await self._apply_metered(connection, statement, metered)
             else:
                 done = await statement(connection, [write for _, write in pairs])
-        except PostgresError as fault:
+        except Exception as fault:
             if self._database.is_away(fault):
                 raise
-            if len(pairs) > 1:
+            if len(pairs) == 1:
+                self._not_written(pairs[0][0], fault)
+            else:
                 for pair in pairs:
                     await self._apply(connection, statement, [pair])
-            elif self._database.is_lock_timeout(fault):
-                pairs[0][0].result = Unavailable("Another transaction holds the device.")
-            elif not self._database.is_race(fault):
-                log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
-                pairs[0][0].result = Unavailable("The statement failed.")
             return
         for ticket, write in pairs:
             if write.device_id in done:
@@ -489,16 +491,19 @@ class Settlement:
                     raise _NothingWritten
         except _NothingWritten:
             pass
-        except PostgresError as fault:
+        except Exception as fault:
             if self._database.is_away(fault):
                 raise
-            if self._database.is_lock_timeout(fault):
-                ticket.result = Unavailable("Another transaction holds the device.")
-            elif not self._database.is_race(fault):
-                log.error("a provision statement failed: %s", type(fault).__name__)  # noqa: TRY400
-                ticket.result = Unavailable("The statement failed.")
+            self._not_written(ticket, fault)
         else:
             ticket.result = ticket.granted
+
+    def _not_written(self, ticket: Ticket, fault: Exception) -> None:
+        """What becomes of a ticket whose write has failed alone."""
+        if self._database.is_lock_timeout(fault):
+            ticket.result = Unavailable("Another transaction holds the device.")
+        elif not self._database.is_race(fault):  # which is looked at again
+            _fail(ticket, fault)
 
     async def _apply_metered(self, connection: Connection, statement: Statement, pairs: Sequence[Pair]) -> set[UUID]:
         """Write what the uses of its provision keys allow, and count it, in one transaction; returns what was written.
@@ -585,6 +590,12 @@ def expiry(credentials: Credentials, lifetime: timedelta | None, now: float) -> 
     if credentials.type is CredentialsType.X509_CERTIFICATE:
         return x509.expires_at(str(credentials.value))
     return None if lifetime is None else datetime.fromtimestamp(int(now), UTC) + lifetime
+
+
+def _fail(ticket: Ticket, fault: Exception) -> None:
+    """A fault that is due to one ticket is no other's."""
+    log.error("a provision request failed: %s", described(fault))
+    ticket.result = Unavailable("The request could not be settled.")
 
 
 def _look_for(ticket: Ticket, nonce_digest: bytes | None, id_digest: bytes | None) -> Look:

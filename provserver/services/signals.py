@@ -108,5 +108,9 @@ class Signals:
         except Unavailable as fault:
             log.warning("%d events were not recorded: %s", len(events), fault)
         except PostgresError as fault:
+            if len(events) > 1 and not self._database.is_lock_timeout(fault):  # it may be due to one of them
+                for event in events:
+                    await self._record([event])
+                return [None] * len(events)
             log.error("%d events were not recorded: %s", len(events), type(fault).__name__)  # noqa: TRY400
         return [None] * len(events)

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from provserver import metrics
 from provserver.core.model import Peer, Transport
 from provserver.errors import Outcome
 from provserver.services.attempts import Attempts
@@ -33,6 +34,25 @@ async def test_what_was_refused_is_recorded_in_groups(space: Space, lock: Lockin
         "R",
     )
     assert first["device_name"] == "a\N{REPLACEMENT CHARACTER}b" + "x" * 252
+
+
+async def test_what_postgres_cannot_hold_spares_its_neighbours(
+    space: Space, lock: Locking, caplog: pytest.LogCaptureFixture
+) -> None:
+    attempts = Attempts(space.database, os.urandom, time.time)
+    lost = metrics.ATTEMPTS_LOST.cell().value
+    async with lock("LOCK TABLE attempt IN ACCESS EXCLUSIVE MODE") as held:
+        attempts.note(PEER, Outcome.FAILURE, "R", "first")
+        await held.until_waiting()
+        for detail in ("second", "pl4nted\0", "third"):
+            attempts.note(PEER, Outcome.FAILURE, "R", detail)
+    await attempts.drain()
+
+    rows = await space.rows("SELECT detail FROM attempt ORDER BY detail")
+    assert [detail for (detail,) in rows] == ["first", "second", "third"]
+    assert "1 attempts were not recorded" in caplog.text
+    assert "pl4nted" not in caplog.text
+    assert metrics.ATTEMPTS_LOST.cell().value - lost == 1
 
 
 async def test_what_cannot_be_recorded_is_told_of(

@@ -10,9 +10,10 @@ import asyncpg
 import pytest
 
 from provserver.core import ids
-from provserver.core.model import Authenticated
+from provserver.core.model import Authenticated, Peer, Transport
 from provserver.core.telemetry import MAX_KEYS, MAX_SAMPLES, InvalidData, Sample
 from provserver.errors import Unavailable
+from provserver.services import data as module
 from provserver.services.data import MAX_ROWS, Data
 from provserver.services.sink import Sink
 from provserver.store import data as store
@@ -363,6 +364,71 @@ async def test_while_postgres_is_away_nothing_is_accepted(space: Space, outage: 
             await call
     outage.end()
     await data.telemetry(device, b'{"a":1}')
+    assert await data.latest(device.device_id) == {"a": 1}
+
+
+# --- when Postgres is slow
+
+
+async def test_what_waits_is_bounded_in_bytes(
+    space: Space, device: Authenticated, lock: Locking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_SIZE", 1000)
+    data = Data(space.database, space.keys)
+    large = b'{"a":"%s"}' % (b"x" * 391)  # 400 bytes
+    texts, numbers = [Sample("b", "x" * 390)], [Sample("c", n, n) for n in range(25)]
+    async with lock("LOCK TABLE presence IN ACCESS EXCLUSIVE MODE") as held:
+        first = asyncio.create_task(data.telemetry(device, large))
+        await held.until_waiting()
+        calls = [
+            data.telemetry(device, large),
+            data.telemetry(device, large),
+            data.publish_attributes(device, large),
+            data.record(device, texts, kind="ds"),
+            data.record(device, numbers, kind="ds"),
+            data.publish_attributes(device, b'{"d":1}'),
+        ]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.wait(tasks[1:5])
+        assert not tasks[0].done()
+        assert not tasks[5].done()
+    results = await asyncio.gather(first, *tasks, return_exceptions=True)
+
+    assert [type(each) for each in results] == [type(None)] * 2 + [Unavailable] * 4 + [type(None)]
+    await data.record(device, texts, kind="ds")
+    await data.record(device, numbers, kind="ds")
+    assert await data.latest(device.device_id) == {"a": "x" * 391, "b": "x" * 390, "c": 24}
+
+
+async def test_nobody_waits_for_a_slow_postgres_longer_than_the_limit(
+    space: Space, device: Authenticated, lock: Locking
+) -> None:
+    data = Data(space.database, space.keys, wait_limit=0.05)
+    async with lock("LOCK TABLE presence, attribute, telemetry, device IN ACCESS EXCLUSIVE MODE") as held:
+        writes = [asyncio.create_task(data.telemetry(device, b'{"a":1}'))]
+        await held.until_waiting()
+        writes += [
+            asyncio.create_task(call)
+            for call in (
+                data.telemetry(device, b'{"a":2}'),
+                data.publish_attributes(device, b'{"a":3}'),
+                data.record(device, [Sample("a", 4)], kind="ds"),
+            )
+        ]
+        for write in writes:
+            with pytest.raises(Unavailable, match="in time"):
+                await write
+        for call in (
+            data.attributes(device, None, None),
+            data.changed_attributes(device.device_id, ["a"]),
+            data.latest(device.device_id),
+            data.claim(device, b""),
+            data.credentials(device, b"{}", Peer(Transport.HTTP, "192.0.2.7")),
+        ):
+            with pytest.raises(Unavailable, match="in time"):
+                await call
+        assert await held.waiters()  # the first of them: what was begun is not taken back
+    await data.drain()
     assert await data.latest(device.device_id) == {"a": 1}
 
 

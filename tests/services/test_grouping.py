@@ -1,4 +1,6 @@
 import asyncio
+import gc
+import weakref
 from collections.abc import Sequence
 
 import pytest
@@ -6,6 +8,8 @@ import pytest
 from provserver import metrics
 from provserver.errors import Unavailable
 from provserver.services.grouping import Grouper
+from tests.services.conftest import until
+from tests.services.loop_clock import LoopClock
 
 
 class Gate:
@@ -190,6 +194,55 @@ async def test_when_all_who_wait_gave_up_nothing_is_worked_on(gate: Gate) -> Non
     assert await under_way[0] == "A"
 
 
+async def test_who_gives_up_leaves_his_place_to_others(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=2)
+    under_way = await submit(grouper, "a")
+    await gate.until(1)
+    waiting = await submit(grouper, "b", "c")
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    assert grouper.counted == ("other", 2)
+
+    others = await submit(grouper, "d")
+    with pytest.raises(Unavailable):
+        await grouper.submit("e")
+
+    gate.let_through(2)
+    assert await asyncio.gather(*under_way, waiting[1], *others) == ["A", "C", "D"]
+    assert gate.groups == [["a"], ["c", "d"]]
+
+
+class Thing:
+    """What a test sees go."""
+
+
+async def test_what_nobody_waits_for_any_more_is_let_go_of_at_once() -> None:
+    begun, end = asyncio.Event(), asyncio.Event()
+
+    async def work(things: Sequence[Thing]) -> Sequence[Thing]:
+        begun.set()
+        await end.wait()
+        return things
+
+    grouper = Grouper("test", work)
+    under_way = asyncio.create_task(grouper.submit(Thing()))
+    await begun.wait()
+    things = [Thing() for _ in range(100)]
+    seen = [weakref.ref(thing) for thing in things]
+    tasks = [asyncio.create_task(grouper.submit(thing)) for thing in things]
+    await asyncio.sleep(0)
+    for task in tasks[::-1]:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+    del things, tasks, task
+    gc.collect()  # tracebacks hold frames
+
+    assert [ref for ref in seen if ref() is not None] == []
+    end.set()
+    await under_way
+
+
 async def test_post_does_not_wait_and_shares_a_group_with_who_does(gate: Gate) -> None:
     grouper = Grouper("test", gate.work)
     under_way = await submit(grouper, "a")
@@ -288,6 +341,157 @@ async def test_nobody_is_forgotten_when_his_last_item_is_refused(gate: Gate) -> 
         await first[0]
     gate.let_through(3)
     assert await asyncio.gather(*under_way, *second, *await submit(grouper, "a2")) == ["X", "B1", "A2"]
+
+
+# --- items that differ in size
+
+
+async def heavy(grouper: Grouper[str, str], weight: int, *items: str) -> list[asyncio.Task[str]]:
+    """Have items of this weight wait, in this order."""
+    tasks = [asyncio.create_task(grouper.submit(item, weight)) for item in items]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_past_max_weight_of_what_waits_and_is_under_way_items_are_refused_at_once(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=10)
+    tasks = await heavy(grouper, 4, "a")
+    await gate.until(1)
+    tasks += await heavy(grouper, 5, "b")
+
+    with pytest.raises(Unavailable):
+        await grouper.submit("c", 2)
+
+    tasks += await heavy(grouper, 1, "d")
+    gate.let_through(3)
+    assert await asyncio.gather(*tasks) == ["A", "B", "D"]
+    assert await grouper.submit("e", 10) == "E"
+
+
+async def test_what_weighs_more_than_all_may_is_taken_alone(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=10)
+    tasks = await heavy(grouper, 11, "a")
+    await gate.until(1)
+
+    with pytest.raises(Unavailable):
+        await grouper.submit("b", 11)
+
+    gate.let_through(2)
+    assert await asyncio.gather(*tasks) == ["A"]
+    assert await grouper.submit("c", 11) == "C"
+
+
+async def test_who_gives_up_leaves_his_weight_to_others(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=10)
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    first = await heavy(grouper, 10, "a")
+    first[0].cancel()
+    await asyncio.wait(first)
+    second = await heavy(grouper, 10, "b")
+    second[0].cancel()  # and its group is taken before it hears of it
+    gate.let_through()
+    await asyncio.wait([*under_way, *second])
+
+    gate.let_through()
+    assert await grouper.submit("c", 10) == "C"
+    assert gate.groups == [["x"], ["c"]]
+
+
+async def test_what_work_raises_leaves_no_weight_behind(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=10)
+    gate.fault = ValueError("the group is bad")
+    gate.let_through(2)
+    with pytest.raises(ValueError, match="bad"):
+        await grouper.submit("a", 10)
+    gate.fault = None
+
+    assert await grouper.submit("b", 10) == "B"
+
+
+async def test_past_max_weight_the_last_of_whoever_has_the_heaviest_are_refused(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=12, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    many = await heavy(grouper, 1, "a1", "a2", "a3", "a4")
+    greedy = await heavy(grouper, 2, "b1", "b2", "b3", "b4")
+
+    modest = await heavy(grouper, 3, "c1")
+    for refused in greedy[2:]:
+        with pytest.raises(Unavailable):
+            await refused
+    with pytest.raises(Unavailable):
+        await grouper.submit("c2", 3)  # who comes has most himself
+
+    gate.let_through(2)
+    kept = [*many, *greedy[:2], *modest]
+    assert await asyncio.gather(*under_way, *kept) == ["X", "A1", "A2", "A3", "A4", "B1", "B2", "C1"]
+
+
+async def test_nobody_is_refused_for_whom_there_is_no_room_all_the_same(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_weight=10, sharer=lambda item: item[0])
+    tasks = await heavy(grouper, 8, "x")
+    await gate.until(1)
+    tasks += await heavy(grouper, 1, "a1", "a2")
+
+    with pytest.raises(Unavailable):
+        await grouper.submit("b1", 2)
+
+    gate.let_through(2)
+    assert await asyncio.gather(*tasks) == ["X", "A1", "A2"]
+
+
+# --- a limit to the waiting
+
+
+async def pass_time(grouper: Grouper[str, str], clock: LoopClock, looks: int) -> None:
+    """Have it look so often, each time after 1000 s, an eighth of the limit."""
+    for _ in range(looks):
+        last = grouper._timer
+        clock.pass_(1000)
+        await until(lambda last=last: grouper._timer is not last)  # type: ignore[misc]
+
+
+async def test_who_has_waited_too_long_is_told_be_it_under_way_or_not(gate: Gate, loop_clock: LoopClock) -> None:
+    grouper = Grouper("test", gate.work, max_group=1, wait_limit=8000)
+    early = await submit(grouper, "a", "b")
+    await gate.until(1)
+    await pass_time(grouper, loop_clock, 6)
+    assert not any(task.done() for task in early)
+    late = await submit(grouper, "c")
+    await pass_time(grouper, loop_clock, 2)
+
+    await asyncio.wait(early)
+
+    assert [type(task.exception()) for task in early] == [Unavailable, Unavailable]
+    assert grouper.counted == ("other", 2)
+    gate.let_through(2)
+    assert await late[0] == "C"
+    assert gate.groups == [["a"], ["c"]]
+
+
+async def test_nobody_waits_longer_than_the_limit_whenever_he_came(gate: Gate, loop_clock: LoopClock) -> None:
+    grouper = Grouper("test", gate.work, wait_limit=8000)
+    tasks: list[asyncio.Task[str]] = []
+    for number in range(20):
+        tasks += await submit(grouper, str(number))
+        assert all(task.done() for task in tasks[: max(number - 7, 0)])
+        assert not any(task.done() for task in tasks[max(number - 6, 0) :])
+        await pass_time(grouper, loop_clock, 1)
+        await asyncio.sleep(0)  # and those hear of it who are told
+    gate.let_through(2)
+    await asyncio.wait(tasks)
+    assert gate.groups[0] == ["0"]
+    assert gate.groups[1][-6:] == ["14", "15", "16", "17", "18", "19"]
+
+
+async def test_who_is_served_in_time_hears_nothing_of_the_limit(gate: Gate, loop_clock: LoopClock) -> None:
+    grouper = Grouper("test", gate.work, wait_limit=8000)
+    for _ in range(3):
+        gate.let_through()
+        assert await grouper.submit("a") == "A"
+        loop_clock.pass_(8000)
+        await until(lambda: grouper._timer is None)  # nothing is looked at while nothing waits
 
 
 # --- without futures

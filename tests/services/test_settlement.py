@@ -14,9 +14,11 @@ from provserver.core.ids import uuid7
 from provserver.core.model import CredentialsType, ProvisionStrategy, ReprovisionPolicy
 from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.errors import RENDERINGS, Outcome
+from provserver.services import settlement
 from provserver.services.access import Access
 from provserver.services.provisioning import Provisioning
 from provserver.services.settlement import ROUNDS, open_credentials, seal_credentials
+from provserver.store import provisions
 from tests.conftest import Space
 from tests.services.conftest import NONCE, Fleet, Locking, Outage, connections, until, use
 
@@ -397,6 +399,59 @@ async def test_a_row_that_always_breaks_a_constraint_ends_and_spares_its_neighbo
     assert [reply["status"] for reply in replies] == ["SUCCESS", "FAILURE", "SUCCESS"]
     assert replies[1]["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
     await whole(fleet.space)
+
+
+FAULTS: dict[str, Callable[..., bool]] = {
+    "decide": lambda intent, *_: intent.name == "poison",
+    "seal_credentials": lambda _keys, _id, credentials, _random: credentials.id == "poison",
+    "provisions.create": lambda _connection, writes: any(write.name == "poison" for write in writes),
+}
+"""What may fail in the middle of settling, and when it is the poisoned request's."""
+
+
+@pytest.mark.parametrize("where", FAULTS)
+async def test_a_fault_of_ours_is_one_requests_alone(
+    fleet: Fleet, lock: Locking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    *module, function = where.split(".")
+    place = getattr(settlement, module[0]) if module else settlement
+    real = getattr(place, function)
+
+    def failing(*arguments: Any) -> Any:
+        if FAULTS[where](*arguments):
+            raise ValueError("planted")
+        return real(*arguments)
+
+    monkeypatch.setattr(place, function, failing)
+    asks = [fleet.ask("sensor-1"), fleet.ask("poison", token="poison"), *(fleet.ask(f"meter-{n}") for n in range(20))]
+
+    replies = await fleet.as_one_group(lock, *asks)
+
+    assert [reply["status"] for reply in replies] == ["SUCCESS", "FAILURE"] + ["SUCCESS"] * 20
+    assert replies[1]["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
+    errors = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "ValueError" in errors[0]
+    assert "planted" not in caplog.text
+    await whole(fleet.space)
+
+
+async def test_what_is_settled_stays_so_whatever_fails_behind_it(
+    space: Space, lock: Locking, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.RETURN_SAME)
+    first = await fleet.ask("repeated")
+
+    async def record(*_: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(provisions, "record", record)
+
+    replies = await fleet.as_one_group(lock, fleet.ask("sensor-1"), fleet.ask("repeated"), fleet.ask("sensor-2"))
+
+    assert [reply["status"] for reply in replies] == ["SUCCESS"] * 3
+    assert replies[1] == first
+    assert "planted" not in caplog.text
 
 
 async def test_a_record_that_fails_spares_what_is_settled(

@@ -8,7 +8,7 @@ from provserver.core.model import Peer, Transport
 from provserver.services import signals as module
 from provserver.services.signals import Signals
 from tests.conftest import Space
-from tests.services.conftest import NONCE, Fleet, Outage, until
+from tests.services.conftest import NONCE, Fleet, Locking, Outage, until
 
 FAILED = EventType.PROVISION_FAILED
 
@@ -63,6 +63,22 @@ async def test_what_cannot_be_written_is_said(outage: Outage, caplog: pytest.Log
     assert "1 events were not recorded" in caplog.text
     assert "pl4nted" not in caplog.text
     outage.end()
+
+
+async def test_what_postgres_cannot_hold_spares_its_neighbours(
+    space: Space, lock: Locking, caplog: pytest.LogCaptureFixture
+) -> None:
+    signals = Signals(space.database)
+    async with lock("LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE") as held:
+        signals.note(FAILED, "first", {"n": 1})
+        await held.until_waiting()
+        for n, text in enumerate(("good", "pl4nted\0", "good"), 2):
+            signals.note(FAILED, n, {"n": n, "text": text})
+    await signals.drain()
+
+    assert await told(space) == [(1, 1), (2, 1), (4, 1)]
+    assert "1 events were not recorded" in caplog.text
+    assert "pl4nted" not in caplog.text
 
 
 async def test_refusals_are_told_by_profile_and_reason(space: Space) -> None:

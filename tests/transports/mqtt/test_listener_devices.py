@@ -462,10 +462,10 @@ async def test_a_revoked_device_is_cut(back: Backend, site: Site, device: Named,
 
 
 @asynccontextmanager
-async def blocked(back: Backend) -> AsyncIterator[None]:
-    """No telemetry is written before the end of the block."""
+async def blocked(back: Backend, tables: str = "telemetry") -> AsyncIterator[None]:
+    """No telemetry is written before the end of the block, or nothing of other tables."""
     connection = await asyncpg.connect(back.made.url)
-    await connection.execute("BEGIN; LOCK TABLE telemetry IN ACCESS EXCLUSIVE MODE")
+    await connection.execute(f"BEGIN; LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE")
     yield
     await connection.execute("ROLLBACK")
     await connection.close()
@@ -635,6 +635,27 @@ async def test_away(back: Backend, wire: Wire, device: Named) -> None:
         assert await silent.packet() == PINGRESP
         await silent.close()
     assert await back.latest(made) == {"t": 1}
+
+
+@each_version
+@pytest.mark.parametrize("topic", ["v2/t", "v2/a", "v1/devices/me/attributes/request/1"])
+async def test_a_slow_database(back: Backend, wire: Wire, device: Named, topic: str) -> None:
+    """After the limit nothing is acknowledged that is not known to be kept: at QoS 1 the device has to come again."""
+    made = await device()
+    data = Data(back.made.database, back.made.keys, wait_limit=0.05)
+    async with serving(back, data=data) as site:
+        raw = await site.session(wire, made)
+        silent = await site.session(wire, await back.device(f"{made.id}-silent"))
+        async with blocked(back, "telemetry, attribute"):
+            await silent.send(wire.publish(b"{}", topic))
+            await raw.send(wire.publish(b'{"t":1}', topic, 1))
+            assert await raw.rest() == (b"\xe0\x01\x89" if wire.v5 else b"")
+            await until(lambda: queued(site) == [])
+        await raw.close()
+        await silent.send(PINGREQ)
+        assert await silent.packet() == PINGRESP
+        await silent.close()
+        await data.drain()
 
 
 class Failing(Data):
