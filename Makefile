@@ -36,9 +36,8 @@ sdk: .venv-sdk/.complete ## Install ThingsBoard's and Blynk's Python clients bes
 .venv-sdk/.complete: tests/conformance/sdk.lock
 	$(PYTHON) -m venv --clear .venv-sdk && .venv-sdk/bin/pip install -q --disable-pip-version-check --no-deps --require-hashes -r $< && touch $@
 
-bench-tls: ## Compare TLS handshakes with mosquitto's (installs nothing: says what is missing)
-	@test -x $(BIN)/python || { echo "missing: $(VENV) (make setup)"; exit 2; }
-	$(BIN)/python benchmarks/tls_handshake.py
+bench-tls: setup ## Compare TLS handshakes with mosquitto's, nothing else
+	$(BIN)/python -m benchmarks --only tls
 
 check: setup ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo

@@ -12,8 +12,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -21,15 +20,18 @@ from rich.console import Console
 
 from benchmarks import machine, report
 from benchmarks.bench import Bench, Stage
-from benchmarks.machine import Broken, Processes
+from benchmarks.machine import Processes
 from benchmarks.product import has_workers
-from benchmarks.results import missing
-from benchmarks.sections import growth, importing, provisioning, sessions, slow_disk, soak, starting, storm
+from benchmarks.sections import growth, handshakes, importing, provisioning, sessions, slow_disk, soak, starting, storm
 
 MILLION = 1_000_000
 
 QUICK = ("provisioning", "exchange", "tls", "import", "connect", "memory", "start", "slow-disk")
 FULL = (*QUICK, "import-million", "storm", "growth", "soak")
+
+_OF_THEIR_OWN = {"exchange", "slow-disk", "growth"}
+"""Sections that need no Postgres, or have another one."""
+_OF_KNOWN_DEVICES = {"import", "import-million", "connect", "memory"}
 
 
 def main() -> int:
@@ -40,64 +42,58 @@ def main() -> int:
         run, results, plots = report.read(arguments.results)
         report.publish(results, plots, run)
         return 0
-    if wanted := machine.missing():
+    chosen = arguments.only or (FULL if arguments.full else QUICK)
+    if wanted := machine.missing(amqtt="exchange" in chosen):
         sys.exit("missing: " + "; ".join(wanted))
     machine.build()
-    chosen = arguments.only or (FULL if arguments.full else QUICK)
     with machine.ended_by_signals(), tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # mosquitto, started by root, reads its configuration as a user of its own
         with Processes(folder) as processes:
             workers = has_workers() and not arguments.one_process
             bench = Bench(processes, folder, arguments.rounds, arguments.seconds, workers)
-            broken = _run(bench, chosen)
-    results = report.finish(bench.results)
-    report.write(arguments.results, results, bench.plots, _about(arguments))
+            _run(bench, chosen)
+            results = report.finish(bench.results)
+            report.write(arguments.results, results, bench.plots, _about(arguments))
     report.show(results, console)
-    for fault in broken:
-        console.print(f"broken: {fault}", style="red", highlight=False)
-    return 1 if broken else 0
+    for fault in bench.broken:
+        console.print(f"broken: {fault}", style="red", highlight=False, markup=False)
+    return 1 if bench.broken else 0
 
 
-def _run(bench: Bench, chosen: tuple[str, ...]) -> list[str]:
-    """Every chosen section; one that breaks does not take the others with it."""
-    broken: list[str] = []
+def _run(bench: Bench, chosen: Collection[str]) -> None:
+    """Every chosen section."""
 
-    def attempt(name: str, section: Callable[[], None], needs: bool = True) -> None:
-        if name not in chosen or not needs:
-            return
-        bench.say(f"== {name}")
-        try:
-            section()
-        except (Broken, OSError, subprocess.SubprocessError) as fault:
-            bench.say(f"{name} is broken: {fault}")
-            bench.results.append(missing(f"broken_{name}", name, f"broken: {str(fault)[:200]}"))
-            broken.append(f"{name}: {fault}")
+    def attempt(name: str, section: Callable[[], object], needs: bool = True) -> None:
+        if name in chosen and needs:
+            bench.attempt(name, section)
 
-    with ExitStack() as stack:
-        stage = stack.enter_context(bench.cluster("main"))
-        attempt("provisioning", lambda: provisioning.measure(bench, stage))
-        attempt("exchange", lambda: sessions.exchange(bench))
-        attempt("tls", lambda: sessions.tls(bench))
-        attempt("start", lambda: starting.measure(bench, stage))
-        _known_devices(bench, stage, chosen, attempt)
-        attempt("storm", lambda: storm.measure(bench, stage))
-        attempt("soak", lambda: soak.measure(bench, stage), needs=bool(bench.peaks))
+    attempt("exchange", lambda: sessions.exchange(bench))
+    if not set(chosen) <= _OF_THEIR_OWN:
+        bench.attempt("Postgres", lambda: _on_one_postgres(bench, chosen, attempt))
     attempt("slow-disk", lambda: slow_disk.measure(bench))
     attempt("growth", lambda: growth.measure(bench))
-    return broken
 
 
-def _known_devices(bench: Bench, stage: Stage, chosen: Sequence[str], attempt: Callable[..., None]) -> None:
+def _on_one_postgres(bench: Bench, chosen: Collection[str], attempt: Callable[..., None]) -> None:
+    with bench.cluster("main") as stage:
+        attempt("provisioning", lambda: provisioning.measure(bench, stage))
+        attempt("tls", lambda: handshakes.measure(bench, stage))
+        attempt("start", lambda: starting.measure(bench, stage))
+        if not _OF_KNOWN_DEVICES.isdisjoint(chosen):
+            bench.attempt("known devices", lambda: _known_devices(bench, stage, attempt))
+        attempt("storm", lambda: storm.measure(bench, stage))
+        attempt("soak", lambda: soak.measure(bench, stage), needs=bool(bench.peaks))
+
+
+def _known_devices(bench: Bench, stage: Stage, attempt: Callable[..., None]) -> None:
     """The sections that import devices, or need those that are imported."""
     names = ["known", "known_two"] if bench.workers else ["known"]
-    if not {"import", "import-million", "connect", "memory"} & set(chosen):
-        return
     for name in names:
         stage.database(name)
     products = [stage.product(name) for name in names]
-    attempt("import", lambda: importing.measure(bench, products[0]))
-    attempt("import-million", lambda: importing.measure(bench, products[0], MILLION, rounds=1))
+    attempt("import", lambda: importing.measure(bench, stage, products[0]))
+    attempt("import-million", lambda: importing.measure(bench, stage, products[0], MILLION, rounds=1))
     tokens = importing.devices_with_tokens(bench, *products)
     attempt("connect", lambda: sessions.connect(bench, stage, tokens))
     attempt("memory", lambda: sessions.memory(bench, stage, tokens))

@@ -8,7 +8,8 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.machine import BUILD, FOLDER, Broken, Lap
+from benchmarks.certificates import Certificates
+from benchmarks.machine import BUILD, FOLDER, Broken, EndedLap, Lap
 from benchmarks.postgres import Cluster
 
 KEY, SECRET, PROFILE = "bench-key", "bench-secret", "bench"
@@ -109,6 +110,12 @@ def mqtt_connect(port: int, tokens: Path | None = None, clients: int = 64) -> Lo
     return Load("mqtt_load", port, ("--mode", "connect", "--clients", str(clients), *identity))
 
 
+def mqtt_handshake(port: int, devices: Certificates, clients: int = 64) -> Load:
+    """The same over TLS 1.3, never resumed, with the certificates in turn and nothing else to be known by."""
+    shown = ("--tls", "--certificates", str(devices.der), "--private-key", str(devices.key))
+    return Load("mqtt_load", port, (*mqtt_connect(port, clients=clients).options, *shown))
+
+
 def coap(port: int, clients: int = 64) -> Load:
     """Confirmable provision requests."""
     return Load("coap_load", port, ("--clients", str(clients), "--expect", "SUCCESS"))
@@ -128,13 +135,14 @@ def pgbench(
         *(program, "-n", "-M", "prepared", "-j", min(2, clients), "-c", clients, "-T", seconds + 1, "-P", 1),
         *("-f", FOLDER / f"pgbench/{script}.sql", cluster.database(database)),
     )
-    lap = Lap(cluster.pid)
+    lap, own = Lap(cluster.pid), EndedLap()
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=seconds + 1 + DRAIN, check=False
     )
     if done.returncode:
         raise Broken(f"pgbench failed: {done.stderr.strip()[-500:]}")
-    return Measurement(pgbench_rate(done.stdout, done.stderr), postgres_cpu=lap.cores())
+    rate = pgbench_rate(done.stdout, done.stderr)
+    return Measurement(rate, load_cpu=own.cores(), postgres_cpu=lap.cores())
 
 
 def pgbench_rate(summary: str, progress: str) -> float:

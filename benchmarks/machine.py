@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -55,7 +56,7 @@ class Processes:
         name = log or Path(words[0]).name
         if core is not None:
             words = ["taskset", "-c", str(core), *words]
-        with (self._folder / f"{name}.log").open("ab") as file:
+        with self.log_file(name).open("ab") as file:
             process = subprocess.Popen(
                 words,
                 stdin=input_,
@@ -71,7 +72,11 @@ class Processes:
 
     def log(self, name: str) -> str:
         """The last lines that a program wrote."""
-        return "\n".join((self._folder / f"{name}.log").read_text(errors="replace").splitlines()[-20:])
+        return "\n".join(self.log_file(name).read_text(errors="replace").splitlines()[-20:])
+
+    def log_file(self, name: str) -> Path:
+        """All that a program wrote, and those of its name before it."""
+        return self._folder / f"{name}.log"
 
     def end(self, process: subprocess.Popen[bytes]) -> int:
         """End one as an operator does, by force if it must be; its exit code."""
@@ -145,11 +150,11 @@ class Lap:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._begun = time.monotonic()
-        self._before = _cpu_seconds(pid)
+        self._before = cpu_seconds(pid)
 
     def cores(self) -> float:
         """Cores in use, on average, since the lap began."""
-        return (_cpu_seconds(self._pid) - self._before) / (time.monotonic() - self._begun)
+        return (cpu_seconds(self._pid) - self._before) / (time.monotonic() - self._begun)
 
     def __enter__(self) -> Self:
         return self
@@ -168,8 +173,39 @@ def family(pid: int) -> list[int]:
     return found
 
 
-def _cpu_seconds(pid: int) -> float:
-    """proc(5): utime, stime, and those of the children that were waited for."""
+@contextmanager
+def pinned(pid: int, core: int) -> Iterator[None]:
+    """Have a process, its children and those that it starts meanwhile on one core."""
+    anywhere = os.sched_getaffinity(0)
+    try:
+        for each in family(pid):
+            os.sched_setaffinity(each, {core})
+        yield
+    finally:
+        for each in family(pid):
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.sched_setaffinity(each, anywhere)
+
+
+class EndedLap:
+    """What programs that were waited for since it began have taken."""
+
+    def __init__(self) -> None:
+        self._begun = time.monotonic()
+        self._before = _ended_seconds()
+
+    def cores(self) -> float:
+        """Cores in use, on average."""
+        return (_ended_seconds() - self._before) / (time.monotonic() - self._begun)
+
+
+def _ended_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_seconds(pid: int) -> float:
+    """That a process and its children have used, and those they have waited for (proc(5): utime to cstime)."""
     ticks = 0
     for each in family(pid):
         with suppress(OSError):
@@ -178,13 +214,14 @@ def _cpu_seconds(pid: int) -> float:
     return ticks / _TICKS
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory that a process and its children hold, what they share counted once for each."""
+def resident(pid: int, *, shared_once: bool = False) -> int:
+    """Bytes of memory that a process and its children hold; what they share counts for each, or once."""
+    kind = "Pss:" if shared_once else "Rss:"
     total = 0
     for each in family(pid):
         with suppress(OSError):
             for line in Path(f"/proc/{each}/smaps_rollup").read_text().splitlines():
-                if line.startswith("Rss:"):
+                if line.startswith(kind):
                     total += int(line.split()[1]) * 1024
     return total
 
@@ -202,8 +239,8 @@ def coap_server() -> str | None:
     return find(*_COAP_SERVERS)
 
 
-def missing() -> list[str]:
-    """What is to be installed, and how."""
+def missing(*, amqtt: bool = True) -> list[str]:
+    """What is to be installed, and how. amqtt: whether it is needed."""
     packages = [package for program, package in _PROGRAMS.items() if find(program) is None]
     if coap_server() is None:
         packages.append("libcoap3-bin")
@@ -212,7 +249,7 @@ def missing() -> list[str]:
     if find("gcc") and not _has_header("math.h"):
         packages.append("libc6-dev")
     wanted = [f"apt-get install {' '.join(packages)}"] if packages else []
-    if not AMQTT_PYTHON.exists():
+    if amqtt and not AMQTT_PYTHON.exists():
         wanted.append("make bench (which installs aMQTT into benchmarks/.venv)")
     if len(os.sched_getaffinity(0)) < 2:
         wanted.append("a second core")

@@ -31,5 +31,6 @@ MARKS = (
 
 CONDITIONS = (
     Mark("soak_failed", "requests that failed in a soak of ten minutes at half of peak", 0, at_least=False, of="value"),
+    Mark("soak_logged", "errors that the server logged in the soak", 0, at_least=False, of="value"),
     Mark("soak_memory", "server's memory at the end of the soak ÷ at half time", 1.05, at_least=False),
 )

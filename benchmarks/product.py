@@ -40,12 +40,15 @@ class Product:
             self._environment["PROVSERVER_KEYS_FILE"] = str(keys)
         self._log = "serve-" + data_dir.name
         self._process: subprocess.Popen[bytes] | None = None
+        self._logged = 0  # bytes that servers before this one wrote
         self.data_dir = data_dir
         self.addresses: dict[str, str] = {}
 
     def start(self) -> float:
         """Start it; returns the seconds until every listener accepted."""
         self._ready_file.unlink(missing_ok=True)
+        log = self._processes.log_file(self._log)
+        self._logged = log.stat().st_size if log.exists() else 0
         listeners = [word for name in (*self._names, "admin") for word in (f"--{name}", "127.0.0.1:0")]
         begun = time.perf_counter()
         self._process = process = self._processes.start(
@@ -68,11 +71,19 @@ class Product:
         return took
 
     def stop(self) -> None:
-        """End it. Raises Broken if it does not end well."""
+        """End it. Raises Broken if it does not end well, or has logged that something of its own is broken."""
         if self._process is not None:
             process, self._process = self._process, None
             if code := self._processes.end(process):
                 raise Broken(f"provserver ended with {code}: {self._processes.log(self._log)}")
+            if faults := self.faults():
+                raise Broken(f"provserver logged {len(faults):,} errors, the first: {faults[0]}")
+
+    def faults(self) -> list[str]:
+        """What it has logged since its start that is an error, or a stack trace."""
+        with self._processes.log_file(self._log).open("rb") as file:
+            file.seek(self._logged)
+            return [line for line in file.read().decode(errors="replace").splitlines() if is_fault(line)]
 
     @property
     def pid(self) -> int:
@@ -118,6 +129,15 @@ class Product:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is None:
             self.stop()
+
+
+def is_fault(line: str) -> bool:
+    """Whether a line of a server's log says that something is broken: an error, or a stack trace."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return "Traceback" in line
+    return isinstance(record, dict) and (record.get("level") in {"error", "critical"} or "exception" in record)
 
 
 @functools.cache

@@ -31,11 +31,23 @@ class Reference:
         return self.process.pid
 
 
-def mosquitto(processes: Processes, folder: Path, *, core: int | None = None) -> Reference:
-    """Debian's mosquitto, without authentication."""
+def mosquitto(
+    processes: Processes,
+    folder: Path,
+    *,
+    core: int | None = None,
+    tls: tuple[Path, Path] | None = None,
+    trusted: Path | None = None,
+) -> Reference:
+    """Debian's mosquitto, without authentication. tls: its certificate and key; trusted: whom clients must be of."""
     port = free_port()
     configuration = folder / f"mosquitto-{port}.conf"
-    configuration.write_text(_MOSQUITTO.format(port=port))
+    lines = _MOSQUITTO.format(port=port)
+    if tls is not None:
+        lines += f"certfile {tls[0]}\nkeyfile {tls[1]}\n"
+    if trusted is not None:
+        lines += f"cafile {trusted}\nrequire_certificate true\n"
+    configuration.write_text(lines)
     configuration.chmod(0o644)
     process = processes.start(find("mosquitto"), "-c", configuration, core=core, log="mosquitto")
     _wait(process, port, processes, "mosquitto")

@@ -18,6 +18,8 @@ RESULTS = FOLDER / "results.json"
 PAGE = ROOT / "docs/performance.md"
 BEGIN, END = "<!-- results: python -m benchmarks --publish -->", "<!-- end of results -->"
 
+CORES = "cores: load / server / Postgres"
+
 _MOST = 3.0
 """Times the mark that the overview shows."""
 
@@ -46,16 +48,22 @@ def show(results: Sequence[Result], console: Console) -> None:
     by_name = {each.name: each for each in results}
     for title, marks in (("Reach", MARKS), ("Conditions", CONDITIONS)):
         table = Table(title=title, title_justify="left")
-        for heading in ("what", "measured", "reference", "ratio", "min to max", "mark", "reached"):
+        for heading in ("what", "measured", "reference", "ratio", "min to max", "mark", "reached", CORES):
             table.add_column(heading, justify="left" if heading == "what" else "right")
         for mark in marks:
-            table.add_row(mark.what, *_cells(by_name[mark.name]), mark.text, _verdict(by_name[mark.name]))
+            table.add_row(
+                mark.what,
+                *_cells(by_name[mark.name]),
+                mark.text,
+                _verdict(by_name[mark.name]),
+                _cores(by_name[mark.name]),
+            )
         console.print(table)
     table = Table(title="Also measured", title_justify="left")
-    for heading in ("what", "measured", "reference", "ratio", "min to max", "note"):
+    for heading in ("what", "measured", "reference", "ratio", "min to max", CORES, "note"):
         table.add_column(heading, justify="right" if heading not in {"what", "note"} else "left")
     for each in _others(results):
-        table.add_row(each.what, *_cells(each), each.note)
+        table.add_row(each.what, *_cells(each), _cores(each), each.note)
     console.print(table)
     for mark in (*MARKS, *CONDITIONS):
         if (note := by_name[mark.name].note) and note != NOT_MEASURED:
@@ -81,14 +89,18 @@ def markdown(results: Sequence[Result], plots: Mapping[str, str], run: Mapping[s
         "",
     ]
     lines += [
-        "| what | measured | reference | ratio | min to max | mark | reached | |",
-        "|---|--:|--:|--:|--:|--:|---|---|",
+        f"| what | measured | reference | ratio | min to max | mark | reached | {CORES} | |",
+        "|---|--:|--:|--:|--:|--:|---|---|---|",
     ]
     for mark in (*MARKS, *CONDITIONS):
         each = by_name[mark.name]
-        lines.append(_row(mark.what, *_cells(each), mark.text, _verdict(each), each.note))
-    lines += ["", "| also measured | measured | reference | ratio | min to max | |", "|---|--:|--:|--:|--:|---|"]
-    lines += [_row(each.what, *_cells(each), each.note) for each in _others(results)]
+        lines.append(_row(mark.what, *_cells(each), mark.text, _verdict(each), _cores(each), each.note))
+    lines += [
+        "",
+        f"| also measured | measured | reference | ratio | min to max | {CORES} | |",
+        "|---|--:|--:|--:|--:|---|---|",
+    ]
+    lines += [_row(each.what, *_cells(each), _cores(each), each.note) for each in _others(results)]
     lines += ["", *(f"![{name}](performance/{name}.svg)" for name in ("reach", *plots)), "", ""]
     return "\n".join(lines)
 
@@ -128,6 +140,14 @@ def _figure(value: float | None) -> str:
 
 def _verdict(each: Result) -> str:
     return "" if each.reached is None else "yes" if each.reached else "no"
+
+
+def _cores(each: Result) -> str:
+    """Of ours: what was in use meanwhile; a dash where a part is not there."""
+    if not each.cpu:
+        return ""
+    figures = (each.cpu.get(part) for part in ("load", "server", "postgres"))
+    return " / ".join("–" if figure is None else f"{figure:.2f}" for figure in figures)
 
 
 def _row(*cells: str) -> str:

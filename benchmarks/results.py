@@ -63,17 +63,13 @@ class Series:
         return Series.of(ours / theirs for ours, theirs in zip(self.figures, reference.figures, strict=True))
 
 
-def best(contenders: Iterable[Series]) -> Series:
-    """The greatest of each round."""
-    return Series.of(max(round_) for round_ in zip(*(series.figures for series in contenders), strict=True))
-
-
 @dataclass(frozen=True, slots=True)
 class Result:
     """One line of `results.json`.
 
-    spread: least and greatest of the ratio if there is one, else of the value.
-    reference: what it is compared with, in the same unit. note: what one must know to read it, or why there is nothing.
+    spread: least and greatest of the ratio if there is one, else of the value. cpu: cores in use, of "load", "server"
+    and "postgres". reference: what it is compared with, in the same unit. note: what one must know to read it, or why
+    there is nothing.
     """
 
     name: str

@@ -1,14 +1,14 @@
 """Provisions a second on every transport, beside pgbench and the stock servers; their latency at half of that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 
 from benchmarks import load, references, svg
-from benchmarks.bench import Bench, Rounds, Stage, caution, cores, rates
+from benchmarks.bench import Bench, Rounds, Stage, best, caution, cores, rates
 from benchmarks.load import PGBENCH_CLIENTS, Load, Measurement, pgbench
 from benchmarks.product import NO_WORKERS, Product
-from benchmarks.results import Result, Series, best, missing, result
+from benchmarks.results import Result, Series, missing, result
 
 TRANSPORTS: dict[str, Callable[[int], Load]] = {"http": load.http, "mqtt": load.mqtt_exchange, "coap": load.coap}
 
@@ -57,8 +57,9 @@ def _throughput(bench: Bench, stage: Stage, one: Product, two: Product | None) -
 
 
 def _results(bench: Bench, rounds: Rounds) -> None:
-    reference = best(rates(rounds[f"pgbench {clients}"]) for clients in PGBENCH_CLIENTS)
-    bench.results.append(result("pgbench", _PGBENCH, reference, "provisions/s"))
+    pgbenches = best(rounds, [f"pgbench {clients}" for clients in PGBENCH_CLIENTS])
+    reference = rates(pgbenches)
+    bench.results.append(result("pgbench", _PGBENCH, reference, "provisions/s", cpu=cores(pgbenches)))
     for name, transport, what in (
         ("http", "http", "HTTP provisions, one process, ÷ pgbench best"),
         ("http_two", "http_two", "HTTP provisions, two processes, ÷ pgbench best"),
@@ -87,9 +88,9 @@ def _results(bench: Bench, rounds: Rounds) -> None:
         ("mqtt", "mqtt", "MQTT full provision exchanges, new connection each"),
         ("coap", "coap", "CoAP provisions"),
     ):
-        bench.results.append(_better(name, what, transport, rounds, reference, _PGBENCH))
+        bench.results.append(_better(name, what, transport, rounds, pgbenches, _PGBENCH))
     bench.results.append(
-        _better("coap_aiocoap", "CoAP provisions", "coap", rounds, rates(rounds["aiocoap"]), "aiocoap, in memory")
+        _better("coap_aiocoap", "CoAP provisions", "coap", rounds, rounds["aiocoap"], "aiocoap, in memory")
     )
     bench.results.append(
         _better(
@@ -97,7 +98,7 @@ def _results(bench: Bench, rounds: Rounds) -> None:
             "CoAP provisions ÷ libcoap storing in memory",
             "coap",
             rounds,
-            rates(rounds["libcoap"]),
+            rounds["libcoap"],
             "libcoap, in memory",
         )
     )
@@ -107,13 +108,15 @@ def _results(bench: Bench, rounds: Rounds) -> None:
             "HTTP provisions ÷ bare aiohttp in memory",
             "http",
             rounds,
-            rates(rounds["bare aiohttp"]),
+            rounds["bare aiohttp"],
             "aiohttp, in memory",
         )
     )
 
 
-def _better(name: str, what: str, transport: str, rounds: Rounds, reference: Series, reference_name: str) -> Result:
+def _better(
+    name: str, what: str, transport: str, rounds: Rounds, reference: Sequence[Measurement], reference_name: str
+) -> Result:
     """Of one process and two, whichever does more: so would an operator choose."""
     chosen = max(
         (candidate for candidate in (transport, transport + "_two") if candidate in rounds),
@@ -121,13 +124,13 @@ def _better(name: str, what: str, transport: str, rounds: Rounds, reference: Ser
     )
     processes = "two processes" if chosen.endswith("_two") else "one process"
     measured = rounds[chosen]
-    note = ". ".join(filter(None, (processes, caution(measured))))
+    note = ". ".join(filter(None, (processes, caution(measured, reference))))
     return result(
         name,
         what,
         rates(measured),
         "provisions/s",
-        reference=reference,
+        reference=rates(reference),
         reference_name=reference_name,
         note=note,
         cpu=cores(measured),
@@ -155,7 +158,14 @@ def _latency(bench: Bench, stage: Stage, one: Product) -> None:
                     warmup=0.5,
                 )
             )
-            lone.append(asked(port).run("--clients", 1, server=one.pid, seconds=max(bench.seconds / 2, 0.5)))
+            lone.append(
+                asked(port).run(
+                    *("--clients", 1),
+                    server=one.pid,
+                    postgres=stage.cluster.pid,
+                    seconds=max(bench.seconds / 2, 0.5),
+                )
+            )
         bench.say(
             f"latency: {name} at {rate:,.0f}/s p50 {Series.of(m.p50 for m in half).median:.2f} ms, "
             f"p99 {Series.of(m.p99 for m in half).median:.2f} ms; alone p50 {Series.of(m.p50 for m in lone).median:.2f}"
@@ -168,7 +178,8 @@ def _latency(bench: Bench, stage: Stage, one: Product) -> None:
         for part in ("p50", "p99"):
             series = Series.of(getattr(each, part) for each in lone)
             label = "lone" if part == "p50" else "lone_p99"
-            bench.results.append(result(f"{label}_{transport}", f"lone request {part}, {name}", series, "ms"))
+            what = f"lone request {part}, {name}"
+            bench.results.append(result(f"{label}_{transport}", what, series, "ms", cpu=cores(lone)))
     bench.plots["latency"] = svg.bars(
         "Latency at half of peak (ms)",
         {

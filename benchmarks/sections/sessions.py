@@ -1,28 +1,24 @@
-"""MQTT sessions: connects with authentication, the exchange without a database, TLS handshakes, memory when idle."""
+"""MQTT sessions: connects with authentication, the exchange without a database, memory when idle."""
 
-import re
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from benchmarks import load, references
 from benchmarks.bench import Bench, Stage, caution, cores, rates
 from benchmarks.load import Load, Measurement, measurement
-from benchmarks.machine import BUILD, FOLDER, ROOT, Broken, resident
-from benchmarks.results import Result, Series, result
+from benchmarks.machine import BUILD, Broken, Lap, resident
+from benchmarks.product import Product
+from benchmarks.results import Series, result
 
 IDLE_SESSIONS = 10_000
 _FIRST_SESSIONS = 2_000
 _SETTLING = 2.0
 _SERVER_CORE, _LOAD_CORE = 1, 0
-_TLS_PAIRS = 9
-
-_ROW = re.compile(r"(provserver|mosquitto)\s+(\d+) a second")
-_RATIO = re.compile(r"ratio\s+([\d.]+)\s+\(([\d.]+) to ([\d.]+)\)")
 
 
 def connect(bench: Bench, stage: Stage, tokens: Path) -> None:
@@ -88,30 +84,6 @@ def exchange(bench: Bench) -> None:
         )
 
 
-def tls(bench: Bench) -> None:
-    """Handshakes, by `tls_handshake.py`."""
-    command = (sys.executable, FOLDER / "tls_handshake.py", "--pairs", _TLS_PAIRS, "--at-least", 0)
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False, cwd=ROOT)
-    rates_ = {name: float(rate) for name, rate in _ROW.findall(done.stdout)}
-    ratio = _RATIO.search(done.stdout)
-    if done.returncode or ratio is None or len(rates_) != 2:
-        raise Broken(f"tls_handshake.py failed: {done.stderr[-500:]}{done.stdout[-500:]}")
-    bench.say(f"TLS: {rates_['provserver']:,.0f}/s, mosquitto {rates_['mosquitto']:,.0f}/s")
-    bench.results.append(
-        Result(
-            "tls",
-            "TLS 1.3 full handshake, MQTT connect with client certificate",
-            rates_["provserver"],
-            "handshakes/s",
-            rates_["mosquitto"],
-            "mosquitto",
-            float(ratio[1]),
-            spread=(float(ratio[2]), float(ratio[3])),
-            note=f"{_TLS_PAIRS} pairs of rounds; the server on one core",
-        )
-    )
-
-
 def memory(bench: Bench, stage: Stage, tokens: Path) -> None:
     """What 10,000 sessions that do nothing add to the resident memory of a server that has some already.
 
@@ -126,21 +98,25 @@ def memory(bench: Bench, stage: Stage, tokens: Path) -> None:
             product.make_certificates()
         with product:
             port = product.port(listener)
-            with held(bench, port, _FIRST_SESSIONS, "--tokens", first, *options):
+            with held(bench, stage, product, port, _FIRST_SESSIONS, "--tokens", first, *options):
                 time.sleep(_SETTLING)
                 before = resident(product.pid)
-                with held(bench, port, IDLE_SESSIONS, "--tokens", tokens, *options) as opened:
+                with held(bench, stage, product, port, IDLE_SESSIONS, "--tokens", tokens, *options) as opened:
                     time.sleep(_SETTLING)
                     each = (resident(product.pid) - before) / IDLE_SESSIONS / 1024
             bench.say(f"memory: {each:.1f} KiB per idle {name} session, {opened.rate:,.0f} connects/s")
             what = f"resident memory per idle MQTT session, {name}"
-            note = f"of {IDLE_SESSIONS:,} sessions"
-            bench.results.append(result(f"memory_{name}", what, Series.of([each]), "KiB", note=note))
+            note = f"of {IDLE_SESSIONS:,} sessions; cores while they were opened"
+            cpu = cores([opened])
+            bench.results.append(result(f"memory_{name}", what, Series.of([each]), "KiB", note=note, cpu=cpu))
 
 
 @contextmanager
-def held(bench: Bench, port: int, count: int, *options: object, at_once: int = 64) -> Iterator[Measurement]:
+def held(
+    bench: Bench, stage: Stage, product: Product, port: int, count: int, *options: object, at_once: int = 64
+) -> Iterator[Measurement]:
     """Sessions that stay open meanwhile, opened so many at once; all of them, or Broken."""
+    laps = Lap(product.pid), Lap(stage.cluster.pid)
     asked = Load("mqtt_load", port, ("--mode", "hold"))
     process = bench.processes.start(
         *(BUILD / asked.generator, "--port", port, *asked.options, "--clients", count, "--count", count),
@@ -157,7 +133,7 @@ def held(bench: Bench, port: int, count: int, *options: object, at_once: int = 6
         opened = measurement(line)
         if opened.done != count or opened.lost:
             raise Broken(f"of {count} sessions {opened.failed} could not be opened, {opened.lost} were ended")
-        yield opened
+        yield replace(opened, server_cpu=laps[0].cores(), postgres_cpu=laps[1].cores())
         assert process.stdin is not None
         process.stdin.close()
         if lost := int(process.stdout.readline()):

@@ -5,9 +5,9 @@ from contextlib import ExitStack
 from functools import partial
 
 from benchmarks import load, svg
-from benchmarks.bench import Bench, caution, cores, rates
+from benchmarks.bench import Bench, best, caution, cores, rates
 from benchmarks.load import PGBENCH_CLIENTS, Measurement, pgbench
-from benchmarks.results import best, result
+from benchmarks.results import result
 
 DELAYS = {"1ms": 1000, "4ms": 4000}
 CLIENTS = 256
@@ -35,7 +35,7 @@ def measure(bench: Bench) -> None:
             stage.cluster.delay(microseconds)
             rounds = bench.take_turns(f"fdatasync +{label}", contenders)
             stage.cluster.delay(0)
-            reference = best(rates(rounds[f"pgbench {clients}"]) for clients in PGBENCH_CLIENTS)
+            reference = rates(best(rounds, [f"pgbench {clients}" for clients in PGBENCH_CLIENTS]))
             chosen = max(products, key=lambda name: rates(rounds[name]).median)
             bench.results.append(
                 result(

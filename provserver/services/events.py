@@ -222,7 +222,6 @@ class _Rounds:
         self._told.update((each.id, None) for each in new if each.id is not None)
         return sorted(new + presences, key=_order)
 
-
     async def _presences(self, connection: Connection, start: datetime) -> list[Happening]:
         until = await store.now(connection)
         begin = max(start, until - timedelta(seconds=_LATENESS))

@@ -13,10 +13,18 @@ RUN = {"at": "2030-01-01 00:00 UTC", "commit": "abc", "machine": "2 × CPU", "ro
 RESULTS = report.finish(
     [
         Result(
-            "http", "HTTP", 24_000.0, "provisions/s", 20_000.0, "pgbench", 1.2, spread=(1.1, 1.3), cpu={"load": 0.4}
+            "http",
+            "HTTP",
+            24_000.0,
+            "provisions/s",
+            20_000.0,
+            "pgbench",
+            1.2,
+            spread=(1.1, 1.3),
+            cpu={"load": 0.4, "postgres": 1.256},
         ),
         Result("p99_http", "p99", 12.0, "ms", spread=(11.0, 13.0)),
-        Result("other", "Other | thing", 5.0, "s", note="a note"),
+        Result("other", "Other | thing", 5.0, "s", note="a note", cpu={"server": 0.3}),
     ]
 )
 
@@ -34,10 +42,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 def test_the_table_has_the_marks_and_whether_they_are_reached() -> None:
     lines = report.markdown(RESULTS, {"latency": ""}, RUN).splitlines()
     row = next(line for line in lines if line.startswith(f"| {MARKS[0].what} |"))
-    assert row == f"| {MARKS[0].what} | 24,000 provisions/s | 20,000 | 1.2 | 1.1 to 1.3 | ≥ 1.2 | yes |  |"
-    assert next(line for line in lines if "p99 at half of peak, HTTP" in line).endswith("| ≤ 10 | no |  |")
-    assert next(line for line in lines if "at 5 M" in line).endswith("| ≥ 0.85 |  | not in this run |")
-    assert "| Other / thing | 5 s |  |  |  | a note |" in lines
+    assert (
+        row
+        == f"| {MARKS[0].what} | 24,000 provisions/s | 20,000 | 1.2 | 1.1 to 1.3 | ≥ 1.2 | yes | 0.40 / – / 1.26 |  |"
+    )
+    assert next(line for line in lines if "p99 at half of peak, HTTP" in line).endswith("| ≤ 10 | no |  |  |")
+    assert next(line for line in lines if "at 5 M" in line).endswith("| ≥ 0.85 |  |  | not in this run |")
+    assert "| Other / thing | 5 s |  |  |  | – / 0.30 / – | a note |" in lines
     assert "![latency](performance/latency.svg)" in lines
     assert sum(line.startswith("| ") for line in lines) >= len(MARKS) + len(CONDITIONS)
 
@@ -49,6 +60,9 @@ def test_the_terminal_shows_every_mark() -> None:
     text = console.file.getvalue()
     assert all(mark.what in text for mark in (*MARKS, *CONDITIONS))
     assert "reached" in text
+    assert text.count(report.CORES) == 3
+    assert "0.40 / – / 1.26" in text
+    assert "– / 0.30 / –" in text
 
 
 def test_shares_of_marks() -> None:

@@ -21,10 +21,6 @@ def test_without_a_reference_the_spread_is_of_the_values() -> None:
     assert (line.value, line.spread, line.ratio, line.reference) == (2.5, (1.0, 10.0), None, None)
 
 
-def test_the_best_is_chosen_in_each_round() -> None:
-    assert results.best([Series((1.0, 9.0)), Series((5.0, 2.0)), Series((3.0, 3.0))]).figures == (5.0, 9.0)
-
-
 def test_rounds_that_do_not_pair_are_an_error() -> None:
     with pytest.raises(ValueError, match="zip"):
         Series((1.0, 2.0)).over(Series((1.0,)))
