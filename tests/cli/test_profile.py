@@ -468,7 +468,7 @@ def test_profiles_of_an_organization_below(cli: Cli, name: str) -> None:
         assert [each["name"] for each in cli.json("profile", "list", *own)] == [name]
         assert cli.json("profile", "show", name, *own)["id"] == profile["id"]
         assert cli.json("profile", "show", profile["templateId"])["id"] == profile["id"]
-        assert "--organization" in cli.refused("profile", "show", name)
+        assert "together with that organization" in cli.refused("profile", "show", name)
         assert cli.json("profile", "update", name, "--two-sided-claim", *own)["twoSidedClaim"]
         key = cli.json("profile", "key", "add", name, *own)["provisionDeviceKey"]
         cli.json("profile", "key", "update", name, key, "--max-uses", "3", *own)
