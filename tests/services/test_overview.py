@@ -144,7 +144,7 @@ async def test_the_whole_tree_is_counted_as_its_parts_are(tree: Tree) -> None:
         " uuid_send(gen_random_uuid()), '',"
         " CASE WHEN n % 2 = 0 THEN 'CLAIMED' ELSE 'UNCLAIMED' END"
         " FROM generate_series(1, 15) AS n"
-        " LEFT JOIN (SELECT id, row_number() OVER (ORDER BY id) AS n FROM device) AS d USING (n)",
+        " LEFT JOIN (SELECT id, row_number() OVER (ORDER BY created_at) AS n FROM device) AS d USING (n)",
         space.organization_id,
         profile.id,
     )
