@@ -24,8 +24,6 @@ from benchmarks.machine import Processes
 from benchmarks.product import has_workers
 from benchmarks.sections import growth, handshakes, importing, provisioning, sessions, slow_disk, soak, starting, storm
 
-MILLION = 1_000_000
-
 QUICK = ("provisioning", "exchange", "tls", "import", "connect", "memory", "start", "slow-disk")
 FULL = (*QUICK, "import-million", "storm", "growth", "soak")
 
@@ -54,7 +52,7 @@ def main() -> int:
             bench = Bench(processes, folder, arguments.rounds, arguments.seconds, workers)
             _run(bench, chosen)
             results = report.finish(bench.results)
-            report.write(arguments.results, results, bench.plots, _about(arguments))
+            report.write(arguments.results, results, bench.plots, _about(arguments), bench.series)
     report.show(results, console)
     for fault in bench.broken:
         console.print(f"broken: {fault}", style="red", highlight=False, markup=False)
@@ -64,8 +62,8 @@ def main() -> int:
 def _run(bench: Bench, chosen: Collection[str]) -> None:
     """Every chosen section."""
 
-    def attempt(name: str, section: Callable[[], object], needs: bool = True) -> None:
-        if name in chosen and needs:
+    def attempt(name: str, section: Callable[[], object]) -> None:
+        if name in chosen:
             bench.attempt(name, section)
 
     attempt("exchange", lambda: sessions.exchange(bench))
@@ -83,7 +81,7 @@ def _on_one_postgres(bench: Bench, chosen: Collection[str], attempt: Callable[..
         if not _OF_KNOWN_DEVICES.isdisjoint(chosen):
             bench.attempt("known devices", lambda: _known_devices(bench, stage, attempt))
         attempt("storm", lambda: storm.measure(bench, stage))
-        attempt("soak", lambda: soak.measure(bench, stage), needs=bool(bench.peaks))
+        attempt("soak", lambda: soak.measure(bench, stage))
 
 
 def _known_devices(bench: Bench, stage: Stage, attempt: Callable[..., None]) -> None:
@@ -93,7 +91,7 @@ def _known_devices(bench: Bench, stage: Stage, attempt: Callable[..., None]) -> 
         stage.database(name)
     products = [stage.product(name) for name in names]
     attempt("import", lambda: importing.measure(bench, stage, products[0]))
-    attempt("import-million", lambda: importing.measure(bench, stage, products[0], MILLION, rounds=1))
+    attempt("import-million", lambda: importing.million(bench, stage))
     tokens = importing.devices_with_tokens(bench, *products)
     attempt("connect", lambda: sessions.connect(bench, stage, tokens))
     attempt("memory", lambda: sessions.memory(bench, stage, tokens))

@@ -22,8 +22,8 @@ Rounds = Mapping[str, Sequence[Measurement]]
 class Bench:
     """The run. rounds, seconds: of every comparison. folder: for all that it leaves on disk, and loses at its end.
 
-    workers: whether two processes are measured, too. peaks: provisions a second of one process, by transport.
-    plots: what is drawn, by name. broken: what could not be measured, and why.
+    workers: whether two processes are measured, too. plots: what is drawn, by name.
+    series: of long runs, what each interval was like. broken: what could not be measured, and why.
     """
 
     processes: Processes
@@ -32,8 +32,8 @@ class Bench:
     seconds: float
     workers: bool
     results: list[Result] = field(default_factory=list)
-    peaks: dict[str, float] = field(default_factory=dict)
     plots: dict[str, str] = field(default_factory=dict)
+    series: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     begun: float = field(default_factory=time.monotonic)
 
@@ -89,7 +89,14 @@ class Stage:
         return self.cluster.create(name, "blank")
 
     def product(
-        self, name: str, database_url: str = "", *, workers: int = 1, tls: bool = False, core: int | None = None
+        self,
+        name: str,
+        database_url: str = "",
+        *,
+        workers: int = 1,
+        tls: bool = False,
+        metrics: bool = False,
+        core: int | None = None,
     ) -> Product:
         """A server, not started yet, on one of the databases."""
         url = database_url or self.cluster.database(name)
@@ -99,6 +106,7 @@ class Stage:
             url,
             workers=workers,
             tls=tls,
+            metrics=metrics,
             core=core,
             keys=self.bench.folder / f"{self.name}.keys.json",
         )

@@ -1,4 +1,4 @@
-"""What is to be reached (issue 4): ratios within one run, medians, durable commits, full product behaviour."""
+"""What is to be reached: ratios within one run, medians, durable commits, full product behaviour."""
 
 from benchmarks.results import Mark
 

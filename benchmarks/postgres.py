@@ -74,9 +74,10 @@ class Cluster:
         """Of the process that all of its processes come of."""
         return self._process.pid
 
-    def database(self, name: str) -> str:
-        """The DSN of one of its databases."""
-        return self.dsn.replace("/provserver?", f"/{name}?")
+    def database(self, name: str, *, superuser: bool = False) -> str:
+        """The DSN of one of its databases, for its owner or for who may see and do all."""
+        dsn = self.dsn.replace("/provserver?", f"/{name}?")
+        return dsn.replace("//provserver@", "//postgres@") if superuser else dsn
 
     def create(self, name: str, template: str = "template1") -> str:
         """Make a database; its DSN. Nobody may be connected to the template."""
@@ -89,9 +90,7 @@ class Cluster:
 
     def execute(self, *statements: str, database: str = "provserver", superuser: bool = False) -> None:
         """Run statements, each by itself, however long it takes."""
-        dsn = self.database(database)
-        if superuser:
-            dsn = dsn.replace("//provserver@", "//postgres@")
+        dsn = self.database(database, superuser=superuser)
 
         async def run() -> None:
             connection = await asyncpg.connect(dsn)

@@ -24,6 +24,7 @@ class Product:
         *,
         workers: int = 1,
         tls: bool = False,
+        metrics: bool = False,
         core: int | None = None,
         keys: Path | None = None,
     ) -> None:
@@ -31,7 +32,8 @@ class Product:
         self._data_dir = ("--data-dir", data_dir)
         self._data = (*self._data_dir, *(("--database-url", database_url) if database_url else ()))
         self._workers = ("--workers", workers) if workers > 1 else ()
-        self._names = ("http", "mqtt", "coap") + (("https", "mqtts", "coaps") if tls else ())
+        names = ("http", "mqtt", "coap") + (("https", "mqtts", "coaps") if tls else ())
+        self._listeners = (*names, "admin", *(("metrics",) if metrics else ()))
         self._core = core
         self._ready_file = data_dir.with_name(data_dir.name + ".ready.json")
         self._environment = os.environ | {"PROVSERVER_LOG_FORMAT": "json"}
@@ -49,7 +51,7 @@ class Product:
         self._ready_file.unlink(missing_ok=True)
         log = self._processes.log_file(self._log)
         self._logged = log.stat().st_size if log.exists() else 0
-        listeners = [word for name in (*self._names, "admin") for word in (f"--{name}", "127.0.0.1:0")]
+        listeners = [word for name in self._listeners for word in (f"--{name}", "127.0.0.1:0")]
         begun = time.perf_counter()
         self._process = process = self._processes.start(
             *(sys.executable, "-m", "provserver", "serve", *self._data, *self._workers, *listeners),

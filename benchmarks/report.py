@@ -29,9 +29,15 @@ def finish(results: Sequence[Result]) -> list[Result]:
     return judge(results, (*MARKS, *CONDITIONS))
 
 
-def write(path: Path, results: Sequence[Result], plots: Mapping[str, str], run: Mapping[str, object]) -> None:
-    """All that a later reader or `publish` needs. run: when, where and how."""
-    content = {"run": dict(run), "results": as_json(results), "plots": dict(plots)}
+def write(
+    path: Path,
+    results: Sequence[Result],
+    plots: Mapping[str, str],
+    run: Mapping[str, object],
+    series: Mapping[str, Sequence[Mapping[str, float]]] | None = None,
+) -> None:
+    """All that a later reader or `publish` needs. run: when, where and how. series: intervals of long runs."""
+    content = {"run": dict(run), "results": as_json(results), "series": series or {}, "plots": dict(plots)}
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 

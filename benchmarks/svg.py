@@ -1,13 +1,15 @@
 """Charts as SVG texts, of bars and of lines, readable on light and on dark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
-from math import floor, log10
+from math import ceil, floor, log10
 
 _WIDTH = 760
 _LEFT = 190
 _RIGHT = 90
 _BAR = 18
+_PANEL = 110
 _TEXT = "#7d8590"
 _COLOURS = ("#4c8dff", "#f2993f", "#3fb68b", "#b18cf2", "#e5646e", "#8b949e")
 
@@ -35,26 +37,71 @@ def bars(title: str, groups: Mapping[str, Mapping[str, float]], *, mark: float |
     return _document(title, top + 4, rows)
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """Lines over the x that all panels of a chart share. marks: where on x something happened.
+
+    logarithmic: y goes by powers of ten, as far as the figures do; else it begins at 0.
+    """
+
+    title: str
+    series: Mapping[str, Sequence[float]]
+    logarithmic: bool = False
+    marks: Sequence[float] = ()
+
+
 def lines(title: str, unit: str, xs: Sequence[float], series: Mapping[str, Sequence[float]]) -> str:
     """Lines over a common x, whose unit is named; y begins at 0."""
-    height, left, base = 280, 60, 240
-    highest = ceiling(max((y for ys in series.values() for y in ys), default=1.0))
-    x_scale = (_WIDTH - left - 20) / ((max(xs, default=1.0) - min(xs, default=0.0)) or 1.0)
-    y_scale = (base - 44) / highest
+    return panels(title, unit, xs, [Panel("", series)])
+
+
+def panels(title: str, unit: str, xs: Sequence[float], drawn: Sequence[Panel]) -> str:
+    """One below the other, over a common x, whose unit is named."""
+    rows: list[str] = []
+    top, height = 34, 206 if len(drawn) == 1 else _PANEL
+    for panel in drawn:
+        if panel.title:
+            rows.append(_text(12, top + 12, panel.title))
+            top += 16
+        rows += _panel(panel, xs, top, height)
+        top += height + 32
+    rows.append(_text(_WIDTH - 20, top - 14, f"{number_text(max(xs, default=0.0))} {unit}", anchor="end"))
+    return _document(title, top, rows)
+
+
+def _panel(panel: Panel, xs: Sequence[float], top: float, height: float) -> list[str]:
+    left, base = 60, top + height
+    figures = [y for ys in panel.series.values() for y in ys]
+    scale: Callable[[float], float]
+    if panel.logarithmic:
+        positive = [y for y in figures if y > 0] or [1.0]
+        low, high = floor(log10(min(positive))), ceil(log10(max(positive)))
+        powers = max(high - low, 1)
+        steps = [10.0 ** (low + power) for power in range(powers + 1)]
+        scale = lambda y: (log10(max(y, steps[0])) - low) / powers  # noqa: E731 - two of one kind
+    else:
+        highest = ceiling(max(figures, default=1.0))
+        steps = [highest * part / 4 for part in range(5)]
+        scale = lambda y: y / highest  # noqa: E731
+    least = min(xs, default=0.0)
+    x_scale = (_WIDTH - left - 20) / ((max(xs, default=1.0) - least) or 1.0)
+    room = height - 10
     rows = []
-    for part in range(5):
-        y = base - highest * part / 4 * y_scale
+    for step in steps:
+        y = base - scale(step) * room
         rows.append(_line(left, y, _WIDTH - 20, y))
-        rows.append(_text(left - 6, y + 4, number_text(highest * part / 4), anchor="end"))
-    for number, (name, ys) in enumerate(series.items()):
+        rows.append(_text(left - 6, y + 4, number_text(step), anchor="end"))
+    for mark in panel.marks:
+        x = left + (mark - least) * x_scale
+        rows.append(_line(x, base - room, x, base, dashed=True))
+    for number, (name, ys) in enumerate(panel.series.items()):
         points = " ".join(
-            f"{left + (x - min(xs)) * x_scale:.1f},{base - y * y_scale:.1f}" for x, y in zip(xs, ys, strict=True)
+            f"{left + (x - least) * x_scale:.1f},{base - scale(y) * room:.1f}" for x, y in zip(xs, ys, strict=True)
         )
         colour = _COLOURS[number % len(_COLOURS)]
-        rows.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        rows.append(_text(left + 8 + number * 120, base + 34, f"— {name}", colour=colour))
-    rows.append(_text(_WIDTH - 20, base + 18, f"{number_text(max(xs, default=0.0))} {unit}", anchor="end"))
-    return _document(title, height, rows)
+        rows.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
+        rows.append(_text(left + 8 + number * 120, base + 18, f"— {name}", colour=colour))
+    return rows
 
 
 def number_text(value: float) -> str:

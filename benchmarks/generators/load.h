@@ -4,6 +4,9 @@
  * requests arrive as a Poisson process, whether or not earlier ones are answered, and wait for a free slot; their
  * latency counts from when they arrived. What arrives in the measured window is waited for after it.
  *
+ * --report FILE: a line of JSON at every whole multiple of --every seconds of CLOCK_MONOTONIC, so that those of several
+ * generators and of who watches them are of the same time: what was answered since the last line, and what is left.
+ *
  * One thread and epoll. A generator defines `begin` and `serve`, then calls `load_run`.
  */
 #ifndef LOAD_H
@@ -35,9 +38,11 @@ struct options {
     int port, clients;
     int at_once; /* of the requests of a closed loop; 0: as many as there are slots */
     double seconds, warmup, patience;
+    double every;                 /* seconds between the lines of --report */
     double rate; /* requests a second of an open loop; 0: closed loop */
     long count;                   /* so many requests and no more; 0: as many as there is time for */
     const char *mode, *path, *key, *secret, *prefix, *expect;
+    const char *report;
     const char *request_topic, *response_topic, *username, *tokens, *certificates, *private_key;
     int tls, again; /* again: a session that fails is tried again, as long as there is patience */
 };
@@ -45,7 +50,7 @@ struct options {
 static struct options options = {
     .clients = 64, .seconds = 2, .warmup = 0.3, .patience = 10, .mode = "", .path = "/api/v1/provision", .key = "key",
     .secret = "secret", .prefix = "device", .expect = "", .request_topic = "/provision/request",
-    .response_topic = "/provision/response", .username = "provision"};
+    .response_topic = "/provision/response", .every = 5, .username = "provision"};
 
 static void begin(int slot);                  /* start a request */
 static void serve(int slot, uint32_t events); /* its socket has something */
@@ -76,22 +81,25 @@ static double exponential(double mean) {
 
 /* Latencies in nanoseconds, to 1.6 %: 64 buckets for each power of two. */
 #define BUCKETS (64 * 48)
-static long histogram[BUCKETS];
-static long recorded;
-static int64_t longest;
+struct latencies {
+    long buckets[BUCKETS], count;
+    int64_t longest;
+};
 
-static void record(int64_t ns) {
+static struct latencies all, recent; /* recent: since the last line of the report */
+
+static void count_in(struct latencies *latencies, int64_t ns) {
     int power = ns < 64 ? 0 : 63 - __builtin_clzll((uint64_t)ns) - 5;
     int bucket = ns < 64 ? (int)ns : power * 64 + (int)((ns >> power) & 63);
-    histogram[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
-    recorded++;
-    if (ns > longest) longest = ns;
+    latencies->buckets[bucket < BUCKETS ? bucket : BUCKETS - 1]++;
+    latencies->count++;
+    if (ns > latencies->longest) latencies->longest = ns;
 }
 
-static double percentile_ms(double share) {
-    long wanted = (long)ceil(share * (double)recorded), seen = 0;
+static double percentile_ms(const struct latencies *latencies, double share) {
+    long wanted = (long)ceil(share * (double)latencies->count), seen = 0;
     for (int bucket = 0; bucket < BUCKETS; bucket++) {
-        seen += histogram[bucket];
+        seen += latencies->buckets[bucket];
         if (seen < wanted || seen == 0) continue;
         int power = bucket / 64;
         int64_t lower = power == 0 ? bucket : (int64_t)(bucket % 64) << power;
@@ -137,7 +145,10 @@ static void finish(int slot, int succeeded) {
     last_finish = time;
     if (!succeeded && ++failed >= FAILURES) stopping = 1;
     if (time >= window_begin && time < window_end && succeeded) done++;
-    if (arrived >= window_begin && arrived < window_end && succeeded) record(time - arrived);
+    if (arrived >= window_begin && arrived < window_end && succeeded) {
+        count_in(&all, time - arrived);
+        count_in(&recent, time - arrived);
+    }
     if (once) {
         if (options.rate == 0 && free_count > 0 && may_start(time)) start_request(free_slots[--free_count], time);
         return;
@@ -191,6 +202,36 @@ static double cpu_seconds(void) {
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
+static FILE *report;
+static int64_t next_report;
+
+static void set_next_report(int64_t time) {
+    int64_t every = (int64_t)(options.every * 1e9);
+    next_report = (time / every + 1) * every;
+}
+
+static void open_report(int64_t time) {
+    if (options.report == NULL) return;
+    report = fopen(options.report, "w");
+    must(report != NULL, options.report);
+    set_next_report(time);
+}
+
+/* at: the multiple of --every that was due. backlog: what has arrived and is not answered, waiting: of it what has not
+ * been sent, as there was no free slot. */
+static void write_report(int64_t time) {
+    if (report == NULL) return;
+    fprintf(report,
+            "{\"at\": %.3f, \"done\": %ld, \"failed\": %ld, \"p50\": %.4f, \"p99\": %.4f, \"max\": %.4f, "
+            "\"backlog\": %ld, \"waiting\": %ld, \"cpu_seconds\": %.4f}\n",
+            (double)next_report / 1e9, recent.count, failed + missed, percentile_ms(&recent, 0.5),
+            percentile_ms(&recent, 0.99), (double)recent.longest / 1e6, busy_count + (long)waiting_count,
+            (long)waiting_count, cpu_seconds());
+    fflush(report);
+    memset(&recent, 0, sizeof recent);
+    set_next_report(time);
+}
+
 /* Drive it all until the window is over and everything is answered; print the results. Returns the exit code. */
 static int load_run(void) {
     struct epoll_event events[512];
@@ -200,6 +241,7 @@ static int load_run(void) {
     window_begin = begun + (int64_t)(options.warmup * 1e9);
     window_end = window_begin + (int64_t)(options.seconds * 1e9);
     waiting = malloc(waiting_size * sizeof *waiting);
+    open_report(begun);
     for (int slot = 0; slot < options.clients; slot++) free_slots[free_count++] = slot;
     if (options.rate > 0) {
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = UINT32_MAX};
@@ -231,16 +273,19 @@ static int load_run(void) {
             look_at_the_time(time);
             next_tick = time + TICK;
         }
+        if (report != NULL && time >= next_report) write_report(time);
         int over = stopping || time >= window_end || (options.count > 0 && started >= options.count);
         if (over && busy_count == 0 && waiting_count == 0) break;
     }
+    write_report(now_ns());
     double window = options.count > 0 ? (double)(last_finish - begun) / 1e9 : options.seconds;
     if (options.count > 0) done = started - failed;
     if (cpu_before < 0 || cpu_after < 0 || options.count > 0) cpu_before = 0, cpu_after = cpu_seconds();
     printf("{\"done\": %ld, \"failed\": %ld, \"retried\": %ld, \"lost\": %ld, \"seconds\": %.6f, \"rate\": %.3f, \"cpu\": %.4f, \"p50\": %.4f, "
            "\"p90\": %.4f, \"p99\": %.4f, \"p999\": %.4f, \"max\": %.4f}\n",
-           done, failed + missed, retried, lost, window, (double)done / window, (cpu_after - cpu_before) / window, percentile_ms(0.5),
-           percentile_ms(0.9), percentile_ms(0.99), percentile_ms(0.999), (double)longest / 1e6);
+           done, failed + missed, retried, lost, window, (double)done / window, (cpu_after - cpu_before) / window,
+           percentile_ms(&all, 0.5), percentile_ms(&all, 0.9), percentile_ms(&all, 0.99), percentile_ms(&all, 0.999),
+           (double)all.longest / 1e6);
     fflush(stdout);
     return 0;
 }
@@ -297,7 +342,8 @@ static void load_set_up(int argc, char **argv) {
         {"key", 1, 0, 'k'},      {"secret", 1, 0, 'S'},   {"prefix", 1, 0, 'x'},         {"expect", 1, 0, 'e'},
         {"username", 1, 0, 'u'}, {"tokens", 1, 0, 't'},   {"request-topic", 1, 0, 'q'},  {"response-topic", 1, 0, 'a'},
         {"tls", 0, 0, 'T'},      {"again", 0, 0, 'A'},    {"certificates", 1, 0, 'C'},   {"private-key", 1, 0, 'K'},
-        {"patience", 1, 0, 'W'}, {"at-once", 1, 0, 'O'}, {0, 0, 0, 0}};
+        {"patience", 1, 0, 'W'}, {"at-once", 1, 0, 'O'},
+        {"report", 1, 0, 'R'},   {"every", 1, 0, 'E'},    {0, 0, 0, 0}};
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) switch (option) {
         case 'p': options.port = atoi(optarg); break;
         case 'c': options.clients = atoi(optarg); break;
@@ -317,6 +363,8 @@ static void load_set_up(int argc, char **argv) {
         case 'a': options.response_topic = optarg; break;
         case 'T': options.tls = 1; break;
         case 'A': options.again = 1; break;
+        case 'R': options.report = optarg; break;
+        case 'E': options.every = atof(optarg); break;
         case 'O': options.at_once = atoi(optarg); break;
         case 'W': options.patience = atof(optarg); break;
         case 'C': options.certificates = optarg; break;

@@ -12,7 +12,7 @@ from benchmarks.results import Result, Series, missing, result
 
 TRANSPORTS: dict[str, Callable[[int], Load]] = {"http": load.http, "mqtt": load.mqtt_exchange, "coap": load.coap}
 
-_NAMES = {"http": "HTTP", "mqtt": "MQTT", "coap": "CoAP"}
+NAMES = {"http": "HTTP", "mqtt": "MQTT", "coap": "CoAP"}
 _PGBENCH = "pgbench, one transaction per device, best of 4/16/64 clients"
 _LIBCOAP_PATH = "/example_data"
 
@@ -50,8 +50,6 @@ def _throughput(bench: Bench, stage: Stage, one: Product, two: Product | None) -
     rounds = bench.take_turns("provisions", contenders)
     for reference in (aiocoap, aiohttp, libcoap):
         bench.processes.end(reference.process)
-    for transport in TRANSPORTS:
-        bench.peaks[transport] = rates(rounds[transport]).median
     _results(bench, rounds)
     bench.plots["provisions"] = _plot(rounds)
 
@@ -138,34 +136,21 @@ def _better(
 
 
 def _latency(bench: Bench, stage: Stage, one: Product) -> None:
-    """A lone client's; and, of requests that arrive at random, half as many as the peak.
+    """A lone client's; and, of requests that arrive at random, half as many as the peak was right before.
 
     As in a server that has run for a while: Postgres writes into log files that it has already. To make a new one, of
     16 MB, holds everybody up for 20 ms.
     """
     stage.cluster.settle("one")
     for transport, asked in TRANSPORTS.items():
-        name, port = _NAMES[transport], one.port(transport)
-        rate = bench.peaks[transport] / 2
-        half, lone = [], []
+        name = NAMES[transport]
+        run = partial(asked(one.port(transport)).run, server=one.pid, postgres=stage.cluster.pid)
+        peaks, half, lone = [], [], []
         for _ in range(bench.rounds):
-            half.append(
-                asked(port).run(
-                    *("--rate", rate, "--clients", 512),
-                    server=one.pid,
-                    postgres=stage.cluster.pid,
-                    seconds=bench.seconds + 1,
-                    warmup=0.5,
-                )
-            )
-            lone.append(
-                asked(port).run(
-                    *("--clients", 1),
-                    server=one.pid,
-                    postgres=stage.cluster.pid,
-                    seconds=max(bench.seconds / 2, 0.5),
-                )
-            )
+            peaks.append(run(seconds=bench.seconds).rate)
+            half.append(run("--rate", peaks[-1] / 2, "--clients", 512, seconds=bench.seconds + 1, warmup=0.5))
+            lone.append(run("--clients", 1, seconds=max(bench.seconds / 2, 0.5)))
+        rate = Series.of(peaks).median / 2
         bench.say(
             f"latency: {name} at {rate:,.0f}/s p50 {Series.of(m.p50 for m in half).median:.2f} ms, "
             f"p99 {Series.of(m.p99 for m in half).median:.2f} ms; alone p50 {Series.of(m.p50 for m in lone).median:.2f}"
@@ -183,7 +168,7 @@ def _latency(bench: Bench, stage: Stage, one: Product) -> None:
     bench.plots["latency"] = svg.bars(
         "Latency at half of peak (ms)",
         {
-            _NAMES[transport]: {
+            NAMES[transport]: {
                 part: next(each.value or 0.0 for each in bench.results if each.name == f"{part}_{transport}")
                 for part in ("p50", "p99")
             }
@@ -194,7 +179,7 @@ def _latency(bench: Bench, stage: Stage, one: Product) -> None:
 
 def _plot(rounds: Rounds) -> str:
     groups: dict[str, dict[str, float]] = {}
-    for transport, name in _NAMES.items():
+    for transport, name in NAMES.items():
         members = {"one process": transport, "two processes": f"{transport}_two"}
         groups[name] = {
             label: rates(rounds[contender]).median for label, contender in members.items() if contender in rounds

@@ -87,28 +87,41 @@ def exchange(bench: Bench) -> None:
 def memory(bench: Bench, stage: Stage, tokens: Path) -> None:
     """What 10,000 sessions that do nothing add to the resident memory of a server that has some already.
 
-    Those fill what was left free in its memory by its start.
+    Those fill what was left free in its memory by its start. Each round has a server of its own.
     """
     first = tokens.with_name("first-tokens")
     lines = tokens.read_text().splitlines(keepends=True)
     first.write_text("".join(lines[-_FIRST_SESSIONS:]))
-    for name, listener, options in (("plain", "mqtt", ()), ("tls", "mqtts", ("--tls",))):
-        product = stage.product("known", tls=bool(options))
-        if options:
-            product.make_certificates()
-        with product:
-            port = product.port(listener)
-            with held(bench, stage, product, port, _FIRST_SESSIONS, "--tokens", first, *options):
+    for name, tls in (("plain", False), ("tls", True)):
+        rounds = [_memory(bench, stage, tokens, first, tls=tls) for _ in range(bench.rounds)]
+        bench.results.append(
+            result(
+                f"memory_{name}",
+                f"resident memory per idle MQTT session, {name}",
+                Series.of(each for each, _ in rounds),
+                "KiB",
+                note=f"of {IDLE_SESSIONS:,} sessions; cores while they were opened",
+                cpu=cores([opened for _, opened in rounds]),
+            )
+        )
+
+
+def _memory(bench: Bench, stage: Stage, tokens: Path, first: Path, *, tls: bool) -> tuple[float, Measurement]:
+    """KiB of each session, and how they were opened."""
+    listener, options = ("mqtts", ("--tls",)) if tls else ("mqtt", ())
+    product = stage.product("known", tls=tls)
+    if tls and not (product.data_dir / "tls").exists():
+        product.make_certificates()
+    with product:
+        port = product.port(listener)
+        with held(bench, stage, product, port, _FIRST_SESSIONS, "--tokens", first, *options):
+            time.sleep(_SETTLING)
+            before = resident(product.pid)
+            with held(bench, stage, product, port, IDLE_SESSIONS, "--tokens", tokens, *options) as opened:
                 time.sleep(_SETTLING)
-                before = resident(product.pid)
-                with held(bench, stage, product, port, IDLE_SESSIONS, "--tokens", tokens, *options) as opened:
-                    time.sleep(_SETTLING)
-                    each = (resident(product.pid) - before) / IDLE_SESSIONS / 1024
-            bench.say(f"memory: {each:.1f} KiB per idle {name} session, {opened.rate:,.0f} connects/s")
-            what = f"resident memory per idle MQTT session, {name}"
-            note = f"of {IDLE_SESSIONS:,} sessions; cores while they were opened"
-            cpu = cores([opened])
-            bench.results.append(result(f"memory_{name}", what, Series.of([each]), "KiB", note=note, cpu=cpu))
+                each = (resident(product.pid) - before) / IDLE_SESSIONS / 1024
+    bench.say(f"memory: {each:.2f} KiB per idle session, {listener}, {opened.rate:,.0f} connects/s")
+    return each, opened
 
 
 @contextmanager

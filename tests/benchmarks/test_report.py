@@ -1,6 +1,7 @@
 """The result file and the table of the documentation."""
 
 import io
+import json
 from pathlib import Path
 
 from rich.console import Console
@@ -31,12 +32,13 @@ RESULTS = report.finish(
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
     file = tmp_path / "results.json"
-    report.write(file, RESULTS, {"plot": "<svg/>"}, RUN)
+    report.write(file, RESULTS, {"plot": "<svg/>"}, RUN, {"soak": [{"minutes": 0.5, "steal": 0.25}]})
     run, results, plots = report.read(file)
     assert (run, plots) == (RUN, {"plot": "<svg/>"})
     assert [(each.name, each.ratio, each.reached) for each in results] == [
         (each.name, each.ratio, each.reached) for each in RESULTS
     ]
+    assert json.loads(file.read_text())["series"] == {"soak": [{"minutes": 0.5, "steal": 0.25}]}
 
 
 def test_the_table_has_the_marks_and_whether_they_are_reached() -> None:

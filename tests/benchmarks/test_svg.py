@@ -59,3 +59,26 @@ def test_axes_end_at_a_round_figure(value: float, top: float) -> None:
 def test_there_are_no_scripts_nor_fonts_from_elsewhere() -> None:
     text = svg.lines("t", "s", [0.0, 1.0], {"a": [1.0, 2.0]})
     assert not re.search(r"<script|href|url\(", text)
+
+
+def test_panels_are_one_below_the_other_over_one_x() -> None:
+    panels = [svg.Panel("first", {"a": [0.0, 5.0]}, marks=[1.0]), svg.Panel("second", {"b": [1.0, 2.0]})]
+    drawn = ET.fromstring(svg.panels("t", "minutes", [1.0, 3.0], panels))
+    first, second = (
+        [tuple(map(float, pair.split(","))) for pair in line.attrib["points"].split()]
+        for line in drawn.iter(f"{_SVG}polyline")
+    )
+    assert [x for x, _ in first] == [x for x, _ in second]
+    assert max(y for _, y in first) < min(y for _, y in second) < float(drawn.attrib["height"])
+    (mark,) = [each for each in drawn.iter(f"{_SVG}line") if "stroke-dasharray" in each.attrib]
+    assert float(mark.attrib["x1"]) == first[0][0]
+
+
+def test_powers_of_ten_are_as_far_from_each_other() -> None:
+    panel = svg.Panel("p99", {"a": [5.0, 50.0, 500.0, 0.0]}, logarithmic=True)
+    drawn = ET.fromstring(svg.panels("t", "s", [0.0, 1.0, 2.0, 3.0], [panel]))
+    (line,) = drawn.iter(f"{_SVG}polyline")
+    five, fifty, more, nothing = (float(pair.split(",")[1]) for pair in line.attrib["points"].split())
+    assert five - fifty == pytest.approx(fifty - more, abs=0.2)
+    assert nothing > five  # on the axis: it has no logarithm
+    assert {"1", "10", "100", "1,000"} <= {text.text for text in drawn.iter(f"{_SVG}text")}
