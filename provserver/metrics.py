@@ -196,6 +196,7 @@ GROUPS = (
     "request-key",
     "enroll",
     "access",
+    "identity",
     "session-open",
     "session-close",
     "data",

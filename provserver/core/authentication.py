@@ -73,9 +73,14 @@ def with_token(token: str) -> Claim:
     return Claim((token,) if _possible(token) else (), judge)
 
 
-def with_certificate(text: str) -> Claim:
-    """A client certificate: the base64 of its DER. That the device has its key is proved by the handshake."""
-    id_ = x509.fingerprint(text)
+def certificate_id(certificate: bytes) -> str:
+    """Of the credentials that a certificate (DER) is."""
+    return x509.fingerprint(x509.text_of(certificate))
+
+
+def with_certificate(certificate: bytes) -> Claim:
+    """A client certificate (DER). That the device has its key is proved by the handshake."""
+    id_ = certificate_id(certificate)
 
     def judge(found: Found) -> Held | Denial:
         held = found.get(id_)

@@ -9,10 +9,10 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import islice, pairwise
-from typing import Any, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import re2
 from cryptography import x509
@@ -23,9 +23,12 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from provserver.core.authentication import certificate_id
 from provserver.core.credentials import MAX_CERTIFICATE_LENGTH, has_control_characters
 from provserver.core.decision import Reason, Refusal, check_name
 from provserver.core.model import CertificateAuthority, ChainRules, NameSource
+
+_ALWAYS: Final = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 
 MAX_CERTIFICATES = 10
 """Certificates that are looked at: the device's, and its issuers in any order, superfluous ones among them."""
@@ -97,6 +100,10 @@ class Certificate:
         """Whether it names itself as its issuer, as roots do."""
         return self.subject == self.issuer
 
+    def dated(self, now: datetime) -> Reason | None:
+        """What is wrong with its dates."""
+        return _dates(self.x509.not_valid_before_utc, self.x509.not_valid_after_utc, now)
+
     def signed_by(self, issuer: "Certificate") -> bool:
         """Whether the issuer's key made its signature. An algorithm that is not accepted is no signature."""
         try:
@@ -143,15 +150,33 @@ def read(certificates: Sequence[bytes]) -> Chain | Refusal:
     return Chain(leaf, tuple(others))
 
 
-def check_leaf(der: bytes, now: datetime) -> Reason | None:
-    """What speaks against a certificate that a device is known by, whoever issued it: its dates and its key."""
-    chain = read([der])
-    if isinstance(chain, Refusal):
-        return chain.reason
-    try:
-        return _dates(chain.leaf, now) or _key(chain.leaf)
-    except Exception:
-        return Reason.CERTIFICATE_MALFORMED
+class Leaf(NamedTuple):
+    """A certificate that a device is known by, whoever issued it.
+
+    id: of the credentials that it is. fault: what no time mends.
+    """
+
+    id: str
+    not_before: datetime
+    not_after: datetime
+    fault: Reason | None
+
+    @classmethod
+    def read(cls, der: bytes) -> "Leaf":
+        """Any bytes will do: what is no certificate has its fault."""
+        id_ = certificate_id(der)
+        chain = read([der])
+        if isinstance(chain, Refusal):
+            return cls(id_, *_ALWAYS, chain.reason)
+        try:
+            certificate = chain.leaf.x509
+            return cls(id_, certificate.not_valid_before_utc, certificate.not_valid_after_utc, _key(chain.leaf))
+        except Exception:
+            return cls(id_, *_ALWAYS, Reason.CERTIFICATE_MALFORMED)
+
+    def speaks_against(self, now: datetime) -> Reason | None:
+        """What is wrong with its dates or its key."""
+        return _dates(self.not_before, self.not_after, now) or self.fault
 
 
 class _Authority:
@@ -240,7 +265,7 @@ class Trust:
         return list(best.values())
 
     def _rank(self, certificate: Certificate, now: datetime) -> tuple[bool, bool]:
-        return _dates(certificate, now) is None, certificate.issuer in self._names
+        return certificate.dated(now) is None, certificate.issuer in self._names
 
     def _revoked(self, path: Sequence[Certificate], now: datetime) -> Refusal | None:
         """Ask the revocation list of every issuer on the path, and beyond it while CAs of the profile issued others."""
@@ -389,7 +414,7 @@ def _sources(certificate: x509.Certificate, name_from: NameSource) -> list[str]:
 
 def _leaf(leaf: Certificate, now: datetime) -> Reason | None:
     """What is wrong with a device's own certificate."""
-    if fault := _dates(leaf, now) or _key(leaf):
+    if fault := leaf.dated(now) or _key(leaf):
         return fault
     if _weakly_signed(leaf):
         return Reason.WEAK_SIGNATURE
@@ -404,7 +429,7 @@ def _leaf(leaf: Certificate, now: datetime) -> Reason | None:
 
 def _issuing(issuer: Certificate, below: int, now: datetime) -> Reason | None:
     """What is wrong with a CA's certificate. below: the CAs between it and the device's."""
-    if fault := _dates(issuer, now) or _key(issuer):
+    if fault := issuer.dated(now) or _key(issuer):
         return fault
     key = issuer.x509.public_key()
     if not isinstance(key, rsa.RSAPublicKey) and not (
@@ -428,10 +453,10 @@ def check_authority(certificate: Certificate, now: datetime) -> Reason | None:
     return _issuing(certificate, 0, now)
 
 
-def _dates(certificate: Certificate, now: datetime) -> Reason | None:
-    if certificate.x509.not_valid_after_utc < now:
+def _dates(not_before: datetime, not_after: datetime, now: datetime) -> Reason | None:
+    if not_after < now:
         return Reason.CERTIFICATE_EXPIRED
-    if certificate.x509.not_valid_before_utc > now:
+    if not_before > now:
         return Reason.CERTIFICATE_NOT_YET_VALID
     return None
 

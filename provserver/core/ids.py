@@ -9,8 +9,8 @@ ALPHANUMERIC = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 _ALPHANUMERIC = ALPHANUMERIC.encode()
 _FAIR = bytes(_ALPHANUMERIC[b % 62] if b < 248 else 0 for b in range(256))  # 248 = 4 * 62: no modulo bias
 
-_UUID7_RANDOM = ~(0xF << 76 | 0x3 << 62)
-_UUID7_VERSION = 0x7 << 76 | 0x2 << 62
+_UUID7_FIXED = 0x7 << 76 | 0x2 << 62  # version and variant
+_UUID7_RANDOM = (1 << 62) - 1
 
 TOKEN_LENGTH = 32
 """Characters of a generated access token: 190 bits, and exactly what Blynk firmware takes."""
@@ -34,14 +34,18 @@ def in_stock(random: Randomness, size: int = 1 << 16) -> Randomness:
 
 
 def uuid7(now: float, random: Randomness) -> UUID:
-    """A time-ordered UUID (RFC 9562 §5.7). now: seconds since the epoch."""
+    """A UUID ordered by time, to a quarter of a microsecond (RFC 9562 §5.7, §6.2 method 3).
+
+    now: seconds since the epoch.
+    """
     return UUID(bytes=uuid7_bytes(now, random))
 
 
 def uuid7_bytes(now: float, random: Randomness) -> bytes:
     """Its 16 bytes, for those who have a quicker type than the standard library's."""
-    value = int(now * 1000) << 80 | int.from_bytes(random(10))
-    return (value & _UUID7_RANDOM | _UUID7_VERSION).to_bytes(16)
+    ticks = int(now * 4_096_000)  # 4096 a millisecond
+    value = ticks >> 12 << 80 | (ticks & 0xFFF) << 64 | int.from_bytes(random(8)) & _UUID7_RANDOM
+    return (value | _UUID7_FIXED).to_bytes(16)
 
 
 def floor(at: float) -> UUID:

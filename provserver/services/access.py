@@ -5,14 +5,13 @@ when it first comes, or the token of a WiFi session (`placeholders.py`): known d
 Postgres is away nobody is told that credentials are bad: firmware throws away what it is told is bad.
 """
 
-import asyncio
-import base64
 import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Collection, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple, Protocol
 from uuid import UUID
 
@@ -21,6 +20,7 @@ from asyncpg import PostgresError
 from provserver import metrics
 from provserver.core import authentication, ids
 from provserver.core.authentication import Claim, Denial, Held
+from provserver.core.credentials import has_control_characters
 from provserver.core.decision import Reason
 from provserver.core.model import Authenticated, Credentials, CredentialsType, MqttBasic, Peer, PreSharedKey, Transport
 from provserver.core.secrets import ServerKeys, Unsealable
@@ -28,14 +28,14 @@ from provserver.errors import Unavailable
 from provserver.services import placeholders
 from provserver.services.attempts import Attempts
 from provserver.services.claiming import MAX_NAMES
+from provserver.services.credentials import open_credentials
 from provserver.services.grouping import Grouper
 from provserver.services.limits import Limits, source_of
 from provserver.services.profiles import open_secret
 from provserver.services.sessions import Presented
-from provserver.services.settlement import open_credentials
 from provserver.store import access as store
 from provserver.store import claiming
-from provserver.store.access import HeldRow
+from provserver.store.access import HeldRow, Shared
 from provserver.store.claiming import Appearing
 from provserver.store.database import Database
 
@@ -52,15 +52,27 @@ class Certificates(Protocol):
     async def enroll(self, peer: Peer) -> Authenticated | None:
         """Let a device in by its chain that is not known yet; None when it is refused. Raises Unavailable."""
 
+    def id_of(self, certificate: bytes) -> str | None:
+        """Of the credentials that a certificate (DER) is; None when its dates or its key speak against it."""
+
     async def still_good(self, peer: Peer, device: Authenticated) -> bool:
         """Whether a known certificate is still valid and not revoked. Raises Unavailable."""
 
 
 class _Presented(NamedTuple):
-    """What a device presents, and by which transport."""
+    """What a device presents, by which transport, and from where."""
 
     claim: Claim
     transport: Transport
+    source: str
+
+
+class _Named(NamedTuple):
+    """Whom an identity names, as a device's id and as a provision key, and from where."""
+
+    device_id: UUID | None
+    key: str
+    source: str
 
 
 class Access:
@@ -84,11 +96,16 @@ class Access:
         self._keys = keys
         self._certificates = certificates
         self._limits = limits or Limits()
-        self._wait_limit = wait_limit
         self._random = random
         self._clock = clock
         self._doubts: dict[str, int] = {}
-        self._claims: Grouper[_Presented, Held | Denial] = Grouper("access", self._settle)
+        source = attrgetter("source")  # whose the credentials are is not known before the look-up
+        self._claims: Grouper[_Presented, Held | Denial] = Grouper(
+            "access", self._settle, wait_limit=wait_limit, sharer=source
+        )
+        self._identities: Grouper[_Named, Shared] = Grouper(
+            "identity", self._find, wait_limit=wait_limit, sharer=source
+        )
         self._alternatives: dict[str, int] = {}
         self._attempts = Attempts(database, random, clock)
 
@@ -134,6 +151,13 @@ class Access:
         digest = self._keys.digest
         return Presented(digest("credentials", token), digest("credentials", before) if before is not None else None)
 
+    def certificate_in(self, peer: Peer) -> Presented | None:
+        """A client's certificate, as `token_in` has tokens; None: `with_mqtt` is to judge."""
+        if self._certificates is None or self._keys.unsettled:
+            return None
+        id_ = self._certificates.id_of(peer.certificates[0])
+        return None if id_ is None else Presented(self._keys.digest("credentials", id_), certificate=True)
+
     async def with_channel(self, peer: Peer) -> Authenticated | Denial:
         """By what the channel has proved: a client certificate, or a device's pre-shared key."""
         if peer.certificates:
@@ -143,9 +167,9 @@ class Access:
         found = await _counted(peer, self._judge(authentication.with_token(peer.psk.key.decode()), peer))
         return Denial.SHARED_KEY if isinstance(found, Denial) else found
 
-    async def shared_key(self, identity: str) -> PreSharedKey | None:
+    async def shared_key(self, identity: str, source: str = "") -> PreSharedKey | None:
         """The one of `shared_keys` that a handshake is tried with: two take turns, until one of them is used."""
-        keys = await self.shared_keys(identity)
+        keys = await self.shared_keys(identity, source)
         if len(keys) < 2:
             return keys[0] if keys else None
         turn = self._alternatives.pop(identity, 0)
@@ -154,15 +178,15 @@ class Access:
             del self._alternatives[next(iter(self._alternatives))]
         return keys[turn % len(keys)]
 
-    async def shared_keys(self, identity: str) -> Sequence[PreSharedKey]:
+    async def shared_keys(self, identity: str, source: str = "") -> Sequence[PreSharedKey]:
         """The keys that a PSK identity or OSCORE context stands for: of the device of this id, else a provision key's.
 
         A device whose token is being rotated may hold either. For nobody as much is done as for somebody.
+        source: who takes turns with others.
         """
         device_id = _device_id(identity)
-        async with self._database.connection() as connection:
-            text = identity if "\0" not in identity else ""  # no text of Postgres has one
-            tokens, sealed = await store.shared(connection, device_id, text)
+        key = "" if has_control_characters(identity) else identity  # which no key has, and Postgres refuses some
+        tokens, sealed = await self._identities.submit(_Named(device_id, key, source))
         if device_id is not None and tokens:
             type_ = CredentialsType.ACCESS_TOKEN
             return [
@@ -177,10 +201,11 @@ class Access:
     async def drain(self) -> None:
         """Wait until everybody has been told."""
         await self._claims.drain()
+        await self._identities.drain()
         await self._attempts.drain()
 
     async def _with_certificate(self, peer: Peer) -> Authenticated | Denial:
-        claim = authentication.with_certificate(base64.b64encode(peer.certificates[0]).decode())
+        claim = authentication.with_certificate(peer.certificates[0])
         if self._certificates is None:
             return await self._judge(claim, peer)
         held = await self._look_up(replace(claim, provisional=True), peer)
@@ -230,11 +255,12 @@ class Access:
     async def _look_up(self, claim: Claim, peer: Peer) -> Held | Denial:
         if not claim.ids:
             return claim.judge({})
-        try:
-            async with asyncio.timeout(self._wait_limit):
-                return await self._claims.submit(_Presented(claim, peer.transport))
-        except TimeoutError:
-            raise Unavailable("Postgres did not answer in time.") from None
+        return await self._claims.submit(_Presented(claim, peer.transport, source_of(peer)))
+
+    async def _find(self, named: Sequence[_Named]) -> list[Shared]:
+        device_ids, keys, _ = zip(*named, strict=True)
+        async with self._database.connection() as connection:
+            return await store.shared(connection, device_ids, keys)
 
     def _digests(self, id_: str) -> tuple[bytes, ...]:
         """What credentials of this id may be kept under; the last one goes before: the current version's."""
@@ -252,7 +278,7 @@ class Access:
         verdicts = [self._verdict(claim, each, rows) for claim, each in zip(claims, digests, strict=True)]
         strangers = {
             digest: transport
-            for (claim, transport), each, verdict in zip(presented, digests, verdicts, strict=True)
+            for (claim, transport, _), each, verdict in zip(presented, digests, verdicts, strict=True)
             if isinstance(verdict, Denial) and not claim.provisional
             for digest in self._nobodys(each, rows)
         }

@@ -9,15 +9,17 @@ import asyncio
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from hashlib import sha256
 from uuid import UUID
 
 from provserver.core import chain, ids, x509
 from provserver.core import credentials as building
-from provserver.core.chain import Certificate, Chain, Trust
+from provserver.core.chain import Certificate, Chain, Leaf, Trust
 from provserver.core.decision import Intent, Reason, Refusal
 from provserver.core.model import Authenticated, DeviceProfile, Peer, ProvisionStrategy
 from provserver.core.secrets import ServerKeys
@@ -25,7 +27,8 @@ from provserver.core.wire import Granted
 from provserver.errors import Outcome, Unavailable
 from provserver.services.attempts import Attempts
 from provserver.services.grouping import Grouper
-from provserver.services.settlement import Settlement, StaleProfile, Ticket
+from provserver.services.settlement import Settlement
+from provserver.services.ticket import StaleProfile, Ticket
 from provserver.store import access, profiles
 from provserver.store.database import Connection, Database
 
@@ -39,6 +42,9 @@ _UNRELATED = frozenset({Reason.MISSING_INTERMEDIATE, Reason.SIGNATURE_WRONG, Rea
 
 MAX_ISSUERS = 256
 """Intermediates that are remembered of a profile."""
+
+MAX_LEAVES = 10_000
+"""Certificates of devices of which id and dates are remembered: 5 MB."""
 
 _VETOES = frozenset({Reason.CERTIFICATE_REVOKED, Reason.CRL_STALE})
 """What one profile says and no other overrules, though it trust the root of what is revoked."""
@@ -89,6 +95,7 @@ class Enrollment:
         self._random = random
         self._clock = clock
         self._trusted: dict[UUID, Trusted] = {}
+        self._leaves: OrderedDict[bytes, Leaf] = OrderedDict()  # by fingerprint; the one seen last comes last
         self._tickets: Grouper[Ticket, Granted | Refusal] = Grouper(
             "enroll", Settlement(database, keys, random, clock).settle, sharer=lambda ticket: ticket.intent.profile.id
         )
@@ -107,6 +114,11 @@ class Enrollment:
         if isinstance(verdict, Refusal) and verdict.outcome is Outcome.PENDING:
             raise Unavailable(verdict.reason.text)
         return None if isinstance(verdict, Refusal) else verdict
+
+    def id_of(self, certificate: bytes) -> str | None:
+        """Of the credentials that a certificate (DER) is; None when its dates or its key speak against it."""
+        leaf = self._leaf(certificate)
+        return leaf.id if leaf.speaks_against(self._now()) is None else None
 
     async def still_good(self, peer: Peer, device: Authenticated) -> bool:
         """Whether a known certificate is valid still, and not revoked. Raises Unavailable."""
@@ -129,7 +141,7 @@ class Enrollment:
         """
         now = self._now()
         refusal = None
-        if (reason := chain.check_leaf(peer.certificates[0], now)) is not None:
+        if (reason := self._leaf(peer.certificates[0]).speaks_against(now)) is not None:
             refusal = Refusal(reason)
         else:
             trusted = await self._current(device.profile_id, device.profile_revision)
@@ -229,6 +241,16 @@ class Enrollment:
                 if (held := self._trusted.get(id_)) is not None:
                     self._trusted[id_] = replace(held, issuers=known[id_])
         return [known[id_] for id_, _ in group]
+
+    def _leaf(self, der: bytes) -> Leaf:
+        """Read once, as devices come back with the same one."""
+        fingerprint = sha256(der).digest()
+        if (leaf := self._leaves.pop(fingerprint, None)) is None:
+            leaf = Leaf.read(der)
+            if len(self._leaves) >= MAX_LEAVES:
+                self._leaves.popitem(last=False)
+        self._leaves[fingerprint] = leaf
+        return leaf
 
     def _ticket(self, intent: Intent, peer: Peer) -> Ticket:
         return Ticket(

@@ -139,14 +139,10 @@ class Grouper(Generic[Item, Result]):
         future: asyncio.Future[Result] | None,
         weight: int,
     ) -> int:
-        """Have an item wait, or refuse it; its place."""
+        """Have an item wait; its place. Who has most may be refused, maybe the item itself."""
         self._place = place = self._place + 1
         sharer = self._sharer(item) if self._sharer is not None else None
         queue = self._queues.get(sharer)
-        full = self._waiting >= self._max_waiting or self._weight + weight > self._max_weight
-        if full and not self._make_room(queue, weight):
-            self._refuse((place, item, done, future, weight))
-            return place
         if queue is None:
             queue = self._queues[sharer] = _Queue()
         queue[place] = (place, item, done, future, weight)
@@ -158,35 +154,29 @@ class Grouper(Generic[Item, Result]):
             self._running[asyncio.create_task(self._run(), name=f"group:{self._name}")] = ()
         if self._timer is None and self._wait_limit is not None:
             self._look()
+        if self._waiting > self._max_waiting or self._weight > self._max_weight:
+            self._refuse(queue, weight)
         return place
 
-    def _make_room(self, queue: _Queue[Item, Result] | None, weight: int) -> bool:
-        """Whether there is room for one more, at the end of this queue; others may have been refused for it."""
-        over = self._weight + weight - self._max_weight
-        if over > 0 and self._weight:
-            heaviest = max(self._queues.values(), key=_weight_of, default=None)
-            has = weight if queue is None else queue.weight + weight
-            if heaviest is None or heaviest.weight - over < has:
-                return False
-            while over > 0:
-                over -= self._refuse_last(heaviest)
-        elif self._waiting >= self._max_waiting:
-            longest = max(self._queues.values(), key=len)
-            if queue is not None and len(queue) == len(longest):
-                return False
-            self._refuse_last(longest)
-        return True
-
-    def _refuse_last(self, queue: _Queue[Item, Result]) -> int:
-        """Refuse the last of a queue; what it weighed."""
-        _, waiting = queue.popitem()
-        self._forget(queue, waiting)
-        self._refuse(waiting)
-        return waiting[4]
-
-    def _refuse(self, waiting: _Waiting[Item, Result]) -> None:
-        self._refused.value += 1
-        _tell(waiting, Unavailable("Too many requests are waiting for Postgres."))
+    def _refuse(self, queue: _Queue[Item, Result], weight: int) -> None:
+        """Refuse what is too much, now that one of this weight has come to the end of this queue: maybe that one."""
+        over = self._weight - self._max_weight
+        if over > 0 and self._weight > weight:
+            fullest = max(self._queues.values(), key=_weight_of)
+            if fullest.weight - over < queue.weight:
+                fullest, over = queue, 0
+        elif self._waiting > self._max_waiting:
+            fullest = max(self._queues.values(), key=len)
+        else:
+            return
+        refused: list[_Waiting[Item, Result]] = []
+        while over > 0 or not refused:
+            refused.append(last := fullest.popitem()[1])
+            self._forget(fullest, last)
+            over -= last[4]
+        for each in refused:  # now that all is in its place: who is told may ask again at once
+            self._refused.value += 1
+            _tell(each, Unavailable("Too many requests are waiting for Postgres."))
 
     def _take_out(self, place: int, item: Item) -> None:
         """Let go of an item that nobody waits for any more, if it is not under way."""

@@ -10,6 +10,8 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
+from operator import attrgetter
+from typing import NamedTuple
 from uuid import UUID
 
 from msgspec import Struct
@@ -26,8 +28,10 @@ from provserver.services.attempts import Attempts
 from provserver.services.clones import Clones
 from provserver.services.grouping import Grouper
 from provserver.services.limits import GUESSES, TOLD, Limits, Turns, retry_after, source_of
+from provserver.services.provision_writes import HINT_LENGTH
 from provserver.services.request_keys import Opening
-from provserver.services.settlement import HINT_LENGTH, Settlement, StaleProfile, Ticket
+from provserver.services.settlement import Settlement
+from provserver.services.ticket import StaleProfile, Ticket
 from provserver.store import profiles
 from provserver.store.database import Database
 from provserver.store.profiles import Unproven
@@ -61,6 +65,14 @@ _LOOK_AT_KEYS = 10.0
 _HEARD, _GUESSED, _COUNTED, _WENT, _DOUBTED = 1, 2, 4, 8, 16
 """What was counted of a request: heard although its address is locked; a guess; one of its key's; its turn came to have
 its name looked for; among those of its address whose look-up says whether they are guesses."""
+
+
+class _Wanted(NamedTuple):
+    """A provision key to look up, and the secret that it came with. sharer: who takes turns with others."""
+
+    key: str
+    secret: str
+    sharer: Hashable
 
 
 class Answer(Struct, frozen=True, gc=False):
@@ -117,7 +129,9 @@ class Provisioning:
         self._doubts: Counter[Hashable] = Counter()  # by address: what is looked up and may be a guess
         self._clones = Clones(database, random)
         self._settlement = Settlement(database, keys, random, clock, self._clones)
-        self._lookups = Grouper("provision-key", self._recognise)
+        self._lookups: Grouper[_Wanted, ProvisionKey | Unproven | None] = Grouper(
+            "provision-key", self._recognise, sharer=attrgetter("sharer")
+        )
         self._opening = Opening(database, keys)
         self._attempts = Attempts(database, random, clock)
         self._under_way: deque[_Request] = deque()  # in the order in which their time is up; some are answered
@@ -354,10 +368,14 @@ class Provisioning:
             del self._doubts[source]
 
     def _look_again(self, asked: "_Request") -> None:
-        if "\0" in asked.request.key:  # no text of Postgres has one
+        request, key = asked.request, asked.key
+        if "\0" in request.key:  # no text of Postgres has one
             asked.looked_up(None)
-        else:
-            self._lookups.submit_to((asked.request.key, asked.request.secret), asked.looked_up)
+            return
+        # Profiles take turns, and addresses of whom nobody knows to be of one; what is in doubt stays in its address'
+        # order, and what a guess is for tells nothing.
+        sharer = source_of(asked.peer) if key is None or asked.limits & _DOUBTED else key.profile.id
+        self._lookups.submit_to(_Wanted(request.key, request.secret, sharer), asked.looked_up)
 
     def _refuse(self, asked: "_Request", refusal: Refusal, profile_id: UUID | None = None) -> None:
         request = asked.request
@@ -424,23 +442,23 @@ class Provisioning:
     def _secret_matches(self, digest: bytes, secret: str) -> bool:
         return self._keys.verify(digest, "provision-secret", secret)
 
-    async def _recognise(self, wanted: Sequence[tuple[str, str]]) -> list[ProvisionKey | Unproven | Exception | None]:
+    async def _recognise(self, wanted: Sequence[_Wanted]) -> list[ProvisionKey | Unproven | Exception | None]:
         """Look up provision keys, each with the secret that it came with."""
         keys, epoch = self._keys, 0
         found: dict[str, ProvisionKey | Unproven] = {}
         async with self._database.connection() as connection:
             while epoch != keys.epoch:  # versions of the keys may come while we look
                 epoch = keys.epoch
-                digests = {each for _, secret in wanted for each in keys.digests("provision-secret", secret)}
-                found = await profiles.prove(connection, list({key for key, _ in wanted}), list(digests))
+                digests = {digest for each in wanted for digest in keys.digests("provision-secret", each.secret)}
+                found = await profiles.prove(connection, list({each.key for each in wanted}), list(digests))
         recognised = self._recognised  # holds keys that exist only, so guesses cannot fill it
-        for key, _ in wanted:
+        for key, _, _ in wanted:
             known, now = recognised.get(key), found.get(key)
             if isinstance(now, ProvisionKey):
                 recognised[key] = now
             elif known is not None and (now is None or now.secret_digest != known.secret_digest):
                 del recognised[key]
-        return [found.get(key) for key, _ in wanted]
+        return [found.get(each.key) for each in wanted]
 
 
 class _Request:

@@ -90,13 +90,15 @@ class LiveConnection(Protocol):
 class Presented(NamedTuple):
     """What a session is to rest on: credentials, by the digest of their id.
 
-    issued_at: of those that `Access` has judged. None for an access token that is yet to be looked up: it lets in when
-    it has been used before, and there are no MQTT basic credentials of the id `before`.
+    issued_at: of those that `Access` has judged. None for those that are yet to be looked up, and let in when they have
+    been used before: an access token, if there are no MQTT basic credentials of the id `before`; or a certificate, if
+    its profile has no revocation list.
     """
 
     id_digest: bytes
     before: bytes | None = None
     issued_at: datetime | None = None
+    certificate: bool = False
 
 
 Entered = Callable[[bool | Exception], None]
@@ -524,7 +526,11 @@ class Sessions:
 
     def _authorities_changed(self, payload: str) -> None:
         profile_id = UUID(payload)
-        self._review(session for session in self._live.values() if session.device.profile_id == profile_id)
+        if self._under_way is not None:
+            self._under_way.unheard = True  # it may rest on how they were
+        judged = [each for each in self._entering if each.presented.issued_at is not None]
+        live = [each for each in self._live.values() if each.device.profile_id == profile_id]
+        self._review([*live, *judged])
         for wake in [wake for watchers in self._watchers.values() for wake in watchers]:  # whose profile is not known
             wake(None)
 

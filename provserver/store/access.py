@@ -26,14 +26,16 @@ class HeldRow:
 class Opening(NamedTuple):
     """A live session that begins, and what it rests on: credentials as they were issued at that time.
 
-    issued_at: None for an access token that nobody has looked up yet. It must have been used before, and counts for
-    nothing when there are MQTT basic credentials of the id `before`.
+    issued_at: None for those that nobody has looked up yet. They must have been used before; an access token counts for
+    nothing when there are MQTT basic credentials of the id `before`, nor does a certificate when its profile has a
+    revocation list.
     """
 
     session_id: UUID
     id_digest: bytes
     before: bytes | None
     issued_at: datetime | None
+    certificate: bool
 
 
 class Standing(NamedTuple):
@@ -70,20 +72,38 @@ async def anybodys(connection: Connection, number: int) -> list[HeldRow]:
     return [HeldRow(Authenticated(*row[:8]), *row[8:]) for row in rows]
 
 
-async def shared(
-    connection: Connection, device_id: UUID | None, key: str
-) -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-    """A device's access tokens that are good still, digest and sealed, the one that it was told last first; and a
-    provision key's sealed secret. One look, whichever of them there is.
+class Shared(NamedTuple):
+    """What a device id and a provision key stand for.
+
+    tokens: the device's access tokens that are good still, digest and sealed, the one that it was told last first.
+    secret: the key's, sealed.
     """
-    rows = await connection.fetch(
-        "SELECT c.id_digest, c.sealed, k.secret_sealed FROM (SELECT) AS one LEFT JOIN credentials c"
-        " ON c.device_id = $1 AND c.type = 'ACCESS_TOKEN' AND NOT c.quarantined AND (c.expires_at > now()) IS NOT FALSE"
-        " LEFT JOIN provision_key k ON k.key = $2 ORDER BY c.pending DESC, c.created_at DESC",
-        device_id,
-        key,
-    )
-    return [(row[0], row[1]) for row in rows if row[0] is not None], rows[0][2]
+
+    tokens: list[tuple[bytes, bytes]]
+    secret: bytes | None
+
+
+# One row at least for each, whichever of the two there is: of nobody as much is read and sent as of somebody.
+_SHARED = """
+SELECT w.number, c.id_digest, c.sealed, k.secret_sealed
+FROM unnest($1::uuid[], $2::text[]) WITH ORDINALITY AS w(device_id, key, number)
+LEFT JOIN credentials c ON c.device_id = w.device_id AND c.type = 'ACCESS_TOKEN' AND NOT c.quarantined
+    AND (c.expires_at > now()) IS NOT FALSE
+LEFT JOIN provision_key k ON k.key = w.key
+ORDER BY w.number, c.pending DESC, c.created_at DESC
+"""
+
+
+async def shared(connection: Connection, device_ids: Sequence[UUID | None], keys: Sequence[str]) -> list[Shared]:
+    """For each device id and provision key, in order, what they stand for. No key may hold what no text can."""
+    rows = await connection.fetch(_SHARED, device_ids, keys)
+    found: list[Shared] = []
+    for number, digest, sealed, secret in rows:
+        if number > len(found):
+            found.append(Shared([], secret))
+        if digest is not None:
+            found[-1].tokens.append((digest, sealed))
+    return found
 
 
 async def digest_of(connection: Connection, device_id: UUID, issued_at: datetime) -> bytes | None:
@@ -144,24 +164,27 @@ _OPEN = """
 WITH found AS MATERIALIZED (
     SELECT w.number, w.session_id,
         d.id, d.name, d.organization_id, d.profile_id, p.revision, d.gateway, c.id_digest, c.created_at
-    FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::timestamptz[]) WITH ORDINALITY
-        AS w(session_id, id_digest, before, issued_at, number)
+    FROM unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::timestamptz[], $5::bool[]) WITH ORDINALITY
+        AS w(session_id, id_digest, before, issued_at, certificate, number)
     JOIN credentials c ON c.id_digest = w.id_digest
     JOIN device d ON d.id = c.device_id
     JOIN device_profile p ON p.id = d.profile_id
     WHERE NOT c.quarantined AND (c.expires_at > now()) IS NOT FALSE
         AND CASE WHEN w.issued_at IS NOT NULL THEN c.created_at = w.issued_at
-        ELSE c.type = 'ACCESS_TOKEN' AND c.first_used_at IS NOT NULL
+        WHEN c.first_used_at IS NULL THEN false
+        WHEN w.certificate THEN c.type = 'X509_CERTIFICATE'
+            AND NOT EXISTS (SELECT FROM certificate_authority a WHERE a.profile_id = p.id AND a.crl IS NOT NULL)
+        ELSE c.type = 'ACCESS_TOKEN'
             AND NOT EXISTS (SELECT FROM credentials b WHERE b.id_digest = w.before AND b.type = 'MQTT_BASIC') END
     ORDER BY d.id
 ), opened AS (
     INSERT INTO presence (device_id, session_id, online_until, last_seen_at)
-    SELECT id, session_id, now() + $5, now() FROM found
+    SELECT id, session_id, now() + $6, now() FROM found
     ON CONFLICT (device_id) DO UPDATE SET session_id = excluded.session_id, last_seen_at = excluded.last_seen_at,
         online_until = excluded.online_until
 ), told AS (
     SELECT set_config('synchronous_commit', 'off', true),
-        pg_notify('session', $6 || ' ' || encode(string_agg(uuid_send(id), ''), 'base64')) FROM found
+        pg_notify('session', $7 || ' ' || encode(string_agg(uuid_send(id), ''), 'base64')) FROM found
 )
 SELECT number, id, name, organization_id, profile_id, revision, gateway, id_digest, created_at FROM found, told
 """
@@ -179,8 +202,7 @@ async def open_sessions(
     came about, by their number in the group, and whose they are: the credentials of the others are not (or no more)
     good. Nothing is said when there is none.
     """
-    session_ids, id_digests, before, issued_at = zip(*openings, strict=True)
-    rows = await connection.fetch(_OPEN, session_ids, id_digests, before, issued_at, online, sender)
+    rows = await connection.fetch(_OPEN, *zip(*openings, strict=True), online, sender)
     return [(row[0] - 1, Authenticated(*row[1:])) for row in rows]
 
 

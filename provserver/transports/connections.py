@@ -128,7 +128,7 @@ class Listener(ABC):
 
         factory = wrap(connection) if wrap is not None else connection
         server: asyncio.Server | tcp.TcpServer
-        if wrap is None and tcp.AVAILABLE:
+        if tcp.AVAILABLE:
             server = await tcp.serve(factory, host, port, sock=sock, backlog=_BACKLOG)
         elif sock is not None:
             server = await loop.create_server(factory, sock=sock, backlog=_BACKLOG)

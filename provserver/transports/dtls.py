@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from provserver import metrics
+from provserver.core.limits import network
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
 from provserver.services.limits import Strangers, Trial
@@ -30,9 +31,8 @@ _COMPLETED = metrics.HANDSHAKES.cell("dtls", "completed")
 _FAILED = metrics.HANDSHAKES.cell("dtls", "failed")
 _OPEN = metrics.CONNECTIONS.cell(Transport.COAP.value)
 
-SharedKey = Callable[[str], Awaitable[PreSharedKey | None]]
-
-_MAX_LOOK_UPS = 2  # at a time: anybody may ask for one, and others need the database too
+SharedKey = Callable[[str, str], Awaitable[PreSharedKey | None]]
+"""Looks up what an identity stands for, that was named from a network (`core/limits.py`). May raise Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +134,6 @@ class DtlsEndpoint:
         self._unproven: OrderedDict[Address, Association] = OrderedDict()
         self._associations: OrderedDict[Address, Association] = OrderedDict()
         self._tables = (self._handshakes, self._unproven, self._associations)
-        self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
         self._loop = asyncio.get_running_loop()
         self._socket: UdpSocket | None = None
 
@@ -320,8 +319,7 @@ class DtlsEndpoint:
             association.trials.append(trial)
         found = True
         try:
-            async with self._looking_up:
-                association.psk = await self._shared_key(identity)
+            association.psk = await self._shared_key(identity, network(association.peer.address))
         except Unavailable:
             found = False
         except Exception:

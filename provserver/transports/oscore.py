@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from provserver.core.model import Peer, PreSharedKey, Transport
 from provserver.errors import Unavailable
-from provserver.services.limits import Limits, Trial, retry_after
+from provserver.services.limits import Limits, Trial, retry_after, source_of
 from provserver.transports.coap_echo import Echoes
 
 log = logging.getLogger("provserver.oscore")
@@ -49,13 +49,11 @@ FRESH = 16
 _INFO = b"provserver oscore master secret"
 _MAX_PARTIAL_IV = 5  # bytes (RFC 8613 §6.1)
 _MAX_CONTEXTS = 16_384
-_MAX_LOOK_UPS = 2  # at a time: anybody may ask for one, and others need the database too
-_LOOK_UP_TIMEOUT = 10.0  # seconds, the wait for one's turn included
 
 _ATTEMPTS = 2
 """Keys that a request is tried with: as many as a device may have, while its token is being rotated."""
 
-SharedKeys = Callable[[str], Awaitable[Sequence[PreSharedKey]]]
+SharedKeys = Callable[[str, str], Awaitable[Sequence[PreSharedKey]]]
 _Unprotected = tuple[Message, oscore.RequestIdentifiers]
 
 
@@ -102,7 +100,8 @@ class OscoreSite(Resource):  # type: ignore[misc]
         limits: Limits | None = None,
         max_contexts: int = _MAX_CONTEXTS,
     ) -> None:
-        """shared_keys: what an identity stands for, the newest first; may raise Unavailable.
+        """shared_keys: what an identity stands for, the newest first, and whose source (`source_of`) names it; may
+        raise Unavailable.
 
         limits: who guesses too often.
         """
@@ -114,7 +113,6 @@ class OscoreSite(Resource):  # type: ignore[misc]
         self._echoes = Echoes(self._limits)
         self._contexts: OrderedDict[bytes, _Context] = OrderedDict()
         self._max_contexts = max_contexts
-        self._looking_up = asyncio.Semaphore(_MAX_LOOK_UPS)
         self._nobodys = [PreSharedKey("", secrets.token_bytes(32)) for _ in range(_ATTEMPTS)]
 
     async def render_to_pipe(self, pipe: Pipe) -> None:
@@ -153,11 +151,7 @@ class OscoreSite(Resource):  # type: ignore[misc]
     ) -> "_Opened":
         """Open a request with the keys that its identity has now. tried: in vain."""
         self._listen(trial)
-        try:
-            async with asyncio.timeout(_LOOK_UP_TIMEOUT), self._looking_up:
-                keys = await self._shared_keys(_identity(id_context))
-        except TimeoutError:
-            raise Unavailable("The key was not found in time.") from None
+        keys = await self._shared_keys(_identity(id_context), source_of(trial.peer))
         failed: _Refusal | None = None
         # Of an identity that is not known as many keys are tried: no answer tells which there are.
         for psk in [*keys, *self._nobodys[len(keys) :]]:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from provserver.errors import Misconfigured
 from provserver.transports import certificates, openssl
@@ -42,7 +42,6 @@ MAX_UNREAD_SIZE: Final = 262_144
 CHUNK_SIZE: Final = 16_384
 """What `read` returns at most, and what to write at once: a record (RFC 8446 §5.1)."""
 
-_READ_SIZE: Final = 32_768
 _HANDSHAKE_TOO_LARGE: Final = "the handshake is too large"
 _MESSAGE_TOO_LARGE: Final = "a handshake message is too large"
 _SIZE_FAILURES: Final = frozenset({_HANDSHAKE_TOO_LARGE, _MESSAGE_TOO_LARGE, "excessive message size"})  # OpenSSL's
@@ -125,11 +124,11 @@ class ServerContext:
             connection.set_ciphertext_mtu(MTU)
         return connection
 
-    def handshake(self, connection: SSL.Connection, shared_key: "SharedKey | None") -> None:
-        """Let OpenSSL go on with a handshake. Raises SSL.Error."""
+    def handshake(self, connection: SSL.Connection, shared_key: "SharedKey | None") -> bool:
+        """Let OpenSSL go on with a handshake; whether it is done. Raises SSL.Error."""
         self._shared_key = shared_key
         try:
-            connection.do_handshake()
+            return openssl.shake_hands(connection)
         finally:
             self._shared_key = None
 
@@ -184,7 +183,8 @@ class Channel:
 
     established: the handshake is done. closed: nothing more will be read: the peer has said so, or it failed.
     failure: what went wrong, for a log. wanted_identity: the handshake waits for `resume_with` and this identity's
-    key. psk_identity: the one whose key protects the channel.
+    key. psk_identity: the one whose key protects the channel. only_tickets: nothing is to be sent but tickets for
+    later sessions, if anything, which may wait for what is written first.
     """
 
     __slots__ = (
@@ -202,6 +202,7 @@ class Channel:
         "closed",
         "established",
         "failure",
+        "only_tickets",
         "psk_identity",
         "wanted_identity",
     )
@@ -212,6 +213,7 @@ class Channel:
         self.established = False
         self.closed = False
         self.failure = ""
+        self.only_tickets = False
         self.psk_identity = ""
         self.wanted_identity: str | None = None
         self._context = context
@@ -251,13 +253,8 @@ class Channel:
         if not self._begun:
             return []
         pieces = []
-        try:
-            while True:
-                pieces.append(piece := self._connection.bio_read(_READ_SIZE))
-                if len(piece) < _READ_SIZE:
-                    break
-        except SSL.WantReadError:
-            pass
+        while piece := openssl.take(self._connection):
+            pieces.append(piece)
         if self._context.datagram:
             return _datagrams(b"".join(pieces))
         return [b"".join(pieces)] if pieces else []
@@ -268,8 +265,8 @@ class Channel:
         """The next plaintext: at most so many bytes of a stream, or one datagram's; b"" when there is none."""
         while self.established and not self.closed:
             try:
-                return self._connection.recv(min(size, CHUNK_SIZE))
-            except SSL.WantReadError:
+                if data := openssl.receive(self._connection, min(size, CHUNK_SIZE)):
+                    return data
                 self._unread = 0
                 if not self._inbox:
                     break
@@ -282,15 +279,17 @@ class Channel:
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         """Plaintext to send: of a stream best CHUNK_SIZE at a time, as memory is kept for the largest; a datagram."""
+        self.only_tickets = False
         if not self.established or self.failure or not data:
             return
         try:
-            self._connection.sendall(data)
+            openssl.send(self._connection, data)
         except SSL.Error as error:
             self._fail(_reason(error))
 
     def close(self) -> None:
         """Say that nothing more will be written (close_notify)."""
+        self.only_tickets = False
         if not self.established or self.failure:
             return
         try:
@@ -410,13 +409,12 @@ class Channel:
             self._open(None)
         self._write_in(data)
         try:
-            self._context.handshake(self._connection, self._shared_key)
-        except SSL.WantReadError:
-            return
+            self.established = self._context.handshake(self._connection, self._shared_key)
         except SSL.Error as error:
             self._fail(_reason(error))
+        if not self.established:
             return
-        self.established = True
+        self.only_tickets = not self._context.datagram and openssl.is_tls_1_3(self._connection)
         if self._shared_key is not None and ("PSK" in (self._connection.get_cipher_name() or "") or self.resumed):
             self.psk_identity = self._shared_key.identity
         self._shared_key = None
@@ -459,10 +457,11 @@ class Channel:
 
     def _write_in(self, data: bytes | memoryview) -> None:
         if data:
-            self._connection.bio_write(data)
+            openssl.put(self._connection, data)
 
     def _fail(self, failure: str) -> None:
         self.failure = self.failure or failure
+        self.only_tickets = False
         self.closed = True
         self.wanted_identity = None
         self._held.clear()
@@ -481,17 +480,16 @@ class _Chains:
 
     def of(self, connection: SSL.Connection) -> tuple[bytes, ...]:
         """The peer's certificates, DER, leaf first."""
-        certificate = connection.get_peer_certificate()
-        if certificate is None:
+        certificates = openssl.peer_certificates(connection)
+        if not certificates:
             return ()
-        leaf = _der(certificate)
+        leaf, *issuers = certificates
         if openssl.is_resumed(connection):
             if leaf in self._issuers:
                 self._issuers.move_to_end(leaf)
             return (leaf, *self._issuers.get(leaf, ()))
-        issuers = tuple(map(_der, connection.get_peer_cert_chain() or ()))
-        self._remember(leaf, issuers)
-        return (leaf, *issuers)
+        self._remember(leaf, tuple(issuers))
+        return certificates
 
     def _remember(self, leaf: bytes, issuers: tuple[bytes, ...]) -> None:
         if (known := self._issuers.pop(leaf, None)) is not None:
@@ -505,10 +503,6 @@ class _Chains:
 
 def _size(leaf: bytes, issuers: tuple[bytes, ...]) -> int:
     return len(leaf) + sum(map(len, issuers)) + 256
-
-
-def _der(certificate: crypto.X509) -> bytes:
-    return crypto.dump_certificate(crypto.FILETYPE_ASN1, certificate)
 
 
 def _datagrams(data: bytes) -> list[bytes]:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, cast
 
 from provserver import metrics
+from provserver.core.limits import network
 from provserver.core.model import PreSharedKey
 from provserver.errors import Unavailable
 from provserver.services.limits import Strangers, Trial
@@ -19,7 +20,7 @@ from provserver.transports.tls import CHUNK_SIZE, MAX_HANDSHAKE_SIZE, Channel, S
 
 logger = logging.getLogger("provserver.tls")
 
-SharedKeyLookUp = Callable[[str], Awaitable[PreSharedKey | None]]
+SharedKeyLookUp = Callable[[str, str], Awaitable[PreSharedKey | None]]
 
 Oversized = Callable[[str, str], None]
 """Is told the IP address of a client whose certificates were too large, and the failure in words."""
@@ -161,7 +162,8 @@ def over_tls(
 
     The transport's extra info has "peername" and "socket", "certificates" (DER, leaf first, as in
     `Channel.certificates`) and "psk" (the PreSharedKey that protects the connection, or None).
-    shared_key: looks an identity up; when it raises, the connection is cut without a word about the key.
+    shared_key: looks an identity up for a client's network; when it raises, the connection is cut without a word about
+        the key.
     handshake_timeout: seconds to begin, and for the handshake once its turn has come. close_timeout: seconds for the
         client to take the last bytes and close.
     max_handshakes: at one time; one more is closed at once. at_once: so many of them are worked on, not counting who
@@ -261,9 +263,12 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         return self._acceptor.read_buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._acceptor.read_buffer[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """What `transports/tcp.py` calls, as it has a buffer of its own."""
         if self._closing:
             return
-        data = self._acceptor.read_buffer[:nbytes]
         if self._early is None:
             if self._trial is None or self._may_prove(self._trial):
                 self._channel.feed(data)
@@ -424,7 +429,7 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
         if trial is not None and not self._may_prove(trial):
             return
         try:
-            self._psk = await self._acceptor.shared_key(identity)
+            self._psk = await self._acceptor.shared_key(identity, network(self.address))
         except Unavailable:
             self._log("no keys can be looked up now")
             self.abort()
@@ -490,6 +495,8 @@ class _Connection(asyncio.Transport, asyncio.BufferedProtocol):
             self._end()
 
     def _flush(self) -> None:
+        if self._channel.only_tickets:
+            return
         for piece in self._channel.data_to_send():
             if not self._tcp.is_closing():
                 self._tcp.write(piece)

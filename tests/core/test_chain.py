@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from provserver.core import chain
 from provserver.core import credentials as building
-from provserver.core.chain import MAX_SIZE, Certificate, Chain, InvalidPattern, Trust
+from provserver.core.chain import MAX_SIZE, Certificate, Chain, InvalidPattern, Leaf, Trust
 from provserver.core.decision import Reason, Refusal
 from provserver.core.model import CertificateAuthority, ChainRules, NameSource
 from tests import pki
@@ -357,7 +357,7 @@ def test_garbage_is_refused(garbage: bytes, position: int) -> None:
     certificates[position] = garbage
 
     assert refused(*certificates) is Reason.CERTIFICATE_MALFORMED
-    assert chain.check_leaf(garbage, NOW) is Reason.CERTIFICATE_MALFORMED
+    assert Leaf.read(garbage).speaks_against(NOW) is Reason.CERTIFICATE_MALFORMED
 
 
 NAMED = CONSTRAINED.leaf(san=[x509.DNSName("example.com"), x509.RFC822Name("a@example.com")])
@@ -380,7 +380,7 @@ def test_nothing_raises(certificates: list[bytes], source: NameSource) -> None:
         named = chain.device_name(found, ChainRules(source))
         assert isinstance(verified, tuple | Refusal)
         assert isinstance(named, str | Refusal)
-        assert chain.check_leaf(certificates[0], NOW) in {None, *Reason}
+        assert Leaf.read(certificates[0]).speaks_against(NOW) in {None, *Reason}
         if isinstance(verified, tuple):
             assert certificates[0] in CORPUS  # nothing else is signed
 
@@ -417,7 +417,7 @@ def test_an_odd_certificate_warns_nobody() -> None:
     ids=range(8),
 )
 def test_a_known_certificate_is_checked_again(issued: Issued, reason: Reason | None) -> None:
-    assert chain.check_leaf(issued.der, NOW) is reason
+    assert Leaf.read(issued.der).speaks_against(NOW) is reason
 
 
 # Names

@@ -1,6 +1,7 @@
 import asyncio
 import base64
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from typing import Any
 from uuid import UUID
 
 import asyncpg
@@ -24,10 +25,22 @@ from provserver.services.profiles import ProfileChange
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Fleet, Locking, Outage, use
+from tests.services.loop_clock import LoopClock
 from tests.services.ownership import Estate, Token, statements
 from tests.services.test_sessions import Connection, process
 
 MQTT = Peer(Transport.MQTT, "192.0.2.7")
+
+Ask = Callable[[Access, str, str], Coroutine[Any, Any, object]]
+"""Comes by a name from an address."""
+
+
+async def by_identity(access: Access, name: str, address: str) -> object:
+    return await access.shared_key(name, address)
+
+
+async def by_token(access: Access, name: str, address: str) -> object:
+    return await access.with_token(name, Peer(Transport.HTTP, address))
 
 
 @pytest.fixture
@@ -296,6 +309,73 @@ async def test_away_is_not_wrong(fleet: Fleet, database_url: str) -> None:
 
         outage.end()
         assert await use(access, token)
+
+
+@pytest.mark.parametrize("ask", [by_identity, by_token])
+async def test_who_has_waited_too_long_is_told_to_come_back(
+    fleet: Fleet, lock: Locking, loop_clock: LoopClock, ask: Ask
+) -> None:
+    access = Access(fleet.space.database, fleet.space.keys, wait_limit=4)  # which statements have longer than
+    async with lock("LOCK TABLE credentials IN ACCESS EXCLUSIVE MODE") as held:
+        task = asyncio.create_task(ask(access, "nobody", "192.0.2.7"))
+        await held.until_waiting()
+        assert not task.done()
+        loop_clock.pass_(4)
+
+        with pytest.raises(Unavailable, match="in time"):
+            await task
+    await access.drain()
+
+
+@pytest.mark.parametrize("ask", [by_identity, by_token])
+async def test_addresses_take_turns(fleet: Fleet, lock: Locking, ask: Ask) -> None:
+    access = Access(fleet.space.database, fleet.space.keys)
+    told: list[str] = []
+
+    async def told_of(name: str, address: str) -> None:
+        await ask(access, name, address)
+        told.append(address)
+
+    async with lock("LOCK TABLE credentials IN ACCESS EXCLUSIVE MODE") as held:
+        tasks = [asyncio.create_task(told_of("the first", "192.0.2.7"))]
+        await held.until_waiting()
+        tasks += [asyncio.create_task(told_of(f"nobody {n}", "192.0.2.7")) for n in range(300)]
+        tasks += [asyncio.create_task(told_of("somebody", "192.0.2.8"))]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+    assert told.index("192.0.2.8") < 1 + 128  # in the first group after the one that was under way
+
+
+async def test_identities_that_come_at_once_take_one_statement(fleet: Fleet, database_url: str) -> None:
+    granted = [await fleet.ask(f"sensor-{n}") for n in range(5)]
+    opened = Database(database_url, size=1, serving=True)
+    await opened.open()
+    access = Access(opened, fleet.space.keys)
+    known = [reply["deviceId"] for reply in granted]
+    names = [*known, "nobody", fleet.pair.key, str(UUID(int=7)), known[0], "\0", "\ud800", "x" * 100_000]
+    await access.shared_key("the first")
+
+    async with statements(opened) as made:
+        found = await asyncio.gather(*(access.shared_key(name) for name in names))
+
+    assert len(made) == 1
+    tokens = [reply["credentialsValue"] for reply in granted]
+    expected = [*tokens, None, fleet.pair.secret, None, tokens[0], None, None, None]
+    assert [None if key is None else key.key.decode() for key in found] == expected
+    assert [None if key is None else key.identity for key in found[:8]] == [*known, None, fleet.pair.key, None]
+    await opened.close()
+
+
+async def test_old_and_new_tokens_are_told_from_those_of_others_in_a_group(space: Space, access: Access) -> None:
+    fleet = await Fleet.make(space, policy=ReprovisionPolicy.ROTATE)
+    one, other = [[await fleet.ask(name) for _ in range(2)] for name in ("sensor-1", "sensor-2")]
+
+    found = await asyncio.gather(*(access.shared_keys(each[0]["deviceId"]) for each in (one, other)))
+
+    assert [[key.key.decode() for key in keys] for keys in found] == [
+        [reply["credentialsValue"] for reply in each[::-1]] for each in (one, other)
+    ]
 
 
 async def test_credentials_that_do_not_open_are_not_wrong(fleet: Fleet, access: Access) -> None:

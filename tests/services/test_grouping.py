@@ -596,3 +596,24 @@ async def test_a_group_that_fails_is_counted_as_well(gate: Gate) -> None:
 
     assert sum(counted.counts) - before == 1
     assert grouper.counted == ("other", 0)
+
+
+async def test_who_asks_again_when_he_is_refused_loses_nothing(gate: Gate) -> None:
+    grouper = Grouper("test", gate.work, max_waiting=1, sharer=lambda item: item[0])
+    under_way = await submit(grouper, "x")
+    await gate.until(1)
+    heard: list[object] = []
+
+    def again(result: object) -> None:
+        heard.append(type(result))
+        grouper.submit_to("b2", heard.append)
+
+    grouper.submit_to("a1", again)
+    grouper.submit_to("b1", heard.append)  # in place of a1, and b2 comes meanwhile
+
+    gate.let_through(3)
+    await asyncio.gather(*under_way)
+    await grouper.drain()
+    assert [heard[0], type(heard[1]), heard[2]] == [Unavailable, Unavailable, "B1"]
+    assert gate.groups == [["x"], ["b1"]]
+    assert grouper.counted == ("other", 0)

@@ -3,6 +3,7 @@ import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 from uuid import UUID
@@ -16,8 +17,8 @@ from provserver.core.ids import ALPHANUMERIC
 from provserver.core.model import MqttBasic, Peer, ProvisionStrategy, ReprovisionPolicy, Transport
 from provserver.errors import RENDERINGS, Outcome
 from provserver.services.access import Access
-from provserver.services.profiles import ProfileChange
-from provserver.services.provisioning import Provisioning
+from provserver.services.profiles import KeyPair, ProfileChange
+from provserver.services.provisioning import Answer, Provisioning
 from provserver.store import database, keyfile
 from provserver.store.database import Database
 from tests.conftest import Space
@@ -938,6 +939,53 @@ async def test_nothing_secret_is_stored_in_clear(space: Space) -> None:
         raw = secret.encode()
         for form in (raw, raw.hex().encode(), base64.b64encode(raw)):
             assert not any(form in value for value in haystack), f"the {name} is in the database"
+
+
+# --- whose keys are looked up
+
+
+Asked = tuple[KeyPair, str]
+"""Key and secret, and the address that they come from."""
+
+
+async def looked_up(provisioning: Provisioning, lock: Locking, *asked: Asked) -> list[str]:
+    """From where those came that were answered, in order, who came while a key was looked up."""
+    told: list[str] = []
+    async with lock("LOCK TABLE provision_key IN ACCESS EXCLUSIVE MODE") as held:
+        for number, (pair, address) in enumerate([asked[0], *asked]):
+            body = json.dumps(members(pair.key, pair.secret)).encode()
+            provisioning.request(body, Peer(Transport.HTTP, address), partial(_tell, told, address))
+            if number == 0:
+                await held.until_waiting()
+        assert not told
+    await provisioning.drain()
+    assert len(told) == len(asked) + 1
+    return told[1:]
+
+
+def _tell(told: list[str], address: str, _answer: Answer) -> None:
+    told.append(address)
+
+
+async def test_who_guesses_many_keys_holds_up_no_other_address(fleet: Fleet, lock: Locking) -> None:
+    provisioning = Provisioning(fleet.space.database, fleet.space.keys)
+    guesses = [(KeyPair(f"guess {number}", "secret"), "192.0.2.7") for number in range(300)]
+
+    told = await looked_up(provisioning, lock, *guesses, (KeyPair(fleet.pair.key, "wrong"), "192.0.2.8"))
+
+    assert told.index("192.0.2.8") < 128  # in the first group
+
+
+async def test_a_profile_whose_devices_are_all_looked_up_holds_up_no_other(space: Space, lock: Locking) -> None:
+    """From wherever its key comes."""
+    disabled = await Fleet.make(space, ProvisionStrategy.DISABLED, name="disabled")
+    provisioning = Provisioning(space.database, space.keys)
+    assert (await disabled.ask(of=provisioning))["status"] == "NOT_FOUND"  # and its key is known from now on
+    leaked = [(disabled.pair, f"192.0.2.{number}") for number in range(250)]
+
+    told = await looked_up(provisioning, lock, *leaked, (KeyPair("unknown", "key"), "198.51.100.1"))
+
+    assert told.index("198.51.100.1") < 128
 
 
 def _bytes(value: object) -> bytes:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from provserver.core import credentials
-from provserver.core.authentication import Denial
+from provserver.core.authentication import Denial, certificate_id
 from provserver.core.model import Authenticated, ProvisionStrategy, ReprovisionPolicy
 from provserver.errors import Unavailable
 from provserver.services.access import Access
@@ -18,7 +18,11 @@ from provserver.store import wifi_sessions
 from provserver.store.database import Database
 from tests.chains import FACTORY
 from tests.conftest import Space
+from tests.pki import days
 from tests.services.conftest import PEER, Fleet, Locking, Outage, use
+from tests.services.test_enrollment import Factory, factory, peer
+
+__all__ = ["factory"]
 
 
 class Connection:
@@ -771,3 +775,114 @@ async def test_many_that_end_are_recorded_together(fleet: Fleet, access: Access,
 
     assert [row[1] for row in await presence(space) if row[2]] == [back.session.id]
     assert len(here) == 1
+
+
+# Certificates that are yet to be looked up
+
+
+async def test_a_certificate_that_was_used_lets_in(factory: Factory, here: Sessions) -> None:
+    await factory.trust(FACTORY)
+    known, stranger = FACTORY.leaf("sensor-1"), FACTORY.leaf("sensor-2")
+    presented = factory.access.certificate_in(peer(*known.chain))
+    assert presented is not None
+    assert await Entering(here, presented).verdict is False
+
+    made = await factory.admitted(known)
+    assert await Entering(here, presented).verdict is False  # its first use, which `Access` records
+    assert await factory.comes_back(known)
+    came = Entering(here, presented)
+    assert await came.verdict is True
+    assert came.session.device == made
+    other = factory.access.certificate_in(peer(*stranger.chain))
+    assert other is not None
+    assert await Entering(here, other).verdict is False
+
+
+async def test_a_certificate_out_of_date_is_judged(factory: Factory) -> None:
+    await factory.trust(FACTORY)
+    device = FACTORY.leaf("sensor-1", not_after=days(2))
+    await factory.admitted(device)
+    assert factory.access.certificate_in(peer(*device.chain)) is not None
+    factory.clock_offset = days(3).timestamp() - days(0).timestamp()
+    assert factory.access.certificate_in(peer(*device.chain)) is None
+    assert factory.access.certificate_in(peer(b"no certificate")) is None
+    assert Access(factory.space.database, factory.space.keys).certificate_in(peer(*device.chain)) is None
+
+
+async def test_a_certificate_and_a_token_of_one_id_are_not_the_same(
+    factory: Factory, fleet: Fleet, access: Access, here: Sessions
+) -> None:
+    own, others = FACTORY.leaf("sensor-1"), FACTORY.leaf("sensor-2")
+    await factory.trust(FACTORY, name="factory")
+    await factory.admitted(own)
+    assert await factory.comes_back(own)
+    assert await Entering(here, token_in(access, certificate_id(own.der))).verdict is False
+
+    token = certificate_id(others.der)
+    await fleet.ask("sensor-2", credentialsType="ACCESS_TOKEN", token=token)
+    await use(access, token)
+    assert await Entering(here, token_in(access, token)).verdict is True
+    presented = factory.access.certificate_in(peer(*others.chain))
+    assert presented is not None
+    assert presented.id_digest == token_in(access, token).id_digest
+    assert await Entering(here, presented).verdict is False
+
+
+async def test_where_certificates_are_revoked_each_is_judged(factory: Factory, here: Sessions) -> None:
+    revoked, device = FACTORY.leaf("revoked"), FACTORY.leaf("sensor-1")
+    await factory.trust(FACTORY)
+    await factory.admitted(device)
+    assert await factory.comes_back(device)
+    presented = factory.access.certificate_in(peer(*device.chain))
+    assert presented is not None
+    assert await Entering(here, presented).verdict is True
+
+    await factory.change(crls=[FACTORY.crl(revoked)])
+
+    assert await Entering(here, presented).verdict is False
+    judged = await factory.access.with_channel(peer(*device.chain))
+    assert isinstance(judged, Authenticated)
+    assert not (await here.open(judged, Connection())).closed
+
+
+async def test_a_revocation_list_that_comes_before_the_result_is_known_counts(
+    factory: Factory, database_url: str, space: Space
+) -> None:
+    revoked, device = FACTORY.leaf("revoked"), FACTORY.leaf("sensor-1")
+    await factory.trust(FACTORY)
+    for each in (revoked, device):
+        await factory.admitted(each)
+        assert await factory.comes_back(each)
+    presented = factory.access.certificate_in(peer(*revoked.chain))
+    judged = await factory.access.with_channel(peer(*device.chain))
+    assert presented is not None
+    assert isinstance(judged, Authenticated)
+
+    async def revoke() -> None:
+        heard = asyncio.Event()
+        sessions.watch(judged.device_id, lambda _: heard.set())
+        await factory.change(crls=[FACTORY.crl(revoked)])
+        await heard.wait()
+
+    async with obstructed(database_url, revoke) as sessions:
+        assert await Entering(sessions, presented).verdict is False
+        await eventually(lambda: not sessions._ended)
+    assert [row[1:] for row in await presence(space)] == [(None, False)]
+
+
+async def test_who_was_judged_before_a_revocation_list_came_is_judged_again(
+    factory: Factory, database_url: str
+) -> None:
+    revoked, device = FACTORY.leaf("revoked"), FACTORY.leaf("sensor-1")
+    await factory.trust(FACTORY)
+    judged = await factory.admitted(revoked)
+    connection = Connection()
+    connection.welcome = False
+
+    async def revoke() -> None:
+        await factory.change(crls=[FACTORY.crl(device)])
+        await connection.ended
+
+    async with obstructed(database_url, revoke) as sessions:
+        assert (await sessions.open(judged, connection)).closed
+    assert (connection.ended.result(), connection.judged) == (Cause.REVOKED, 1)

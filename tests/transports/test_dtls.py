@@ -41,7 +41,8 @@ class Endpoint(DtlsEndpoint):
         self.before_look_up: Callable[[str], Any] = lambda _: asyncio.sleep(0)
         self.port = 0
 
-    async def look_up(self, identity: str) -> PreSharedKey | None:
+    async def look_up(self, identity: str, source: str) -> PreSharedKey | None:
+        assert source == "127.0.0.1"
         self.asked.append(identity)
         await self.before_look_up(identity)
         return KEY if identity == KEY.identity else None

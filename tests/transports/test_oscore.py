@@ -60,7 +60,8 @@ class Keys:
         self.away = False
         self.gate: asyncio.Event | None = None
 
-    async def __call__(self, identity: str) -> list[PreSharedKey]:
+    async def __call__(self, identity: str, source: str) -> list[PreSharedKey]:
+        assert source in ("127.0.0.1", "127.0.0.1 by datagram")
         self.calls.append(identity)
         if self.gate is not None:
             await self.gate.wait()

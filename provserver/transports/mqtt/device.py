@@ -17,7 +17,7 @@ from provserver.core.telemetry import InvalidData
 from provserver.services.datastreams import Datastreams
 from provserver.transports.mqtt import topics
 from provserver.transports.mqtt.packets import Connect, Publish, ReasonCode, Version
-from provserver.transports.mqtt.session import MAXIMUM_QOS, Behaviour, Request, Session
+from provserver.transports.mqtt.session import MAXIMUM_QOS, Behaviour, Request, Session, later
 from provserver.transports.mqtt.topics import Feature
 
 MAX_DATASTREAM_MESSAGE: Final = 1024
@@ -52,7 +52,7 @@ class DeviceAnswer:
 
 
 DONE: Final = DeviceAnswer()
-UNAVAILABLE: Final = DeviceAnswer(ReasonCode.SERVER_BUSY, "temporarily unavailable, try again later")
+UNAVAILABLE: Final = DeviceAnswer(ReasonCode.SERVER_BUSY, "temporarily unavailable")
 _FAILED: Final = DeviceAnswer(ReasonCode.IMPLEMENTATION_SPECIFIC_ERROR, "the message could not be handled")
 _NO_SUCH_TOPIC: Final = DeviceAnswer(ReasonCode.TOPIC_NAME_INVALID, "no such topic")
 _PROTOBUF: Final = DeviceAnswer(ReasonCode.PAYLOAD_FORMAT_INVALID, "protobuf is not read here")
@@ -147,7 +147,7 @@ class DeviceBehaviour(Behaviour[DeviceRequested]):
             case ReasonCode.PAYLOAD_FORMAT_INVALID:
                 session.disconnect(code, answer.reason)
             case _ if request.qos:
-                session.disconnect(code, answer.reason)
+                session.disconnect(code, later(answer.reason))
             case _:
                 pass  # at QoS 0 nobody sends it again: the session need not end
         return False

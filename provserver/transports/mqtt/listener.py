@@ -29,7 +29,14 @@ from provserver.transports.connections import Connection, Listener, Options
 from provserver.transports.mqtt import device, topics
 from provserver.transports.mqtt.device import DeviceAnswer, DeviceBehaviour, DeviceRequested
 from provserver.transports.mqtt.packets import Connect, ReasonCode
-from provserver.transports.mqtt.session import AuthenticationRequested, Event, Limits, ProvisionRequested, Session
+from provserver.transports.mqtt.session import (
+    AuthenticationRequested,
+    Event,
+    Limits,
+    ProvisionRequested,
+    Session,
+    later,
+)
 from provserver.transports.mqtt.topics import Feature
 
 logger = logging.getLogger("provserver.mqtt")
@@ -56,6 +63,10 @@ _DEFAULT_LIMITS: Final = Limits()
 _END_CODES: Final = {
     Cause.TAKEN_OVER: ReasonCode.SESSION_TAKEN_OVER,
     Cause.REVOKED: ReasonCode.ADMINISTRATIVE_ACTION,
+}
+_REFUSAL_CODES: Final = {  # of who has not been let in yet
+    Cause.TAKEN_OVER: ReasonCode.SERVER_UNAVAILABLE,
+    Cause.REVOKED: ReasonCode.NOT_AUTHORIZED,
 }
 
 
@@ -137,7 +148,10 @@ class _Connection(Connection):
         """Close, and forget what was not yet begun."""
         if self._waiting is not None:
             self._waiting.clear()
-        self._session.disconnect(_END_CODES[cause], cause.value)
+        if self._device is None:
+            self._session.refuse(_REFUSAL_CODES[cause], cause.value)
+        else:
+            self._session.disconnect(_END_CODES[cause], cause.value)
         self._advance()
 
     def attributes_changed(self, keys: tuple[str, ...]) -> None:
@@ -192,17 +206,20 @@ class _Connection(Connection):
             return
         peer = self._peer()
         try:
-            token = None
-            if not peer.certificates and peer.psk is None:  # the usual case, without a task
-                token = services.access.token_in(connect.client_id, connect.username, connect.password, peer)
-            if token is None:
+            presented = None  # the usual cases, without a task
+            if peer.certificates:
+                presented = services.access.certificate_in(peer)
+            elif peer.psk is None:
+                presented = services.access.token_in(connect.client_id, connect.username, connect.password, peer)
+            if presented is None:
                 self._listener.run(self._judge(connect, services))
             else:
-                self._live = services.sessions.enter(token, self, partial(self._entered, connect, services))
+                self._live = services.sessions.enter(presented, self, partial(self._entered, connect, services))
         except Exception as error:
             self._refuse(error)
 
     def _entered(self, connect: Connect, services: _Services, verdict: bool | Exception) -> None:
+        peer = self._peer()
         if isinstance(verdict, Exception):
             self._live = None
             _UNAVAILABLE.value += 1
@@ -210,7 +227,7 @@ class _Connection(Connection):
         elif not verdict:  # its first use, other credentials, or bad ones
             self._live = None
             self._listener.run(self._judge(connect, services))
-        elif self._live is not None and services.access.doubtful(self._peer()):
+        elif self._live is not None and not peer.certificates and services.access.doubtful(peer):
             self._live.close()
             self._live = None
             self._listener.run(self._judge(connect, services))
@@ -267,7 +284,7 @@ class _Connection(Connection):
         """Have the device come again later."""
         if error is not None and not isinstance(error, Unavailable):
             self._log_failure("an authentication", error)
-        self._session.refuse(ReasonCode.SERVER_UNAVAILABLE, "the server is unavailable")
+        self._session.refuse(ReasonCode.SERVER_UNAVAILABLE, later("the server is unavailable"))
         self._advance()
 
     def _enqueue(self, request: DeviceRequested) -> None:

@@ -353,8 +353,7 @@ class Session:
             self._problem_information = bool(asked.get("request_problem_information", 1))
             self._client_maximum_packet_size = asked.get("maximum_packet_size", inf)
         if self.crowded:
-            reason = f"too many connect just now, try again in {retry_after()} s"
-            self.refuse(ReasonCode.CONNECTION_RATE_EXCEEDED, reason)
+            self.refuse(ReasonCode.CONNECTION_RATE_EXCEEDED, later("too many connect just now"))
         elif "authentication_method" in asked:
             self.refuse(ReasonCode.BAD_AUTHENTICATION_METHOD, "no authentication method is known")
         elif not connect.client_id and (
@@ -400,6 +399,11 @@ class Session:
 
 
 RequestT = TypeVar("RequestT", bound=Request[Any])
+
+
+def later(reason: str) -> str:
+    """A reason that passes, and when to come back: MQTT has no other place for it."""
+    return f"{reason}, try again in {retry_after()} s"
 
 
 class Behaviour(ABC, Generic[RequestT]):
