@@ -27,8 +27,9 @@ demo: setup ## Provision simulated devices on all three protocols, print the tab
 test: setup ## Run the whole test suite, on all cores
 	$(BIN)/pytest -n auto --dist worksteal
 
-test-modes: setup ## The same with two workers, then without our own readers of HTTP and CoAP (TESTS: which)
+test-modes: setup ## The same with two workers, without our own reader of CoAP, and of HTTP and CoAP (TESTS: which)
 	PROVSERVER_TEST_MODE=two-workers $(BIN)/pytest -n auto --dist worksteal $(TESTS)
+	PROVSERVER_TEST_MODE=no-coap-front $(BIN)/pytest -n auto --dist worksteal $(TESTS)
 	PROVSERVER_TEST_MODE=no-front $(BIN)/pytest -n auto --dist worksteal $(TESTS)
 
 sdk: .venv-sdk/.complete ## Install ThingsBoard's and Blynk's Python clients beside, so that no test of theirs is skipped

@@ -122,8 +122,13 @@ class Supervisor:
                     self._postpone(child)
                 elif child.due is not None and child.due <= time.monotonic():
                     child.due = None
-                    self._fork(child)
-                    log.warning("%s was started again (pid %d)", child.name, child.pid)
+                    try:
+                        self._fork(child)
+                    except OSError as fault:  # the others go on meanwhile
+                        log.error("%s could not be started again: %s", child.name, fault.strerror)  # noqa: TRY400
+                        self._postpone(child)
+                    else:
+                        log.warning("%s was started again (pid %d)", child.name, child.pid)
             due = self._next_due()
             if self._beat is not None and self._period is not None:
                 if time.monotonic() >= beaten + self._period:
@@ -149,7 +154,9 @@ class Supervisor:
                 self._reap(child)
 
     def _fork(self, child: Child) -> None:
+        """Raises OSError: no process is to be had, or no descriptor."""
         parent = os.getpid()
+        child.started = time.monotonic()
         child.pipe, writing = os.pipe2(os.O_CLOEXEC)
         child.said = b""
         sys.stdout.flush()
@@ -160,10 +167,12 @@ class Supervisor:
             child.pid = os.fork()
             if child.pid == 0:
                 self._become(child, parent, writing, mask)
+        except OSError:
+            self._forget(child)
+            raise
         finally:
             os.close(writing)
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        child.started = time.monotonic()
 
     def _become(self, child: Child, parent: int, writing: int, mask: set[int | signal.Signals]) -> NoReturn:
         code = 1

@@ -28,6 +28,7 @@ COMMAND_LIMIT = 120.0
 MODES = {
     "two-workers": {"PROVSERVER_WORKERS": "2"},
     "no-front": {"PROVSERVER_HTTP_FRONT": "false", "PROVSERVER_COAP_FRONT": "false"},
+    "no-coap-front": {"PROVSERVER_COAP_FRONT": "false"},
 }
 """What PROVSERVER_TEST_MODE may name, several with commas between: options of every server that tests start."""
 

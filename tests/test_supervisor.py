@@ -150,6 +150,34 @@ def test_a_dead_child_is_started_again(run: Any) -> None:
     assert [two.next(), two.next(), two.next()] == [{"ended": "second"}, {"ended": "first"}, {"code": 0}]
 
 
+def test_what_cannot_be_started_again_now_is_later(run: Any) -> None:
+    body = """
+    fork, faults = os.fork, [BlockingIOError(11, "Resource temporarily unavailable")] * 2
+    supervisor.start("first", child("first"))
+    supervisor.start("second", child("second"))
+    before = len(os.listdir("/proc/self/fd"))
+    def forking():
+        if faults:
+            raise faults.pop()
+        say(descriptors=len(os.listdir("/proc/self/fd")) - before)
+        return fork()
+    os.fork = forking
+    say(ready=1)
+    code = supervisor.watch()
+    """
+    two = run(body)
+    pids = {"first": two.pid_of("first"), "second": two.pid_of("second")}
+    assert two.next() == {"ready": 1}
+
+    os.kill(pids["second"], signal.SIGKILL)
+
+    assert two.next() == {"descriptors": 1}  # the dead one's pipe is closed, and the new one's two ends are there
+    assert two.pid_of("second") != pids["second"]
+    two.process.send_signal(signal.SIGTERM)
+    assert sorted(two.next()["ended"] for _ in pids) == ["first", "second"]
+    assert two.next() == {"code": 0}
+
+
 def test_without_a_vital_child_all_ends(run: Any) -> None:
     two = run(TWO.replace("VITAL", "True"))
     first, second = two.pid_of("first"), two.pid_of("second")
