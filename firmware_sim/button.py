@@ -2,7 +2,7 @@
 
 from enum import StrEnum
 
-from firmware_sim.edgent_state import Generation
+from firmware_sim.board import Generation
 
 
 class Hold(StrEnum):

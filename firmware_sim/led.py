@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
+from firmware_sim.board import Generation
 from firmware_sim.button import Hold
-from firmware_sim.edgent_state import Generation, State
+from firmware_sim.edgent_state import State
 
 BLUE, WHITE, RED, MAGENTA, GREEN, YELLOW = "#0d36ff", "#ffffe7", "#ff1008", "#a700ff", "#00ff00", "#ffd400"
 TEAL: Final = "#2effb9"

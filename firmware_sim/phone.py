@@ -14,9 +14,10 @@ import aiohttp
 import msgspec
 
 from firmware_sim.address import Address
+from firmware_sim.board import Board
 from firmware_sim.config_store import VolatileStore
 from firmware_sim.device import Provisioned
-from firmware_sim.edgent_state import Board, State
+from firmware_sim.edgent_state import State
 from firmware_sim.errors import BadReply, NoAnswer, Refused
 from firmware_sim.flash import Credentials
 from firmware_sim.links.cloud import Cloud

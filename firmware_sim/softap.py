@@ -12,7 +12,8 @@ from typing import Final
 
 import msgspec
 
-from firmware_sim.edgent_state import Board, Edgent, Generation
+from firmware_sim.board import Board, Generation
+from firmware_sim.edgent_state import Edgent
 from firmware_sim.wifi_networks import Networks
 
 MAX_BODY: Final = 4 << 20

@@ -14,26 +14,25 @@ from dataclasses import replace
 from firmware_sim import power
 from firmware_sim.access_point import AccessPoint
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.button import Button, Hold
 from firmware_sim.config_store import NO_TOKEN, Config, Store, from_values, pack, to_values, unpack
 from firmware_sim.edgent_state import (
     CONFIG_TIMEOUT,
-    Board,
     CloseAccessPoint,
     Dial,
     Edgent,
     Effect,
     Entered,
-    Generation,
     HangUp,
     OpenAccessPoint,
     Restart,
     Save,
     State,
     Tell,
-    firmware,
 )
 from firmware_sim.errors import SimulatorError, Unauthorized, Untrusted
+from firmware_sim.generations import firmware
 from firmware_sim.led import Light, light
 from firmware_sim.links.cloud import Cloud, CloudLink
 from firmware_sim.log import SerialLog

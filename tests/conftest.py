@@ -4,6 +4,7 @@ import itertools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from provserver.services.devices import Devices
 from provserver.services.profiles import Profiles
 from provserver.services.provisioning import Provisioning
 from provserver.store import embedded, keyfile, profiles, schema
-from provserver.store.database import Database
+from provserver.store.database import CONNECT_TIMEOUT, Database
 from provserver.store.embedded import EmbeddedPostgres
 from tests.server import Server
 
@@ -30,6 +31,10 @@ pytest_plugins = ["tests.conformance.report"]
 hypothesis.settings.register_profile("default", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, max_examples=50)  # the same each time
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "default")
+
+# Else each run compiles every test anew, and every process that tests start all of its modules.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in the background, whose processes would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -88,13 +93,14 @@ DECLARE
     name text;
 BEGIN
     PERFORM pg_terminate_backend(pid, 10000) FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend';
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+            AND pid <> ALL('{{%s}}');
     DROP FUNCTION IF EXISTS obstacle CASCADE;
     FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'schema_migration' LOOP
         IF pg_relation_size(quote_ident(name)) > {1 << 20} THEN
-            EXECUTE format('TRUNCATE %I CASCADE', name);
+            EXECUTE 'TRUNCATE ' || quote_ident(name) || ' CASCADE';
         ELSE
-            EXECUTE format('DELETE FROM %I', name);
+            EXECUTE 'DELETE FROM ' || quote_ident(name);
         END IF;
     END LOOP;
     PERFORM setval(oid::regclass, 1, false) FROM pg_class WHERE relkind = 'S';
@@ -105,23 +111,61 @@ END $$
 
 @dataclass
 class Sweeper:
-    """Empties a database, by one connection for all tests: a new one would have to get to know all tables."""
+    """Empties a database, by one connection for all tests: a new one would have to get to know all tables.
+
+    For the same reason a test's pool goes on to the next one, as long as nothing is left in its connections.
+    """
 
     dsn: str
     connection: "asyncpg.Connection[asyncpg.Record] | None" = None
+    _pool: "asyncpg.Pool[asyncpg.Record] | None" = None
 
     async def sweep(self) -> None:
         if self.connection is None or self.connection.is_closed():  # some tests end whatever there is
             self.connection = await asyncpg.connect(self.dsn, user="postgres")
-        await self.connection.execute(_EMPTY)
+        kept = _connections(self._pool) if self._pool is not None else []
+        await self.connection.execute(_EMPTY % ",".join(str(each.get_server_pid()) for each in kept))
+
+    async def open(self) -> Database:
+        """A database with the last test's connections, or with new ones."""
+        opened = Database(self.dsn, size=4)
+        opened._pool, self._pool = self._pool, None
+        if opened._pool is not None and any(each.is_closed() for each in _connections(opened._pool)):
+            await opened.close()
+        if opened._pool is None:
+            await opened.open()
+        return opened
+
+    async def close(self, database: Database) -> None:
+        """Keep the connections for the next test, with no setting and no lock left, if all are back and whole."""
+        pool: Any = database._pool
+        if pool is None or any(holder._in_use for holder in pool._holders):
+            await database.close()
+            return
+        try:
+            for each in _connections(pool):
+                await each.reset(timeout=CONNECT_TIMEOUT)
+        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):  # the test broke it
+            pool.terminate()
+        else:
+            self._pool = pool
+        database._pool = None
+
+    def end(self) -> None:
+        for each in (self.connection, self._pool):
+            if each is not None:
+                each.terminate()
+
+
+def _connections(pool: Any) -> "list[asyncpg.Connection[asyncpg.Record]]":
+    return [holder._con for holder in pool._holders if holder._con is not None]
 
 
 @pytest.fixture(scope="session")
 async def sweeper(reused_url: str) -> AsyncIterator[Sweeper]:
     made = Sweeper(reused_url)
     yield made
-    if made.connection is not None:
-        made.connection.terminate()
+    made.end()
 
 
 @pytest.fixture
@@ -146,12 +190,17 @@ async def own_database_url(postgres: str) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(database_url: str, sweeper: Sweeper) -> AsyncIterator[Database]:
     """An open `Database` on an empty database."""
-    opened = Database(database_url, size=4)
-    await opened.open()
-    yield opened
-    await opened.close()
+    if database_url == sweeper.dsn:
+        opened = await sweeper.open()
+        yield opened
+        await sweeper.close(opened)
+    else:
+        opened = Database(database_url, size=4)
+        await opened.open()
+        yield opened
+        await opened.close()
 
 
 @dataclass

@@ -138,29 +138,9 @@ async def test_a_database_of_somebody_elses_is_upgraded_and_served(served: Serve
     assert served_url not in served.log
 
 
-@pytest.mark.parametrize("listener", ["http", "mqtt", "coap", "admin"])
-def test_a_port_in_use_ends_it_with_3_and_the_fix(served: Server, tmp_path: Path, listener: str) -> None:
-    command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(served.data_dir), *served.options]
-    for each in ("http", "mqtt", "coap", "admin"):
-        command += [f"--{each}", served.addresses[each] if each == listener else "127.0.0.1:0"]
-
-    done = subprocess.run(
-        [*command, "--ready-file", str(tmp_path / "ready")], capture_output=True, text=True, check=False, timeout=60
-    )
-
-    assert (done.returncode, done.stdout) == (3, "")
-    assert f"{listener}: cannot listen on {served.addresses[listener]}" in done.stderr
-    assert "ddress already in use" in done.stderr
-    assert f"--{listener} HOST:PORT (port 0: any free one)" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("options", "fix"),
     [
-        (("--coap", "host.invalid:0"), "coap: cannot listen on host.invalid:0"),
-        (("--mqtt", "192.0.2.1:0"), "mqtt: cannot listen on 192.0.2.1:0"),
         (("--log-level", "loud"), "log_level must be one of"),
         (("--ready-file", "/nowhere/at/all"), "ready_file: /nowhere/at/all cannot be written"),
     ],
@@ -178,24 +158,6 @@ def test_an_option_that_cannot_be_ends_it_with_3_and_the_fix(
     assert (done.returncode, done.stdout) == (3, "")
     assert fix in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_listener_may_be_off(served: Server, tmp_path: Path) -> None:
-    ready = tmp_path / "ready.json"
-    command = [sys.executable, "-m", "provserver", "serve", "--data-dir", str(served.data_dir), *served.options]
-    command += ["--http", "127.0.0.1:0", "--mqtt", "", "--coap", "", "--admin", "", "--ready-file", str(ready)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            if "serving: " in line:
-                break
-        addresses = json.loads(ready.read_text())
-        process.send_signal(signal.SIGINT)
-        process.stderr.read()
-
-    assert set(addresses) == {"http"}
-    assert process.returncode == 0
-    assert not ready.exists()
 
 
 # --- serving
@@ -296,19 +258,6 @@ def test_an_upgrade_is_told_step_by_step(caplog: pytest.LogCaptureFixture) -> No
     app._say_upgraded([])
 
     assert caplog.messages == ["migration applied: 0002_access", "migration applied: 0003_chain"]
-
-
-@pytest.mark.parametrize(
-    ("wanted", "level"), [(Config().max_connections, "DEBUG"), (1_000, None), (1_001, "INFO"), (60_000, "INFO")]
-)
-def test_fewer_connections_than_wanted_are_worth_a_word(
-    caplog: pytest.LogCaptureFixture, wanted: int, level: str | None
-) -> None:
-    caplog.set_level("DEBUG", "provserver")
-    files = 1_000 + app._OTHER_FILES
-
-    assert app._max_connections(Config(max_connections=wanted), files) == 1_000
-    assert [record.levelname for record in caplog.records] == ([level] if level else [])
 
 
 def test_a_start_that_fails_says_why(served: Server, tmp_path: Path) -> None:

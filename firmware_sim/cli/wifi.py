@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.board_view import BoardView, LastLines
 from firmware_sim.cli.loop import run, until_stopped
 from firmware_sim.cli.options import Ca, Insecure, Json, Timeout, address, check_trust, print_json, trust_of
@@ -20,7 +21,7 @@ from firmware_sim.control import served as controlled
 from firmware_sim.dns import PORT as DNS_PORT
 from firmware_sim.dns import own_address
 from firmware_sim.dns import served as names_served
-from firmware_sim.edgent_state import CONFIG_TIMEOUT, Board, Generation, State
+from firmware_sim.edgent_state import CONFIG_TIMEOUT, State
 from firmware_sim.errors import SimulatorError, WrongUsage
 from firmware_sim.flash import replace_file
 from firmware_sim.links.cloud import Cloud

@@ -19,6 +19,7 @@ from provserver.services.devices import Devices
 from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
+from provserver.services.handover import Handover
 from provserver.services.idempotency import Idempotency
 from provserver.services.inbox import Inbox
 from provserver.services.integrations import Integrations
@@ -53,7 +54,7 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
     database, keys = space.database, space.keys
     passwords, counts = Passwords(), DeviceCounts(database)
     tokens = StaticTokens(database, keys)
-    claiming = Claiming(database, keys, limits.claims)
+    handover = Handover(database)
     services = Services(
         organizations=Organizations(database),
         users=Users(database, keys, passwords, sign_ups=limits.sign_ups),
@@ -64,12 +65,13 @@ def build(space: Workspace, config: Config, limits: PeopleLimits | None = None) 
         devices=lambda organization_id, actor: Devices(database, keys, organization_id, actor=actor),
         device_search=DeviceSearch(database),
         device_timeline=DeviceTimeline(database),
-        device_bulk=DeviceBulk(database, keys, claiming),
+        device_bulk=DeviceBulk(database, keys, handover),
         request_keys=RequestKeys(database, keys),
         tokens=tokens,
         export=TokenExport(tokens),
         eol=EndOfLine(database, keys),
-        claiming=claiming,
+        claiming=Claiming(database, keys, limits.claims),
+        handover=handover,
         approvals=Approvals(database),
         inbox=Inbox(database),
         jobs=Jobs(database),

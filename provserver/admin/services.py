@@ -15,6 +15,7 @@ from provserver.services.devices import Devices
 from provserver.services.eol import EndOfLine
 from provserver.services.events import Activity, Feed
 from provserver.services.explain import Explain
+from provserver.services.handover import Handover
 from provserver.services.idempotency import Idempotency
 from provserver.services.inbox import Inbox
 from provserver.services.integrations import Integrations
@@ -55,6 +56,7 @@ class Services:
     export: TokenExport
     eol: EndOfLine
     claiming: Claiming
+    handover: Handover
     approvals: Approvals
     inbox: Inbox
     jobs: Jobs

@@ -17,6 +17,7 @@ from provserver.cli import (
     explain,
     inject,
     integration,
+    issuing,
     job,
     key,
     keys,
@@ -25,6 +26,7 @@ from provserver.cli import (
     output,
     particle,
     profile,
+    provision_key,
     request_key,
     serve,
     sighting,
@@ -47,6 +49,8 @@ cli = typer.Typer(
 )
 cli.command("serve")(serve.serve)
 cli.add_typer(db.cli, name="db")
+profile.cli.add_typer(provision_key.cli, name="key")
+profile.cli.add_typer(issuing.cli, name="ca")
 cli.add_typer(profile.cli, name="profile")
 device.cli.command("network")(network_device.show)
 device.cli.command("onboard")(network_device.onboard)

@@ -1,24 +1,22 @@
-"""`provserver profile`: device profiles and their provision keys."""
+"""`provserver profile`: device profiles."""
 
 import shlex
 import sys
 from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from provserver.admin.client import Client, given, path
-from provserver.cli import issuing, options, output
+from provserver.cli import options, output
 from provserver.cli.organization import OrganizationOption
 from provserver.cli.output import Json
 from provserver.cli.target import acting
 from provserver.core.metadata import TYPES
 from provserver.core.model import (
-    MAX_USES,
     ClonePolicy,
     Datastream,
     MetadataField,
@@ -29,9 +27,6 @@ from provserver.core.model import (
 from provserver.errors import Refused
 
 cli = typer.Typer(help="Device profiles and their provision keys.", no_args_is_help=True)
-key_cli = typer.Typer(help="A profile's provision keys: several may be valid at a time.", no_args_is_help=True)
-cli.add_typer(key_cli, name="key")
-cli.add_typer(issuing.cli, name="ca")
 
 CHAINS = "Certificate chains (--strategy x509-chain)"
 Reference = Annotated[
@@ -156,46 +151,6 @@ Lifetime = Annotated[
         show_default=False,
     ),
 ]
-_MOMENT = "2027-01-31[T12:00:00Z]"
-NotBefore = Annotated[
-    datetime | None,
-    typer.Option(
-        "--not-before", metavar=_MOMENT, parser=options.moment, help="From when on it is valid.", show_default=False
-    ),
-]
-NotAfter = Annotated[
-    datetime | None,
-    typer.Option("--not-after", metavar=_MOMENT, parser=options.moment, help="When it expires.", show_default=False),
-]
-Networks = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--network",
-        metavar="CIDR",
-        callback=options.networks,
-        help="Valid for devices of this network alone, as 192.0.2.0/24. May be repeated.",
-        show_default=False,
-    ),
-]
-MaxUses = Annotated[
-    int | None,
-    typer.Option(
-        "--max-uses",
-        min=1,
-        max=MAX_USES,
-        help="How many devices it may provision, counted from when this is set.",
-        show_default=False,
-    ),
-]
-PerMinute = Annotated[
-    int | None,
-    typer.Option(
-        "--per-minute", min=1, max=MAX_USES, help="How many requests it is good for in a minute.", show_default=False
-    ),
-]
-KeyReference = Annotated[
-    str, typer.Argument(help="The provision key.", callback=options.reference("provision key", "profile show"))
-]
 Key = Annotated[str | None, typer.Option("--key", help="Provision key. (default: generated)", show_default=False)]
 Secret = Annotated[
     str | None, typer.Option("--secret", help="Provision secret. (default: generated)", show_default=False)
@@ -250,7 +205,7 @@ async def create(
     if made["provisionDeviceSecret"] is None:
         _print_saved(made, json=json)
         return
-    _print_saved(made, _pair(made), json=json)
+    _print_saved(made, pair_in(made), json=json)
     output.say("The secret is shown this once: keep it.", quiet=json)
 
 
@@ -275,9 +230,9 @@ async def list_(api: Client, organization: OrganizationOption = None, json: Json
 @acting()
 async def show(api: Client, profile: Reference, organization: OrganizationOption = None, json: Json = False) -> None:
     """Show a profile: its settings, provision keys, number of devices, and what to beware of."""
-    details = await api.call("GET", path("profiles", profile), query={"organization": organization})
-    output.print_object(_details(details), json=json)
-    for warning in details["warnings"]:
+    found = await api.call("GET", path("profiles", profile), query={"organization": organization})
+    output.print_object(details(found), json=json)
+    for warning in found["warnings"]:
         output.say(f"warning: {warning}", quiet=json)
 
 
@@ -408,70 +363,6 @@ async def import_(
     output.say("Nothing was kept: this was a dry run." if dry_run else _next_step(made, organization), quiet=json)
 
 
-@key_cli.command("add")
-@acting()
-async def add_key(
-    api: Client,
-    profile: Reference,
-    key: Key = None,
-    secret: Secret = None,
-    not_before: NotBefore = None,
-    not_after: NotAfter = None,
-    network: Networks = None,
-    max_uses: MaxUses = None,
-    per_minute: PerMinute = None,
-    organization: OrganizationOption = None,
-    json: Json = False,
-) -> None:
-    """Add a provision key; the others stay valid. The secret is shown this once."""
-    budget = _budget(not_before, not_after, network, max_uses, per_minute)
-    body = given({"provisionDeviceKey": key, "provisionDeviceSecret": secret}) | budget
-    pair = await api.call("POST", path("profiles", profile, "keys"), body=body, query={"organization": organization})
-    output.print_object(_pair(pair) | budget, json=json)
-    output.say("The secret is shown this once: keep it.", quiet=json)
-
-
-@key_cli.command("update")
-@acting()
-async def update_key(
-    api: Client,
-    profile: Reference,
-    key: KeyReference,
-    not_before: NotBefore = None,
-    not_after: NotAfter = None,
-    network: Networks = None,
-    max_uses: MaxUses = None,
-    per_minute: PerMinute = None,
-    organization: OrganizationOption = None,
-    json: Json = False,
-) -> None:
-    """Bound a provision key anew: what is not given bounds it no more. What was counted of its uses stays."""
-    budget = _budget(not_before, not_after, network, max_uses, per_minute)
-    details = await api.call(
-        "PUT", path("profiles", profile, "keys", key, "budget"), body=budget, query={"organization": organization}
-    )
-    output.print_object(_details(details), json=json)
-    if max_uses is not None:
-        said = "Uses are counted from now on: what the key provisioned while it had no --max-uses is not among them."
-        output.say(said, quiet=json)
-
-
-@key_cli.command("remove")
-@acting()
-async def remove_key(
-    api: Client,
-    profile: Reference,
-    key: KeyReference,
-    organization: OrganizationOption = None,
-    json: Json = False,
-) -> None:
-    """Remove a provision key: devices that present it are refused from then on."""
-    removed = await api.call("DELETE", path("profiles", profile, "keys", key), query={"organization": organization})
-    if json:
-        output.print_json(removed)
-    output.say("Removed.", quiet=json)
-
-
 def _print_saved(saved: Mapping[str, Any], pair: Mapping[str, Any] | None = None, *, json: bool) -> None:
     """A profile that was made or changed, with what is to be said of it."""
     warnings = saved["warnings"]
@@ -513,13 +404,14 @@ def _field(field: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in field.items() if value or name in ("name", "type")}
 
 
-def _details(details: Mapping[str, Any]) -> dict[str, Any]:
-    shown = _profile(details)
-    if authorities := details["certificateAuthorities"]:
+def details(profile: Mapping[str, Any]) -> dict[str, Any]:
+    """What commands print of a profile with all that belongs to it."""
+    shown = _profile(profile)
+    if authorities := profile["certificateAuthorities"]:
         shown["certificateAuthorities"] = [_authority(each) for each in authorities]
-    if budgets := details["keyBudgets"]:
+    if budgets := profile["keyBudgets"]:
         shown["keyBudgets"] = [_budget_shown(each) for each in budgets]
-    return shown | {name: details[name] for name in ("provisionDeviceKeys", "deviceCount", "warnings")}
+    return shown | {name: profile[name] for name in ("provisionDeviceKeys", "deviceCount", "warnings")}
 
 
 def _budget_shown(budget: Mapping[str, Any]) -> dict[str, Any]:
@@ -556,27 +448,6 @@ def _toml(content: bytes) -> str:
         raise Refused("The file is not UTF-8. Save it as such.") from None
 
 
-def _budget(
-    not_before: datetime | None,
-    not_after: datetime | None,
-    networks: list[str] | None,
-    max_uses: int | None,
-    per_minute: int | None,
-) -> dict[str, Any]:
-    members = {
-        "notBefore": _utc(not_before),
-        "notAfter": _utc(not_after),
-        "networks": [str(options.network(each)) for each in networks or ()],
-        "maxUses": max_uses,
-        "perMinute": per_minute,
-    }
-    return {name: value for name, value in members.items() if value}
-
-
-def _utc(moment: datetime | None) -> str | None:
-    return None if moment is None else moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
-
-
 def _next_step(made: Mapping[str, Any], organization: str | None) -> str:
     which = shlex.quote(made["name"])
     if organization is not None:
@@ -586,5 +457,6 @@ def _next_step(made: Mapping[str, Any], organization: str | None) -> str:
     return f"It has no provision key yet: provserver profile key add {which}"
 
 
-def _pair(pair: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: pair[name] for name in ("provisionDeviceKey", "provisionDeviceSecret")}
+def pair_in(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """The provision key of an answer, with its secret."""
+    return {name: answer[name] for name in ("provisionDeviceKey", "provisionDeviceSecret")}

@@ -1,26 +1,23 @@
-"""Who has a device: claims by a static token's QR code, a LoRaWAN device's or a secret, and all moves after that.
+"""Claims of devices: by a static token's QR code, a LoRaWAN device's or a secret; and by the device's own word.
 
-A move is one transaction, which writes its audit too. What nobody may know is not told: a QR code that is unknown,
-deleted, claimed, or another manufacturer's gets one answer.
+What nobody may know is not told: a QR code that is unknown, deleted, claimed, or another manufacturer's gets one
+answer.
 """
 
 import hmac
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
-
-from asyncpg import PostgresError
 
 from provserver.core import claiming as reading
 from provserver.core import ids, qr, statictoken, tr005
 from provserver.core.authorization import Permission, Principal
 from provserver.core.credentials import has_control_characters
-from provserver.core.events import EventType
 from provserver.core.integration import ClaimProof
 from provserver.core.limits import Buckets, network
 from provserver.core.model import Authenticated
@@ -28,12 +25,11 @@ from provserver.core.secrets import ServerKeys
 from provserver.core.statictoken import TokenStatus
 from provserver.core.telemetry import Value
 from provserver.core.tr005 import DeviceCode
-from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
-from provserver.services import onboarding
-from provserver.services.organizations import check_quota, check_revision, reach
-from provserver.store import audit, devices, lorawan_claims, outbox
+from provserver.errors import Conflict, Invalid, NotFound, TooManyRequests, Unavailable
+from provserver.services.ownership import Ownership, Recipient, owned
 from provserver.store import claiming as store
-from provserver.store.claiming import Appearing, Candidate, Claimable, Holding
+from provserver.store import devices, lorawan_claims
+from provserver.store.claiming import Appearing, Candidate, Claimable
 from provserver.store.database import Connection, Database
 from provserver.store.devices import DeviceSummary
 from provserver.store.lorawan_claims import Coded
@@ -101,16 +97,8 @@ class Claimed:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Recipient:
-    """Who is to have a device: an organization, and a user of it or nobody in particular."""
-
-    organization_id: UUID
-    user_id: UUID | None
-
-
-class Claiming:
-    """Moves of ownership (spec static-tokens A.4, thingsboard §7.4)."""
+class Claiming(Ownership):
+    """Claims (spec static-tokens A.4, thingsboard §7.4)."""
 
     def __init__(
         self,
@@ -122,11 +110,9 @@ class Claiming:
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
+        super().__init__(database, random=random, clock=clock)
         self._keys = keys
         self._limits = limits or ClaimLimits()
-        self._random = random
-        self._clock = clock
         self._monotonic = monotonic
 
     async def claim(
@@ -162,7 +148,7 @@ class Claiming:
             raise Conflict(CONTENDED)
         return begun
 
-    async def _coded(self, connection: Connection, recipient: _Recipient, code: DeviceCode) -> Coded | None:
+    async def _coded(self, connection: Connection, recipient: Recipient, code: DeviceCode) -> Coded | None:
         """The static token that a LoRaWAN device's code is of, if it proves what its profile demands."""
         found = await lorawan_claims.coded(
             connection, recipient.organization_id, code.profile_id, code.join_eui, code.dev_eui
@@ -237,126 +223,9 @@ class Claiming:
             waiting = await store.confirm(connection, device.device_id, awaited.user_id)
             if waiting is None:
                 return awaited.two_sided
-            recipient = _Recipient(waiting.organization_id, waiting.user_id)
+            recipient = Recipient(waiting.organization_id, waiting.user_id)
             await self._complete(connection, waiting.token, recipient, waiting.actor, confirmed=True)
             return True
-
-    async def unclaim(self, principal: Principal, token_id: UUID) -> None:
-        """Give a claimed device back, as its owner or its maker; nothing of the owner's stays. Raises Refused."""
-        async with self._transaction() as connection:
-            holding = await self._visible(connection, principal, token_id)
-            if holding.status is None:
-                raise NotFound(f"There is no static token {str(token_id)!r}. Look it up in the list.")
-            _require_say(principal, holding)
-            await self._release(connection, principal, holding, "static_token.unclaimed")
-
-    async def disclaim(self, principal: Principal, token_id: UUID) -> None:
-        """Take a claimed device away from whoever has it, as its maker. It may come back. Raises Refused."""
-        principal.require(Permission.TOKENS_MANAGE)
-        async with self._transaction() as connection:
-            holding = await self._made(connection, principal, token_id)
-            await self._release(connection, principal, holding, "static_token.disclaimed")
-
-    async def release_device(self, principal: Principal, device_id: UUID, revision: int | None = None) -> None:
-        """Delete a device from one's account, as its owner: it goes back to its maker. Raises Refused.
-
-        revision: that the device must have; Stale is raised when it has another.
-        """
-        async with self._transaction() as connection:
-            holding = await self._visible(connection, principal, device_id)
-            if not holding.has_device:
-                raise _no_device(device_id)
-            _require_say(principal, holding)
-            check_revision(holding.revision, revision)
-            action = "device.released" if holding.status is None else "static_token.unclaimed"
-            await self._release(connection, principal, holding, action)
-
-    async def transfer(
-        self,
-        principal: Principal,
-        device_id: UUID,
-        *,
-        to_user: UUID | str | None = None,
-        to_organization: UUID | str | None = None,
-        keep_data: bool = False,
-        revision: int | None = None,
-    ) -> DeviceSummary:
-        """Have a user, or an organization with no user in particular, have a device. Raises Refused.
-
-        Both must be within the principal's tree and the maker's. A static token counts as claimed from then on.
-        keep_data: another organization gets the device with what the one before left on it, which is wiped otherwise.
-        revision: that the device must still have.
-        """
-        principal.require(Permission.DEVICES_TRANSFER)
-        if (to_user is None) == (to_organization is None):
-            raise Invalid("Name either a user or an organization to transfer the device to.")
-        async with self._transaction() as connection:
-            if to_user is not None:
-                recipient = await self._user(connection, principal, to_user)
-            else:
-                recipient = _Recipient((await reach(connection, principal, to_organization)).id, None)
-            holding = await self._visible(connection, principal, device_id)
-            if not holding.has_device:
-                raise _no_device(device_id)
-            check_revision(holding.revision, revision)
-            if (holding.holder_id, holding.owner_id) == (recipient.organization_id, recipient.user_id):
-                raise Conflict("Can't transfer to the same owner. Name another.")
-            if not await store.is_below(connection, recipient.organization_id, holding.maker_id):
-                raise Conflict("A device stays with its maker and the organizations below it. Name one of those.")
-            await self._check_quota(connection, recipient, holding.holder_id)
-            await store.give(connection, device_id, recipient.organization_id, recipient.user_id)
-            if recipient.organization_id != holding.holder_id:
-                await outbox.record_of_device(
-                    connection, EventType.DEVICE_UNCLAIMED, device_id, holding.holder_id, transferred=True
-                )
-            await self._tell_claimed(connection, device_id, recipient, transferred=True)
-            await self._onboard(connection, device_id, principal.actor)
-            arrived: dict[str, Value] = {**_owned(recipient)}
-            if recipient.organization_id != holding.holder_id:
-                if not keep_data:
-                    await store.wipe(connection, holding)
-                arrived["data_kept"] = keep_data
-                left = arrived | {"organization": str(recipient.organization_id)}
-                await self._record(
-                    connection, holding.holder_id, principal.actor, "device.transferred", device_id, **left
-                )
-                await self._record(
-                    connection, recipient.organization_id, principal.actor, "device.received", device_id, **arrived
-                )
-            else:
-                await self._record(
-                    connection, holding.holder_id, principal.actor, "device.transferred", device_id, **arrived
-                )
-            return await self._seen(connection, principal, device_id)
-
-    async def delete_token(
-        self, principal: Principal, token_id: UUID, *, confirm: bool = False, from_network: bool = False
-    ) -> None:
-        """Remove a static token for ever, with the device that came of it, which is cut. Raises Refused.
-
-        confirm: also one that is claimed, whose owner loses the device. from_network: what we have made of it in its
-        network goes, too, by a job.
-        """
-        principal.require(Permission.TOKENS_MANAGE)
-        if from_network:
-            principal.require(Permission.DEVICES_MANAGE)
-        async with self._transaction() as connection:
-            holding = await self._made(connection, principal, token_id)
-            if holding.claimed and not confirm:
-                raise Conflict(
-                    "This token is claimed: its owner would lose the device for ever. Confirm that, or disclaim it."
-                )
-            if from_network:
-                await onboarding.remove(connection, token_id, principal.actor, ids.uuid7(self._clock(), self._random))
-            await store.delete(connection, token_id)
-            detail: dict[str, Value] = {"claimed": holding.claimed}
-            if from_network:
-                detail["from_network"] = True
-            await self._record(
-                connection, holding.holder_id, principal.actor, "static_token.deleted", token_id, **detail
-            )
-
-    # --- claims
 
     @contextmanager
     def _admitted(self, principal: Principal, address: str) -> Iterator[None]:
@@ -371,7 +240,7 @@ class Claiming:
             self._limits.guessed(address, now)
             raise
 
-    async def _recipient(self, connection: Connection, principal: Principal, user: UUID | str | None) -> _Recipient:
+    async def _recipient(self, connection: Connection, principal: Principal, user: UUID | str | None) -> Recipient:
         """Whoever a claim is for: the principal itself if it names nobody."""
         owner = principal.owner_id
         if user is not None and (owner is None or str(user) != str(owner)):
@@ -381,24 +250,14 @@ class Claiming:
             principal.require(Permission.USERS_VIEW)
         if principal.user_id is not None and not await store.keep_user(connection, principal.user_id):
             raise NotFound("Your account is not there any more. Sign in again.")
-        return _Recipient(principal.organization_id, owner)
-
-    async def _user(self, connection: Connection, principal: Principal, reference: UUID | str) -> _Recipient:
-        found = None
-        if isinstance(reference, UUID) or not has_control_characters(reference):
-            found = await store.owner(connection, principal.organization_id, reference)
-        if found is None:
-            raise NotFound("There is no such user that you can see. Look him up in the list.")
-        if not found.activated:
-            raise Conflict("This user has never signed in. Have the invitation accepted first.")
-        return _Recipient(found.organization_id, found.id)
+        return Recipient(principal.organization_id, owner)
 
     async def _begin(
         self,
         connection: Connection,
         principal: Principal,
         claimable: Claimable,
-        recipient: _Recipient,
+        recipient: Recipient,
         *,
         lorawan: bool = False,
     ) -> Claimed | None:
@@ -434,7 +293,7 @@ class Claiming:
         self,
         connection: Connection,
         claimable: Claimable,
-        recipient: _Recipient,
+        recipient: Recipient,
         actor: str,
         **detail: Value,
     ) -> None:
@@ -452,7 +311,7 @@ class Claiming:
             actor,
             "static_token.claimed",
             claimable.id,
-            **_owned(recipient),
+            **owned(recipient),
             **detail,
         )
 
@@ -469,7 +328,7 @@ class Claiming:
         raise Unavailable("Others make devices of the same name just now.")
 
     @staticmethod
-    async def _candidates(connection: Connection, recipient: _Recipient, reference: str) -> list[Candidate]:
+    async def _candidates(connection: Connection, recipient: Recipient, reference: str) -> list[Candidate]:
         if has_control_characters(reference):
             return []
         return await store.candidates(connection, recipient.organization_id, reference)
@@ -490,7 +349,7 @@ class Claiming:
             return None
         return candidate._replace(secret_digest=None)
 
-    async def _take(self, connection: Connection, match: Candidate, recipient: _Recipient, actor: str) -> bool:
+    async def _take(self, connection: Connection, match: Candidate, recipient: Recipient, actor: str) -> bool:
         """Claim a device by the permission that fits; False when somebody else was faster."""
         holding = await store.hold(connection, match.id)
         if holding is None or not holding.has_device or holding.claimed:
@@ -504,95 +363,11 @@ class Claiming:
         await self._tell_claimed(connection, match.id, recipient)
         await self._onboard(connection, match.id, actor)
         action = "device.claimed" if holding.status is None else "static_token.claimed"
-        await self._record(connection, recipient.organization_id, actor, action, match.id, **_owned(recipient))
+        await self._record(connection, recipient.organization_id, actor, action, match.id, **owned(recipient))
         return True
-
-    async def _onboard(self, connection: Connection, device_id: UUID, actor: str) -> None:
-        """A device that somebody has is to be in its network."""
-        await onboarding.wanted(connection, device_id, actor, random=self._random, clock=self._clock)
-
-    @staticmethod
-    async def _tell_claimed(
-        connection: Connection, device_id: UUID, recipient: _Recipient, *, transferred: bool = False
-    ) -> None:
-        members: dict[str, Value] = {"organizationId": str(recipient.organization_id), "transferred": transferred}
-        if recipient.user_id is not None:
-            members["userId"] = str(recipient.user_id)
-        await outbox.record_of_device(
-            connection, EventType.DEVICE_CLAIMED, device_id, recipient.organization_id, **members
-        )
 
     async def _claimed(self, connection: Connection, principal: Principal, id_: UUID) -> Claimed:
         return Claimed(id_, await self._seen(connection, principal, id_))
-
-    # --- what all moves share
-
-    async def _visible(self, connection: Connection, principal: Principal, id_: UUID) -> Holding:
-        """What has this id, held, if the principal may see it. Raises NotFound."""
-        holding = await store.hold(connection, id_)
-        if holding is None or principal.organization_id not in holding.holder_path:
-            raise _no_device(id_)
-        return holding
-
-    async def _made(self, connection: Connection, principal: Principal, token_id: UUID) -> Holding:
-        """The static token of this id, held, if it is of the principal's making. Raises NotFound."""
-        holding = await store.hold(connection, token_id)
-        if holding is None or holding.status is None or principal.organization_id not in holding.maker_path:
-            raise NotFound(f"There is no static token {str(token_id)!r}. Look it up in the list.")
-        return holding
-
-    async def _release(self, connection: Connection, principal: Principal, holding: Holding, action: str) -> None:
-        if not holding.claimed:
-            raise Conflict("This device is not claimed. There is nobody to take it from.")
-        await store.release(connection, holding)
-        await outbox.record_of_device(
-            connection, EventType.DEVICE_UNCLAIMED, holding.id, holding.holder_id, transferred=False
-        )
-        await self._record(connection, holding.holder_id, principal.actor, action, holding.id)
-
-    async def _seen(self, connection: Connection, principal: Principal, id_: UUID) -> DeviceSummary:
-        device = await devices.get(connection, principal.organization_id, id_)
-        if device is None:
-            raise _no_device(id_)
-        return device
-
-    @staticmethod
-    async def _check_quota(connection: Connection, recipient: _Recipient, holder_id: UUID | None) -> None:
-        """Whether an organization may have one more device. Also keeps it from being deleted. Raises Conflict."""
-        count = 0 if holder_id == recipient.organization_id else 1
-        await check_quota(connection, recipient.organization_id, devices=count, coming_from=holder_id)
-
-    async def _record(
-        self, connection: Connection, organization_id: UUID, actor: str, action: str, subject_id: UUID, **detail: Value
-    ) -> None:
-        id_ = ids.uuid7(self._clock(), self._random)
-        await audit.record(connection, id_, organization_id, actor, action, subject_id, **detail)
-
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[Connection]:
-        """One transaction. Raises Unavailable, also while somebody else holds the device, and Conflict."""
-        try:
-            async with self._database.transaction() as connection:
-                yield connection
-        except PostgresError as fault:
-            if self._database.is_lock_timeout(fault):
-                raise Unavailable("Somebody else moves this device just now. Try again.") from None
-            if self._database.is_race(fault):
-                raise Conflict("Somebody else has changed this device just now. Look at it again.") from None
-            raise
-
-
-def _require_say(principal: Principal, holding: Holding) -> None:
-    """Whether the principal may give a device back: its owner, its maker, or its holder if no user owns it."""
-    if holding.owner_id is not None and holding.owner_id == principal.user_id:
-        principal.require(Permission.DEVICES_CLAIM)
-    elif principal.home.organization_id in holding.maker_path:  # wherever it looks from
-        static = holding.status is not None
-        principal.require(Permission.TOKENS_MANAGE if static else Permission.DEVICES_MANAGE)
-    elif holding.owner_id is None:
-        principal.require(Permission.DEVICES_MANAGE)
-    else:
-        raise Forbidden("Only the device's owner or its maker may give it back. To have it yourself, transfer it.")
 
 
 def _device_code(text: str) -> DeviceCode | None:
@@ -604,11 +379,3 @@ def _device_code(text: str) -> DeviceCode | None:
     except tr005.InvalidCode:
         return None
     return code if code.join_eui and code.profile_id else None
-
-
-def _owned(recipient: _Recipient) -> dict[str, str]:
-    return {} if recipient.user_id is None else {"user": str(recipient.user_id)}
-
-
-def _no_device(id_: UUID) -> NotFound:
-    return NotFound(f"There is no device {str(id_)!r}. Look it up in the list.")

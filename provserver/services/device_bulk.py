@@ -10,8 +10,8 @@ from provserver.core.authorization import Permission, Principal
 from provserver.core.model import Credentials
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Invalid, ProvserverError, Refused, Unavailable
-from provserver.services.claiming import Claiming
 from provserver.services.devices import Devices
+from provserver.services.handover import Handover
 from provserver.store import network_devices
 from provserver.store.database import Database
 
@@ -65,10 +65,10 @@ class Outcome:
 class DeviceBulk:
     """Acts on many devices, as the principal may on each."""
 
-    def __init__(self, database: Database, keys: ServerKeys, claiming: Claiming) -> None:
+    def __init__(self, database: Database, keys: ServerKeys, handover: Handover) -> None:
         self._database = database
         self._keys = keys
-        self._claiming = claiming
+        self._handover = handover
 
     async def do(self, principal: Principal, deed: Deed, device_ids: Sequence[UUID]) -> list[Outcome]:
         """Do it to each, in their order; a device that is named twice is acted on once.
@@ -109,7 +109,7 @@ class DeviceBulk:
             case Act.RELEASE:
                 return (await devices.release(id_, rotate=deed.rotate))[1]
             case Act.TRANSFER:
-                await self._claiming.transfer(
+                await self._handover.transfer(
                     principal,
                     id_,
                     to_user=deed.user,

@@ -19,7 +19,7 @@ from provserver.core import ids
 from provserver.core.csvfile import DeviceRow, RowError
 from provserver.core.model import Origin
 from provserver.core.secrets import ServerKeys
-from provserver.services.settlement import seal_credentials
+from provserver.services.credentials import seal_credentials
 from provserver.store import devices as store
 from provserver.store.database import Connection
 from provserver.store.devices import StagedDevice

@@ -21,10 +21,10 @@ from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import InvalidData, Value, checked_key, checked_value
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused
 from provserver.services import device_metadata, onboarding
+from provserver.services.credentials import open_credentials
 from provserver.services.device_import import ImportReport, Rows
 from provserver.services.organizations import check_quota, check_revision
 from provserver.services.rotation import add_pending, fresh_token, opened
-from provserver.services.settlement import open_credentials
 from provserver.store import audit, clones, data, profiles, quarantine, rotation
 from provserver.store import devices as store
 from provserver.store.clones import SignRow

@@ -21,7 +21,7 @@ from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
 from provserver.core.statictoken import LorawanForm
 from provserver.errors import Conflict, Invalid, NotFound, TooManyRequests, Unavailable
-from provserver.services.settlement import open_credentials
+from provserver.services.credentials import open_credentials
 from provserver.store import audit, lorawan_claims
 from provserver.store import eol as store
 from provserver.store.database import Connection, Database

@@ -16,8 +16,8 @@ from provserver.core.model import CertificateAuthority, DeviceProfile, Provision
 from provserver.core.secrets import ServerKeys
 from provserver.core.signing import InvalidIssuer, Issuer
 from provserver.errors import Conflict, Invalid, NotFound
+from provserver.services.credentials import issuer_context
 from provserver.services.profiles import missing
-from provserver.services.settlement import issuer_context
 from provserver.store import audit, issuing, profiles
 from provserver.store.database import Connection, Database
 from provserver.store.issuing import IssuerRow

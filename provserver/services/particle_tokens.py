@@ -16,7 +16,7 @@ from provserver.core.model import CredentialsType
 from provserver.core.particle import Device, Token
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, NotFound, Unavailable
-from provserver.services.settlement import open_credentials
+from provserver.services.credentials import open_credentials
 from provserver.store import audit, eol, profiles
 from provserver.store import particle as store
 from provserver.store.database import Connection, Database

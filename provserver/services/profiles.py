@@ -29,7 +29,7 @@ from provserver.core.secrets import ServerKeys
 from provserver.core.telemetry import Value
 from provserver.errors import Conflict, Invalid, NotFound, Stale
 from provserver.services.device_counts import DeviceCounts
-from provserver.services.settlement import HINT_LENGTH
+from provserver.services.provision_writes import HINT_LENGTH
 from provserver.store import audit, integrations
 from provserver.store import profiles as store
 from provserver.store.database import Connection, Database

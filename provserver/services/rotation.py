@@ -29,9 +29,9 @@ from provserver.core.secrets import ServerKeys, Unsealable
 from provserver.core.wire import Granted
 from provserver.errors import RENDERINGS, Outcome, Unavailable
 from provserver.services.attempts import Attempts
+from provserver.services.credentials import expiry, open_credentials, open_issuer, seal_credentials
 from provserver.services.limits import RotationLimits, retry_after
 from provserver.services.provisioning import Answer
-from provserver.services.settlement import expiry, open_credentials, open_issuer, seal_credentials
 from provserver.store import audit, issuing
 from provserver.store import rotation as store
 from provserver.store.database import Connection, Database

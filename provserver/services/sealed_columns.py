@@ -11,7 +11,7 @@ from uuid import UUID
 from provserver.core import statictoken
 from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
-from provserver.services import idempotency, integrations, particle, profiles, request_keys, settlement
+from provserver.services import credentials, idempotency, integrations, particle, profiles, request_keys
 from provserver.store.server_keys import Sealed
 
 
@@ -38,7 +38,7 @@ class SealedColumn:
 
 
 def _of_credentials(keys: ServerKeys, plaintext: bytes) -> Sequence[bytes]:
-    return (keys.digest("credentials", settlement.id_in(plaintext)),)
+    return (keys.digest("credentials", credentials.id_in(plaintext)),)
 
 
 def _id(value: object) -> bytes:
@@ -49,7 +49,7 @@ COLUMNS = (
     # Static tokens and WiFi sessions go first: until none is under an old version, credentials may be made that are.
     SealedColumn(
         Sealed("static_token", "sealed", {"id": "uuid"}, digests=("id_digest",)),
-        lambda row: settlement.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
+        lambda row: credentials.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
         _of_credentials,
     ),
     SealedColumn(
@@ -59,12 +59,12 @@ COLUMNS = (
     ),
     SealedColumn(
         Sealed("wifi_session", "sealed", {"id": "uuid"}, digests=("id_digest",)),
-        lambda row: settlement.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
+        lambda row: credentials.credentials_context(_id(row[0]), CredentialsType.ACCESS_TOKEN),
         _of_credentials,
     ),
     SealedColumn(
         Sealed("credentials", "sealed", {"id_digest": "bytea"}, ("device_id", "type"), digests=("id_digest",)),
-        lambda row: settlement.credentials_context(_id(row[1]), row[2]),
+        lambda row: credentials.credentials_context(_id(row[1]), row[2]),
         _of_credentials,
     ),
     SealedColumn(
@@ -90,7 +90,7 @@ COLUMNS = (
     ),
     SealedColumn(
         Sealed("issuing_ca", "key_sealed", {"profile_id": "uuid"}),
-        lambda row: settlement.issuer_context(UUID(str(row[0]))),
+        lambda row: credentials.issuer_context(UUID(str(row[0]))),
     ),
     SealedColumn(
         Sealed("request_key", "sealed", {"id": "uuid"}), lambda row: request_keys.key_context(UUID(str(row[0])))

@@ -1,24 +1,21 @@
 """How a group of admitted requests is settled: look, decide, write, and again for what changed meanwhile.
 
 A request that may create its device is first taken to find nothing, so that the usual case costs one statement
-for the whole group. Its write is guarded (`store/provisions.py`); if it does not come through, it is looked at.
+for the whole group. Its write (`provision_writes.py`) is guarded; if it does not come through, it is looked at.
 """
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import zip_longest
-from math import inf
 from uuid import UUID
 
-import msgspec
 from asyncpg.pgproto import pgproto
 
-from provserver.core import ids, signing, x509
+from provserver.core import ids, signing
 from provserver.core.clones import suspicion
 from provserver.core.decision import (
     Change,
@@ -32,31 +29,28 @@ from provserver.core.decision import (
     Repeat,
     decide,
 )
-from provserver.core.events import EventType
 from provserver.core.limits import network
 from provserver.core.model import (
     VACANT,
     ApprovalState,
     Credentials,
     CredentialsType,
-    DeviceProfile,
     KnownDevice,
-    MqttBasic,
     Origin,
-    Peer,
     Situation,
     StoredCredentials,
 )
 from provserver.core.secrets import ServerKeys, Unsealable
-from provserver.core.signing import Issuer
 from provserver.core.wire import Granted
 from provserver.errors import Outcome, Unavailable, described
 from provserver.services.clones import Clones
-from provserver.store import approvals, issuing, outbox, provisions
+from provserver.services.credentials import expiry, open_credentials, open_issuer, seal_credentials
+from provserver.services.provision_writes import Pair, ProvisionWrites, unshared
+from provserver.services.ticket import StaleProfile, Ticket
+from provserver.store import approvals, issuing, provisions
 from provserver.store.approvals import Asked
 from provserver.store.database import Connection, Database
-from provserver.store.issuing import IssuerRow
-from provserver.store.provisions import AttemptRow, DeviceRow, Kind, Look, Sighting, Uses, Write
+from provserver.store.provisions import AttemptRow, DeviceRow, Kind, Look, Sighting, Write
 
 log = logging.getLogger("provserver.provisioning")
 
@@ -75,63 +69,11 @@ MAX_APPROVALS = 1_000
 MAX_APPROVALS_OF_NETWORK = 50
 """Of those, requests from one network: who has the key alone cannot keep all others out."""
 
-BURNING = 0.8
-"""Part of a provision key's uses after which an event tells of it."""
-
-HINT_LENGTH = 4
-"""Characters of a provision key that events and the audit tell it by."""
-
 _BACKOFF = (0.02, 0.05, 0.1, 0.2, 0.5)
 
 _REPLACE = Change.REPLACE  # found once: see core/decision.py
 _ACCEPTED = ApprovalState.ACCEPTED
 _PENDING = Reason.APPROVAL_PENDING
-_NOT_BEGUN = UUID(int=0)
-
-_sealed_value = msgspec.json.Decoder(tuple[str, str | MqttBasic])
-
-
-class _NothingWritten(Exception):  # noqa: N818
-    """Rolls back the use of an approval."""
-
-
-class StaleProfile(Exception):  # noqa: N818
-    """The profile is no longer what the request was admitted on: it must be admitted anew."""
-
-
-@dataclass(slots=True, eq=False)
-class Ticket:
-    """An admitted request on its way. deadline: event loop time after which nobody waits for it.
-
-    request_digest: keyed, over every member; None without a nonce. issuer: of the certificate that is asked for.
-    approval_digest: what an operator's approval of it is found by, where one is needed.
-    id: of its attempt, of the event and of the device that come of it. Fixed before the first write, as what is fresh
-    is, so that a write whose answer was lost is recognised as this request's own.
-    canonical: what the request's digest is of; None without a nonce. older: the three digests under the other versions
-    of the keys, while there are several.
-    """
-
-    intent: Intent
-    peer: Peer
-    deadline: float
-    nonce_digest: bytes | None
-    request_digest: bytes | None
-    id_digest: bytes | None
-    look: bool
-    canonical: Callable[[], bytes] | None = None
-    older: list[tuple[bytes | None, bytes | None, bytes | None]] = field(default_factory=list)
-    broken: bool = False
-    issuer: Issuer | None = None
-    id: UUID = _NOT_BEGUN
-    fresh: Fresh | None = None
-    situation: Situation = VACANT
-    approval_digest: bytes = b""
-    granted: Granted | None = None
-    result: Granted | Refusal | Exception | None = None
-
-
-Pair = tuple[Ticket, Write]
-Statement = Callable[[Connection, Sequence[Write]], Awaitable[set[UUID]]]
 
 
 class Settlement:
@@ -147,6 +89,7 @@ class Settlement:
     ) -> None:
         self._clones = clones
         self._database = database
+        self._writes = ProvisionWrites(database)
         self._keys = keys
         self._random = random
         self._clock = clock
@@ -188,7 +131,7 @@ class Settlement:
         changing: list[Pair] = []
         repeated: list[AttemptRow] = []
         pending: list[Ticket] = []
-        claimed: set[object] = set()
+        taken: set[object] = set()
         for ticket in tickets:
             if ticket.result is not None:
                 continue
@@ -209,15 +152,15 @@ class Settlement:
                     ticket.result = granted
                 else:
                     write = self._write(ticket, decision, random)
-                    claims = _claims(ticket, write)
+                    own = unshared(ticket, write)
                     ticket.look = True  # whatever does not come through is looked at before it is decided again
-                    if claimed.isdisjoint(claims):
-                        claimed.update(claims)
+                    if taken.isdisjoint(own):
+                        taken.update(own)
                         (creating if isinstance(decision, Create) else changing).append((ticket, write))
             except Exception as fault:
-                _fail(ticket, fault)
-        await self._apply(connection, provisions.create, creating)
-        await self._apply(connection, provisions.provision, changing)
+                ticket.fail(fault)
+        await self._writes.apply(connection, provisions.create, creating)
+        await self._writes.apply(connection, provisions.provision, changing)
         if repeated:
             await provisions.record(connection, repeated)
         if pending:
@@ -277,7 +220,7 @@ class Settlement:
                 log.error("the credentials of a device cannot be opened: %s", fault)  # noqa: TRY400
                 ticket.result = Unavailable("The device's credentials cannot be opened.")
             except Exception as fault:
-                _fail(ticket, fault)
+                ticket.fail(fault)
         if approved := [ticket for ticket in tickets if ticket.intent.profile.approval and ticket.result is None]:
             await self._look_for_approvals(connection, approved)
 
@@ -438,107 +381,6 @@ class Settlement:
             return None
         return expiry(decision.credentials, ticket.intent.profile.credentials_lifetime, self._clock())
 
-    async def _apply(
-        self,
-        connection: Connection,
-        statement: Statement,
-        pairs: Sequence[Pair],
-    ) -> None:
-        """Write a group; when the statement fails, one by one, so that nobody pays for a neighbour."""
-        if not pairs:
-            return
-        if approved := [pair for pair in pairs if pair[0].situation.approval is _ACCEPTED]:
-            pairs = [pair for pair in pairs if pair[0].situation.approval is not _ACCEPTED]
-            for pair in approved:
-                await self._apply_approved(connection, statement, pair)
-            if not pairs:
-                return
-        metered = [pair for pair in pairs if pair[0].intent.metered is not None]
-        if 0 < len(metered) < len(pairs):
-            await self._apply(connection, statement, metered)
-            pairs = [pair for pair in pairs if pair[0].intent.metered is None]
-            metered = []
-        try:
-            if metered:
-                done = await self._apply_metered(connection, statement, metered)
-            else:
-                done = await statement(connection, [write for _, write in pairs])
-        except Exception as fault:
-            if self._database.is_away(fault):
-                raise
-            if len(pairs) == 1:
-                self._not_written(pairs[0][0], fault)
-            else:
-                for pair in pairs:
-                    await self._apply(connection, statement, [pair])
-            return
-        for ticket, write in pairs:
-            if write.device_id in done:
-                ticket.result = ticket.granted
-
-    async def _apply_approved(self, connection: Connection, statement: Statement, pair: Pair) -> None:
-        """Write what an operator has approved, and use the approval, both or neither."""
-        ticket, write = pair
-        try:
-            async with connection.transaction():
-                if not await approvals.consume(connection, ticket.intent.profile.id, ticket.approval_digest):
-                    return  # taken back just now: it is looked at again
-                if ticket.intent.metered is not None:
-                    done = await self._apply_metered(connection, statement, [pair])
-                else:
-                    done = await statement(connection, [write])
-                if write.device_id not in done:
-                    raise _NothingWritten
-        except _NothingWritten:
-            pass
-        except Exception as fault:
-            if self._database.is_away(fault):
-                raise
-            self._not_written(ticket, fault)
-        else:
-            ticket.result = ticket.granted
-
-    def _not_written(self, ticket: Ticket, fault: Exception) -> None:
-        """What becomes of a ticket whose write has failed alone."""
-        if self._database.is_lock_timeout(fault):
-            ticket.result = Unavailable("Another transaction holds the device.")
-        elif not self._database.is_race(fault):  # which is looked at again
-            _fail(ticket, fault)
-
-    async def _apply_metered(self, connection: Connection, statement: Statement, pairs: Sequence[Pair]) -> set[UUID]:
-        """Write what the uses of its provision keys allow, and count it, in one transaction; returns what was written.
-
-        What finds no use left is refused, once those before it are written.
-        """
-        waiting: list[Ticket] = []
-        gone: list[Ticket] = []
-        async with connection.transaction():
-            before = await provisions.hold_uses(connection, {_metered(ticket) for ticket, _ in pairs})
-            left = {key: _left(uses) for key, uses in before.items()}
-            fitting: list[Pair] = []
-            for ticket, write in pairs:
-                key = _metered(ticket)
-                if key not in left:
-                    gone.append(ticket)
-                elif left[key] > 0:
-                    left[key] -= 1
-                    fitting.append((ticket, write))
-                else:
-                    waiting.append(ticket)
-            done = await statement(connection, [write for _, write in fitting]) if fitting else set()
-            made = Counter(_metered(ticket) for ticket, write in fitting if write.device_id in done)
-            if made:
-                await provisions.add_uses(connection, made)
-                profiles = {_metered(ticket): ticket.intent.profile for ticket, _ in fitting}
-                for key, number in made.items():
-                    await _burn(connection, profiles[key], key, before[key], number)
-        for ticket in gone:
-            ticket.result = StaleProfile()
-        for ticket in waiting:
-            if _left(before[_metered(ticket)]) <= made[_metered(ticket)]:
-                ticket.result = Refusal(Reason.KEY_USED_UP)
-        return done
-
     def _attempt(self, ticket: Ticket, granted: Granted) -> AttemptRow:
         return AttemptRow(
             ticket.id,
@@ -553,86 +395,6 @@ class Settlement:
         )
 
 
-def seal_credentials(keys: ServerKeys, device_id: UUID, credentials: Credentials, random: ids.Randomness) -> bytes:
-    """A sealed copy that opens for this device and type only."""
-    plaintext = msgspec.json.encode((credentials.id, credentials.value))
-    return keys.seal(plaintext, credentials_context(device_id.bytes, credentials.type), random(12))
-
-
-def credentials_context(device_id: bytes, type_: str) -> bytes:
-    """What credentials are sealed for."""
-    return device_id + type_.encode()
-
-
-def id_in(plaintext: bytes) -> str:
-    """The id of credentials, as they were before they were sealed."""
-    return _sealed_value.decode(plaintext)[0]
-
-
-def open_credentials(keys: ServerKeys, device_id: UUID, type_: CredentialsType, sealed: bytes) -> Credentials:
-    """What `seal_credentials` sealed. Raises Unsealable."""
-    id_, value = _sealed_value.decode(keys.unseal(sealed, credentials_context(device_id.bytes, type_)))
-    return Credentials(type_, id_, value)
-
-
-def open_issuer(keys: ServerKeys, profile_id: UUID, row: IssuerRow) -> Issuer:
-    """A profile's issuing CA. Raises ValueError, Unsealable among them."""
-    return signing.load_issuer(row.certificates, keys.unseal(row.key_sealed, issuer_context(profile_id)))
-
-
-def issuer_context(profile_id: UUID) -> bytes:
-    """What the key of a profile's issuing CA is sealed for."""
-    return b"issuing-ca:" + profile_id.bytes
-
-
-def expiry(credentials: Credentials, lifetime: timedelta | None, now: float) -> datetime | None:
-    """When credentials end that the server makes now (seconds since the epoch): a certificate as it says itself."""
-    if credentials.type is CredentialsType.X509_CERTIFICATE:
-        return x509.expires_at(str(credentials.value))
-    return None if lifetime is None else datetime.fromtimestamp(int(now), UTC) + lifetime
-
-
-def _fail(ticket: Ticket, fault: Exception) -> None:
-    """A fault that is due to one ticket is no other's."""
-    log.error("a provision request failed: %s", described(fault))
-    ticket.result = Unavailable("The request could not be settled.")
-
-
 def _look_for(ticket: Ticket, nonce_digest: bytes | None, id_digest: bytes | None) -> Look:
     profile = ticket.intent.profile
     return Look(profile.organization_id, profile.id, ticket.intent.name, nonce_digest, id_digest)
-
-
-def _metered(ticket: Ticket) -> str:
-    return ticket.intent.metered or ""
-
-
-def _left(uses: Uses) -> float:
-    return inf if uses.max_uses is None else uses.max_uses - uses.uses
-
-
-async def _burn(connection: Connection, profile: DeviceProfile, key: str, before: Uses, number: int) -> None:
-    """Tell of a provision key that has few uses left; once."""
-    if before.max_uses is None:
-        return
-    after = before.uses + number
-    if before.uses < BURNING * before.max_uses <= after:
-        await outbox.record(
-            connection,
-            EventType.PROVISION_KEY_BURNING,
-            organization_id=profile.organization_id,
-            profileId=str(profile.id),
-            hint=key[:HINT_LENGTH],
-            cause="uses",
-            uses=after,
-            maxUses=before.max_uses,
-        )
-
-
-def _claims(ticket: Ticket, write: Write) -> list[object]:
-    """What two writes of one statement must not share; the first in line has it, the others see what it left."""
-    profile = ticket.intent.profile
-    claims: list[object] = [(profile.organization_id, write.name), write.id_digest]
-    if ticket.nonce_digest is not None:
-        claims.append((profile.id, ticket.nonce_digest))
-    return claims

@@ -3,13 +3,10 @@
 Whoever may see a token here may see its AuthToken: the organization that made it, and those above (never a customer).
 """
 
-import asyncio
 import os
 import time
-from bisect import insort
-from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncGenerator, Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import islice
 from uuid import UUID
@@ -17,7 +14,6 @@ from uuid import UUID
 from asyncpg import PostgresError
 from msgspec import structs
 
-from provserver.core import credentials as building
 from provserver.core import ids, statictoken
 from provserver.core.authorization import Permission, Principal
 from provserver.core.definitions import SECRET_TYPES
@@ -26,38 +22,24 @@ from provserver.core.model import CredentialsType, DeviceProfile
 from provserver.core.secrets import ServerKeys
 from provserver.core.statictoken import Batch, LorawanForm, StaticToken, TokenStatus
 from provserver.core.tokenexport import OpenedToken
-from provserver.core.tokenfile import Assignment, Column, ErrorKind, Excerpt, FileError, TokenFile, TokenRow
+from provserver.core.tokenfile import Assignment, TokenFile, TokenRow
 from provserver.errors import Conflict, Invalid, NotFound
+from provserver.services.credentials import open_credentials
 from provserver.services.organizations import check_quota
-from provserver.services.settlement import open_credentials, seal_credentials
+from provserver.services.token_batch import ImportReport, Progress, TokenBatch, nobody
 from provserver.store import audit, lorawan_claims
 from provserver.store import static_tokens as store
 from provserver.store.database import Connection, Database
-from provserver.store.static_tokens import Filter, StagedToken, StagedValue
+from provserver.store.static_tokens import Filter
 
 MAX_COUNT = 1_000_000
 """Tokens that are made at once."""
-
-MAX_ERRORS = 1_000
-"""Errors that an import keeps; it counts the rest."""
-
-SLICE = 500
-"""Tokens made in one turn of the event loop: some 20 ms, in which nobody else is served."""
-
-ANALYSED = 10_000
-"""Tokens of a batch after which Postgres is to look at the table anew: else its plans are for the one it was."""
 
 PAGE = 1_000
 """Tokens that a stream reads together."""
 
 MASK = "********"
 """Instead of a key, for who has not asked for secrets."""
-
-Progress = Callable[[int], None]
-
-
-def _nobody(_: int) -> None:
-    """Hears of no progress."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,30 +94,6 @@ class TokenDetails:
         return f"<TokenDetails {self.token.number}>"
 
 
-@dataclass(slots=True)
-class ImportReport:
-    """What an import did, or would do.
-
-    columns: of the file, with what each fills. rows: of data, each of which is to make a token. errors: the first
-    MAX_ERRORS of error_count, in order of rows. batch: what was made; None when nothing was. excerpt: rows as they are
-    in the file, if they were asked for.
-    """
-
-    columns: Sequence[Column] = ()
-    rows: int = 0
-    error_count: int = 0
-    errors: list[FileError] = field(default_factory=list)
-    batch: Batch | None = None
-    excerpt: Sequence[Excerpt] = ()
-
-    def refuse(self, error: FileError) -> None:
-        """Count an error, and keep it if it is one of the first."""
-        self.error_count += 1
-        if len(self.errors) < MAX_ERRORS or _place(error) < _place(self.errors[-1]):
-            insort(self.errors, error, key=_place)
-            del self.errors[MAX_ERRORS:]
-
-
 class _NothingKept(Exception):  # noqa: N818
     """Rolls an import back."""
 
@@ -155,7 +113,7 @@ class StaticTokens:
         self._random = random
         self._clock = clock
 
-    async def make(self, principal: Principal, profile: str, count: int, progress: Progress = _nobody) -> Batch:
+    async def make(self, principal: Principal, profile: str, count: int, progress: Progress = nobody) -> Batch:
         """Make so many tokens, all or none. progress: told how far it is, of that number. Raises Refused."""
         principal.require(Permission.TOKENS_MANAGE)
         if not 1 <= count <= MAX_COUNT:
@@ -163,7 +121,7 @@ class StaticTokens:
         async with self._database.transaction() as connection:  # to know before the work is done, and hold no lock
             found = await self._profile(connection, principal, profile)
             await check_quota(connection, found.organization_id, tokens=count)
-        batch = statictoken.batch_id(self._clock(), self._random)
+        batch = TokenBatch(self._keys, found, random=self._random, clock=self._clock)
         rows = (TokenRow(place, 0, None, {}) for place in range(1, count + 1))
 
         def staged(done: int) -> None:
@@ -175,9 +133,9 @@ class StaticTokens:
         try:
             async with self._database.transaction() as connection:
                 await store.begin_staging(connection)
-                await self._stage_all(connection, batch, rows, found, ImportReport(), staged)
+                await batch.stage(connection, rows, staged)
                 await check_quota(connection, found.organization_id, tokens=count)
-                made = await self._keep(connection, principal, batch, found, count, "count", kept)
+                made = await batch.keep(connection, principal, count, "count", kept)
         except PostgresError as fault:
             raise self._refused(fault) from fault
         progress(count)
@@ -192,7 +150,7 @@ class StaticTokens:
         *,
         dry_run: bool = False,
         excerpt: int = 0,
-        progress: Progress = _nobody,
+        progress: Progress = nobody,
     ) -> ImportReport:
         """Make a token for each row of a CSV, all or none; what is wrong is in the report. Raises Refused.
 
@@ -201,18 +159,19 @@ class StaticTokens:
         principal.require(Permission.TOKENS_MANAGE)
         async with self._database.connection() as connection:
             found = await self._profile(connection, principal, profile)
-        batch = statictoken.batch_id(self._clock(), self._random)
+        batch = TokenBatch(self._keys, found, random=self._random, clock=self._clock)
         file = TokenFile(lines, found.metadata_fields, mapping, keep=excerpt)
-        report = ImportReport(columns=file.columns)
+        report = batch.report
+        report.columns = file.columns
         try:
             async with self._database.transaction() as connection:
                 await store.begin_staging(connection)
-                await self._stage_all(connection, batch, iter(file), found, report, progress)
-                await self._find_taken(connection, found, report)
-                await self._find_room(connection, found, report)
+                await batch.stage(connection, iter(file), progress)
+                await batch.find_taken(connection)
+                await batch.find_room(connection)
                 if dry_run or report.error_count:
                     raise _NothingKept
-                report.batch = await self._keep(connection, principal, batch, found, report.rows, "file")
+                report.batch = await batch.keep(connection, principal, report.rows, "file")
         except _NothingKept:
             pass
         except PostgresError as fault:
@@ -404,112 +363,6 @@ class StaticTokens:
         makers = await store.makers(connection, principal.organization_id)
         return Filter(makers, selection.ids, profile_id, selection.status, first, last)
 
-    async def _stage_all(
-        self,
-        connection: Connection,
-        batch: UUID,
-        rows: Iterator[TokenRow | FileError],
-        profile: DeviceProfile,
-        report: ImportReport,
-        progress: Progress,
-    ) -> None:
-        unique = [each.name for each in profile.metadata_fields if each.unique]
-        random = ids.in_stock(self._random)
-        staging: asyncio.Task[None] | None = None
-        done = 0
-        try:
-            while part := list(islice(rows, SLICE)):
-                tokens = []
-                for row in part:
-                    report.rows = max(report.rows, row.row or 0)
-                    if isinstance(row, FileError):
-                        report.refuse(row)
-                    else:
-                        tokens.append(self._staged(batch, row, random))
-                values = [
-                    StagedValue(token.place, token.line, name, token.metadata[name], token.id)
-                    for token in tokens
-                    for name in unique
-                    if name in token.metadata
-                ]
-                if staging is not None:
-                    await staging
-                staging = asyncio.create_task(store.stage(connection, tokens, values))
-                await asyncio.sleep(0)  # it is sent: Postgres takes it in while the next part is made
-                done += len(part)
-                progress(done)
-        finally:
-            if staging is not None:
-                await staging
-
-    def _staged(self, batch: UUID, row: TokenRow, random: ids.Randomness) -> StagedToken:
-        keys = self._keys
-        id_ = statictoken.token_id(batch, row.row)
-        credentials = building.access_token(ids.token(random))
-        qr = statictoken.qr_token(random)
-        return StagedToken(
-            row.row,
-            row.line,
-            id_,
-            keys.digest("credentials", credentials.id),
-            seal_credentials(keys, id_, credentials, random),
-            statictoken.qr_digest(keys, qr),
-            statictoken.seal_qr(keys, id_, qr, random),
-            row.name,
-            row.values,
-        )
-
-    async def _find_taken(self, connection: Connection, profile: DeviceProfile, report: ImportReport) -> None:
-        """Refuse the rows whose name or unique value another token or a device has."""
-        columns = {column.field: column for column in report.columns}
-        async for found in store.taken(connection, profile.organization_id, profile.id, PAGE):
-            for each in found:
-                column = columns[each.field or DEVICE_NAME]
-                if each.field is not None:
-                    reason = "another static token of the profile has this value already"
-                elif each.by_device:
-                    reason = "a device of this name exists already"
-                else:
-                    reason = "a static token of this name exists already"
-                report.refuse(FileError(ErrorKind.TAKEN, each.place, each.line, column.number, column.header, reason))
-
-    async def _find_room(self, connection: Connection, profile: DeviceProfile, report: ImportReport) -> None:
-        try:
-            await check_quota(connection, profile.organization_id, tokens=report.rows)
-        except Conflict as fault:
-            report.refuse(FileError(ErrorKind.QUOTA, None, None, None, None, str(fault)))
-
-    async def _keep(
-        self,
-        connection: Connection,
-        principal: Principal,
-        batch: UUID,
-        profile: DeviceProfile,
-        count: int,
-        source: str,
-        progress: Progress = _nobody,
-    ) -> Batch:
-        """Add what is staged, if the profile is still what it was staged for."""
-        now = await store.lock_profile(connection, profile.id)
-        if now is None or now.metadata_fields != profile.metadata_fields:
-            raise Conflict("The profile was changed meanwhile; no token was made. Look at it, and try again.")
-        first, last = await store.add_staged(connection, profile.organization_id, profile.id, progress)
-        if count >= ANALYSED:
-            with suppress(PostgresError):  # tokens are tokens without it
-                async with connection.transaction():
-                    await store.analyse(connection)
-        await self._record(
-            connection,
-            principal,
-            profile.organization_id,
-            "static_token.made",
-            batch,
-            count=count,
-            source=source,
-            profile_id=str(profile.id),
-        )
-        return Batch(batch, profile.organization_id, profile.id, now.name, count, first, last)
-
     async def _record(
         self,
         connection: Connection,
@@ -552,11 +405,6 @@ class StaticTokens:
             name=token.name,
             metadata=token.metadata,
         )
-
-
-def _place(error: FileError) -> tuple[int, int]:
-    """The order of errors: of the file, of its header, of its rows."""
-    return error.row or 0, error.column or 0
 
 
 async def _masked(connection: Connection, rows: Sequence[store.TokenRow]) -> list[StaticToken]:

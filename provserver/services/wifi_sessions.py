@@ -23,11 +23,11 @@ from provserver.core.telemetry import Value
 from provserver.core.wifisession import MAX_DETAIL, MAX_NAME, Summary, WifiSession, WifiState
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound
 from provserver.services.claiming import ClaimLimits
+from provserver.services.credentials import seal_credentials
 from provserver.services.devices import seen
 from provserver.services.limits import wifi_limits
 from provserver.services.organizations import check_quota, reach
 from provserver.services.rotation import add_pending, fresh_token, opened
-from provserver.services.settlement import seal_credentials
 from provserver.store import audit, claiming, devices, quarantine, rotation
 from provserver.store import wifi_sessions as store
 from provserver.store.database import Connection, Database

@@ -10,6 +10,7 @@ from uuid import UUID
 
 import aiohttp
 import pytest
+from argon2 import PasswordHasher
 
 from provserver.admin import set_up
 from provserver.admin.api import Api
@@ -18,6 +19,7 @@ from provserver.admin.console.console import Console
 from provserver.admin.console.pages import PAGES
 from provserver.admin.listener import AdminListener
 from provserver.config import Config
+from provserver.core import passwords
 from provserver.core.authorization import ALL, OPERATOR, PERMISSIONS, Permission, Principal, Role
 from provserver.store.database import Database
 from provserver.workspace import furnish
@@ -26,6 +28,8 @@ from tests.conftest import Space
 PASSWORD = "correct horse battery staple"
 
 _numbers = itertools.count(1)
+
+_QUICK = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1, salt_len=passwords.SALT_LENGTH)
 
 
 @dataclass
@@ -131,6 +135,15 @@ class Site:
 async def furnish_on(database: Database, config: Config) -> Any:
     """A workspace, as the server has it."""
     return await furnish(database, config)
+
+
+@pytest.fixture(autouse=True)
+def _quick_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """People's passwords cost little: what they cost is no matter of routes and pages (`tests/core/test_passwords.py`).
+
+    Who signs in at a test's beginning takes two, each 25 ms of a core at the real strength.
+    """
+    monkeypatch.setattr(passwords, "_hasher", lambda: _QUICK)
 
 
 @pytest.fixture

@@ -137,7 +137,7 @@ async def test_a_cookie_is_for_our_own_pages_alone(site: Site, space: Space, tmp
     async with Site.open(space, tmp_path, proxies="127.0.0.0/8, ::1") as behind_tls:
         answer = await behind_tls.nobody("POST", "/session", body, told)
         assert answer.headers["Set-Cookie"].endswith("; Secure")
-    addresses = await space.rows("SELECT detail->>'address' FROM audit WHERE action = 'user.signed_in' ORDER BY id")
+    addresses = await space.rows("SELECT detail->>'address' FROM audit WHERE action = 'user.signed_in' ORDER BY at, id")
     assert [address for (address,) in addresses] == ["127.0.0.1"] * 3 + ["192.0.2.7"]
 
 

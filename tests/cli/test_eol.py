@@ -75,7 +75,8 @@ def test_a_unit_gets_a_partition_and_its_label(cli: Cli, line: str, on: On[Any],
     async def look(space: Workspace) -> tuple[Any, list[str]]:
         tokens = StaticTokens(space.database, space.keys)
         async with space.database.connection() as connection:
-            rows = await connection.fetch("SELECT action FROM audit WHERE subject_id = $1 ORDER BY id", done["tokenId"])
+            statement = "SELECT action FROM audit WHERE subject_id = $1 ORDER BY at, id"
+            rows = await connection.fetch(statement, done["tokenId"])
         shown = await tokens.show(Principal(OPERATOR, space.organization_id), done["tokenId"], open_=True)
         return shown, [row["action"] for row in rows]
 

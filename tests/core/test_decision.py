@@ -990,7 +990,7 @@ REACHED: dict[Reason, Callable[[], Intent | Decision]] = {
 
 
 COUNTED = {reason_ for reason_ in Reason if reason_.outcome is Outcome.LIMITED} | {Reason.KEY_USED_UP}
-"""By `services/limits.py` and `services/settlement.py`."""
+"""By `services/limits.py` and `services/provision_writes.py`."""
 
 
 def test_every_reason_is_reached() -> None:

@@ -6,7 +6,7 @@ import asyncpg
 
 from provserver.core.model import CredentialsType
 from provserver.core.secrets import ServerKeys
-from provserver.services.settlement import open_credentials
+from provserver.services.credentials import open_credentials
 
 _WHOLE = """
 WITH c AS (

@@ -13,9 +13,10 @@ import pytest
 from rich.console import Console
 
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.board_view import KEYS, BoardView, LastLines, keys
 from firmware_sim.config_store import VolatileStore
-from firmware_sim.edgent_state import Board, Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.led import Light, light
 from firmware_sim.log import SerialLog
 from firmware_sim.wifi_device import WifiDevice

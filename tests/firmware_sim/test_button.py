@@ -1,7 +1,7 @@
 import pytest
 
+from firmware_sim.board import Generation
 from firmware_sim.button import Button, Hold
-from firmware_sim.edgent_state import Generation
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from firmware_sim.board import Generation
 from firmware_sim.config_store import VolatileStore
 from firmware_sim.control import obey, served
-from firmware_sim.edgent_state import Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.wifi_device import WifiDevice
 from tests.firmware_sim.test_wifi_device import GOOD, PlayedServer, living, made, opened
 

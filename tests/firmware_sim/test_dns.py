@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from firmware_sim.address import Address
+from firmware_sim.board import Generation
 from firmware_sim.config_store import VolatileStore
 from firmware_sim.dns import CHIP, answer, own_address, served
-from firmware_sim.edgent_state import Generation, State
+from firmware_sim.edgent_state import State
 from tests.firmware_sim.test_wifi_device import GOOD, PlayedServer, living, made, opened
 
 NAME = b"\x05blynk\x05setup\x00"

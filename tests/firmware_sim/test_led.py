@@ -1,7 +1,8 @@
 import pytest
 
+from firmware_sim.board import Generation
 from firmware_sim.button import Hold
-from firmware_sim.edgent_state import Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.led import Light, light
 
 

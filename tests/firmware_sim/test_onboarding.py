@@ -9,8 +9,9 @@ import pytest
 
 from firmware_sim import ble_inject, improv
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.config_store import VolatileStore
-from firmware_sim.edgent_state import Board, Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.links.cloud import Cloud
 from firmware_sim.log import SerialLog
 from firmware_sim.tls import Trust

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from firmware_sim.board import Board, Generation
 from firmware_sim.config_store import Config
-from firmware_sim.edgent_state import Board, Edgent, Generation, Restart, State, firmware
+from firmware_sim.edgent_state import Edgent, Restart, State
+from firmware_sim.generations import firmware
 from firmware_sim.softap import Reader, Request, SoftAp
 from firmware_sim.wifi_networks import Network, Networks
 

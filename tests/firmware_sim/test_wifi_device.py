@@ -10,10 +10,11 @@ import pytest
 
 from firmware_sim import power
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.board_view import BoardView, LastLines
 from firmware_sim.config_store import VolatileStore
 from firmware_sim.control import served
-from firmware_sim.edgent_state import Board, Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.errors import NoAnswer, Unauthorized
 from firmware_sim.links.cloud import Cloud
 from firmware_sim.log import SerialLog

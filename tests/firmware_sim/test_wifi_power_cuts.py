@@ -12,8 +12,9 @@ import pytest
 
 from firmware_sim import ble_inject, esp_prov, improv, power
 from firmware_sim.address import Address
+from firmware_sim.board import Board, Generation
 from firmware_sim.config_store import VolatileStore
-from firmware_sim.edgent_state import Board, Generation, State
+from firmware_sim.edgent_state import State
 from firmware_sim.log import SerialLog
 from firmware_sim.wifi_device import WifiDevice
 from firmware_sim.wifi_networks import home

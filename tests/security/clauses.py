@@ -65,8 +65,8 @@ CLAUSES = (
         "5.8, 5.11",
         "personal data are protected, and deleted on request",
         "the next owner of a device sees nothing of the one before; what is deleted is gone",
-        ("services/claiming.py",),
-        ("services/test_claiming.py", "services/test_ownership_machine.py"),
+        ("services/handover.py",),
+        ("services/test_handover.py", "services/test_ownership_machine.py"),
     ),
     Clause(
         ETSI,
@@ -186,8 +186,13 @@ CLAUSES = (
         "2.2.3",
         "ownership is validated on registration and on hand-over",
         "one claim of a code wins; a profile may want the device's own word as well",
-        ("services/claiming.py",),
-        ("services/test_claiming.py", "services/test_ownership_machine.py", "test_story.py"),
+        ("services/claiming.py", "services/handover.py"),
+        (
+            "services/test_claiming.py",
+            "services/test_handover.py",
+            "services/test_ownership_machine.py",
+            "test_story.py",
+        ),
     ),
     Clause(
         ISVS,

@@ -86,7 +86,7 @@ class Accounts:
 
     async def actions(self, subject: object = None) -> list[tuple[str, str]]:
         """Actor and action of what was recorded, oldest first; of one subject, or all."""
-        rows = await self.space.rows("SELECT actor, action, subject_id FROM audit ORDER BY id")
+        rows = await self.space.rows("SELECT actor, action, subject_id FROM audit ORDER BY at, id")
         return [(row[0], row[1]) for row in rows if subject is None or row[2] == str(subject)]
 
     async def device(self, maker: UUID, *, holder: UUID | None = None, owner: UUID | None = None) -> UUID:

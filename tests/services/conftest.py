@@ -87,6 +87,7 @@ class Fleet:
         self, name: str | None = None, *, of: Provisioning | None = None, **members: object
     ) -> dict[str, Any]:
         """Ask, and be refused: the attempt that is recorded."""
+        await (of or self.space.provisioning).drain()  # earlier ones may still be on their way
         before = [row["id"] for row in await self.space.rows("SELECT id FROM attempt")]
         reply = await self.ask(name, of=of, **members)
         await (of or self.space.provisioning).drain()

@@ -16,6 +16,7 @@ from provserver.core.telemetry import Value
 from provserver.services import network_jobs
 from provserver.services.claiming import Claiming
 from provserver.services.devices import DeviceChange
+from provserver.services.handover import Handover
 from provserver.services.integrations import IntegrationChange, Integrations
 from provserver.services.job_runner import Job
 from provserver.services.network_devices import NetworkDevices
@@ -163,6 +164,10 @@ class Site:
     @property
     def claiming(self) -> Claiming:
         return Claiming(self.space.database, self.space.keys)
+
+    @property
+    def handover(self) -> Handover:
+        return Handover(self.space.database)
 
     async def type(self, device_id: UUID, given: dict[str, str]) -> None:
         texts = {f"meta.{name}": value for name, value in given.items()}

@@ -12,7 +12,7 @@ from uuid import UUID
 from provserver.core import credentials, ids, qr, statictoken
 from provserver.core.authorization import OPERATOR, PERMISSIONS, Permission, Principal, Role
 from provserver.core.secrets import ServerKeys
-from provserver.services.settlement import seal_credentials
+from provserver.services.credentials import seal_credentials
 from provserver.store.database import Connection, Database
 from tests.services.conftest import connections
 

@@ -1,27 +1,26 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable
 from datetime import timedelta
-from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 
 from provserver.core.authentication import Denial
 from provserver.core.authorization import Permission, Principal, Role
 from provserver.core.limits import Buckets
-from provserver.core.model import Authenticated
 from provserver.core.telemetry import InvalidData
-from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Refused, TooManyRequests, Unavailable
+from provserver.errors import Conflict, Forbidden, Invalid, NotFound, TooManyRequests, Unavailable
 from provserver.services.access import Access
 from provserver.services.claiming import CONTENDED, UNCLAIMABLE, UNCLAIMABLE_DEVICE, Claimed, Claiming, ClaimLimits
 from provserver.services.data import Data
 from provserver.services.devices import DeviceChange, Devices
-from provserver.services.sessions import Cause
+from provserver.services.handover import Handover
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Locking, contents
-from tests.services.ownership import Estate, Token, statements
+from tests.services.moves import attributes, connect, history, made, outcomes, status, unchanged, unlimited
+from tests.services.ownership import Estate, statements
 from tests.services.test_sessions import Connection, process
 
 ADMIN, STAFF = Role.ADMIN, Role.STAFF
@@ -59,51 +58,9 @@ async def data(space: Space, serving: Database) -> AsyncIterator[Data]:
     await made.drain()
 
 
-def unlimited(space: Space, database: Database) -> Claiming:
-    return Claiming(database, space.keys, ClaimLimits(Buckets(10**6, 10**6), Buckets(10**6, 10**6)))
-
-
-async def connect(access: Access, token: Token) -> Authenticated:
-    """Come with a static token, and be let in."""
-    device = await access.with_token(token.auth, PEER)
-    assert isinstance(device, Authenticated)
-    assert device.device_id == token.id
-    return device
-
-
-async def status(space: Space, token: Token) -> tuple[str, UUID | None, UUID | None] | None:
-    """A token's status, and who has its device: holder and owner; no holder: the maker. None: there is no token."""
-    rows = await space.rows(
-        "SELECT t.status, d.holder_id, d.owner_id, t.claimed_at IS NOT NULL FROM static_token t"
-        " LEFT JOIN device d ON d.id = t.id WHERE t.id = $1",
-        token.id,
-    )
-    if not rows:
-        return None
-    assert rows[0][3] == (rows[0][0] == "CLAIMED")
-    found: tuple[str, UUID | None, UUID | None] = tuple(rows[0])[:3]
-    return found
-
-
-async def history(space: Space, subject: UUID) -> list[tuple[str, str, UUID]]:
-    """What the audit has of a subject: action, actor, organization."""
-    rows = await space.rows(
-        "SELECT action, actor, organization_id FROM audit WHERE subject_id = $1 ORDER BY at, id", str(subject)
-    )
-    return [tuple(row) for row in rows]
-
-
-async def attributes(space: Space, id_: UUID) -> dict[tuple[str, str], object]:
-    rows = await space.rows("SELECT scope, key, value FROM attribute WHERE device_id = $1", id_)
-    return {(row["scope"], row["key"]): row["value"] for row in rows}
-
-
-async def unchanged(space: Space, error: type[Refused], work: Awaitable[object], match: str | None = None) -> None:
-    """Refused, and nothing of it stays."""
-    before = await contents(space)
-    with pytest.raises(error, match=match):
-        await work
-    assert await contents(space) == before
+@pytest.fixture
+def handover(serving: Database) -> Handover:
+    return Handover(serving)
 
 
 # --- claiming by QR code
@@ -169,11 +126,11 @@ async def test_both_forms_of_the_code_are_taken(estate: Estate, claiming: Claimi
 
 
 async def test_whoever_may_not_have_it_gets_one_answer(
-    estate: Estate, claiming: Claiming, space: Space, access: Access
+    estate: Estate, claiming: Claiming, handover: Handover, space: Space, access: Access
 ) -> None:
     claimed, deleted, connected = [await estate.token() for _ in range(3)]
     await claiming.claim(estate.who("anna"), claimed.qr)
-    await claiming.delete_token(estate.who("brand", ADMIN), deleted.id)
+    await handover.delete_token(estate.who("brand", ADMIN), deleted.id)
     await connect(access, connected)
     unknown = "sqr_" + 32 * "x"
     for who, code in (
@@ -259,14 +216,16 @@ async def test_who_claims_for_himself_by_his_own_id_needs_no_permission_to_see_u
     assert (await claiming.claim(anna, token.qr, str(anna.user_id))).id == token.id
 
 
-async def test_a_user_who_never_signed_in_gets_nothing(estate: Estate, claiming: Claiming, space: Space) -> None:
+async def test_a_user_who_never_signed_in_gets_nothing(
+    estate: Estate, claiming: Claiming, handover: Handover, space: Space
+) -> None:
     token = await estate.token()
     user_id = estate.users["anna", Role.USER]
     await space.rows('UPDATE "user" SET activated_at = NULL WHERE id = $1', user_id)
 
     await unchanged(space, Conflict, claiming.claim(estate.who("brand", ADMIN), token.qr, user_id), "never signed in")
     await claiming.claim(estate.who("ben"), token.qr)
-    transfer = claiming.transfer(estate.who("brand", ADMIN), token.id, to_user=user_id)
+    transfer = handover.transfer(estate.who("brand", ADMIN), token.id, to_user=user_id)
     await unchanged(space, Conflict, transfer, "never signed in")
 
 
@@ -325,18 +284,20 @@ async def test_claims_in_vain_are_guesses_of_their_address_whoever_makes_them(es
     assert (await claiming.claim(estate.who("ben"), right[1].qr)).device  # on the server's own machine
 
 
-async def test_a_quota_that_is_used_up_refuses_the_claim(estate: Estate, claiming: Claiming, space: Space) -> None:
+async def test_a_quota_that_is_used_up_refuses_the_claim(
+    estate: Estate, claiming: Claiming, handover: Handover, space: Space
+) -> None:
     tokens = [await estate.token() for _ in range(3)]
     await space.rows("UPDATE organization SET device_quota = 1 WHERE id = $1", estate["anna"])
     await claiming.claim(estate.who("anna"), tokens[0].qr)
 
     await unchanged(space, Conflict, claiming.claim(estate.who("anna"), tokens[1].qr), "1")
     await claiming.claim(estate.who("ben"), tokens[1].qr)
-    transfer = claiming.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
+    transfer = handover.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
     await unchanged(space, Conflict, transfer, "1")
-    await claiming.unclaim(estate.who("anna"), tokens[0].id)
-    await claiming.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
-    await claiming.transfer(estate.operator, tokens[1].id, to_user=estate.users["anna", Role.USER])
+    await handover.unclaim(estate.who("anna"), tokens[0].id)
+    await handover.transfer(estate.operator, tokens[1].id, to_organization=estate["anna"])
+    await handover.transfer(estate.operator, tokens[1].id, to_user=estate.users["anna", Role.USER])
 
 
 async def test_a_quota_above_both_counts_a_device_once(
@@ -527,361 +488,7 @@ async def test_a_word_that_comes_twice_counts_once(
     assert [action for action, *_ in await history(space, token.id)].count("static_token.claimed") == 1
 
 
-# --- giving back
-
-
-async def used(estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space) -> Token:
-    """A device that anna has claimed, and that has been used."""
-    token = await estate.token(metadata={"Serial": "SN1"})
-    device = await connect(access, token)
-    await claiming.claim(estate.who("anna"), token.qr)
-    await data.telemetry(device, b'{"t":1}')
-    await data.publish_attributes(device, b'{"a":1}')
-    await data.claim(device, b'{"secretKey":"s"}')
-    hers = Devices(space.database, space.keys, estate["anna"])
-    await hers.update(str(token.id), DeviceChange({"home": "12 High St"}, {"meta.Serial": "mine", "meta.Room": "bath"}))
-    return token
-
-
-async def wiped(space: Space, token: Token) -> bool:
-    """Whether nothing of an owner is left."""
-    left = [
-        await space.value(f"SELECT count(*) FROM {table} WHERE device_id = $1", token.id)
-        for table in ("telemetry", "telemetry_history", "claim", "pending_claim")
-    ]
-    state = {("SERVER", "provisionState"): "provisioned", ("SERVER", "meta.Serial"): "SN1"}
-    return not any(left) and await attributes(space, token.id) == state
-
-
-BACK: dict[str, Callable[[Claiming, Principal, UUID], Coroutine[Any, Any, None]]] = {
-    "unclaim": Claiming.unclaim,
-    "disclaim": Claiming.disclaim,
-    "release": Claiming.release_device,
-}
-
-
-@pytest.mark.parametrize("move", ["unclaim", "release"])
-async def test_the_owner_gives_a_device_back_and_nothing_of_his_stays(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, move: str
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-
-    await BACK[move](claiming, estate.who("anna"), token.id)
-
-    assert await status(space, token) == ("UNCLAIMED", None, None)
-    assert await wiped(space, token)
-    assert (await history(space, token.id))[-1] == ("static_token.unclaimed", estate.who("anna").actor, estate["anna"])
-    claimed = await claiming.claim(estate.who("ben"), token.payload)
-    assert claimed.device is not None
-    assert await wiped(space, token)
-    await connect(access, token)
-
-
-@pytest.mark.parametrize("move", ["unclaim", "disclaim", "release"])
-async def test_the_maker_takes_a_device_back_which_is_cut_and_may_return(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, database_url: str, move: str
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    before = await connect(access, token)
-    async with process(database_url) as sessions:
-        connection = Connection()
-        await sessions.open(before, connection)
-
-        await BACK[move](claiming, estate.who("brand", STAFF), token.id)
-
-        assert await connection.ended is Cause.REVOKED
-    assert await status(space, token) == ("UNCLAIMED", None, None)
-    assert await wiped(space, token)
-    after = await connect(access, token)
-    assert after.issued_at > before.issued_at
-    (seen,) = [device async for device in Devices(space.database, space.keys, estate["brand"]).stream()]
-    assert (seen.id, seen.static_token, seen.holder_id) == (token.id, "UNCLAIMED", estate["brand"])
-    assert [device async for device in Devices(space.database, space.keys, estate["anna"]).stream()] == []
-
-
-@pytest.mark.parametrize("move", BACK)
-@pytest.mark.parametrize(
-    ("name", "role", "expected"),
-    [
-        ("root", ADMIN, None),
-        ("root", STAFF, None),
-        ("root", Role.USER, Forbidden),
-        ("brand", ADMIN, None),
-        ("brand", STAFF, None),
-        ("brand", Role.USER, Forbidden),
-        ("anna", ADMIN, Forbidden),
-        ("anna", STAFF, Forbidden),
-        ("anna", Role.USER, None),
-        ("ben", ADMIN, NotFound),
-        ("cleo", ADMIN, NotFound),
-        ("foreign", ADMIN, NotFound),
-        ("dora", ADMIN, NotFound),
-    ],
-)
-async def test_who_may_give_a_device_back(
-    estate: Estate,
-    claiming: Claiming,
-    space: Space,
-    move: str,
-    name: str,
-    role: Role,
-    expected: type[Refused] | None,
-) -> None:
-    token = await estate.token()
-    await claiming.claim(estate.who("anna"), token.qr)
-    call = BACK[move](claiming, estate.who(name, role), token.id)
-    if move == "disclaim" and name == "anna":  # to her there is no static token
-        expected = Forbidden if role is Role.USER else NotFound
-    if move == "disclaim" and role is Role.USER:
-        expected = Forbidden
-    if expected is None:
-        await call
-        assert await status(space, token) == ("UNCLAIMED", None, None)
-    else:
-        await unchanged(space, expected, call)
-
-
-@pytest.mark.parametrize("move", BACK)
-async def test_what_nobody_claimed_cannot_be_taken_from_anybody(
-    estate: Estate, claiming: Claiming, access: Access, space: Space, move: str
-) -> None:
-    token = await estate.token()
-    expected = NotFound if move == "release" else Conflict
-    await unchanged(space, expected, BACK[move](claiming, estate.operator, token.id))
-    await connect(access, token)
-    await unchanged(space, Conflict, BACK[move](claiming, estate.operator, token.id), "not claimed")
-    await unchanged(space, NotFound, BACK[move](claiming, estate.operator, uuid4()))
-
-
-async def test_what_no_user_owns_is_its_organizations_to_give_back(
-    estate: Estate, claiming: Claiming, space: Space
-) -> None:
-    token = await estate.token()
-    await claiming.claim(estate.key("anna"), token.qr)
-
-    await unchanged(space, Forbidden, claiming.unclaim(estate.who("anna"), token.id), "devices:manage")
-    await claiming.unclaim(estate.who("anna", STAFF), token.id)
-
-    assert await status(space, token) == ("UNCLAIMED", None, None)
-
-
-async def test_a_device_that_the_maker_deletes_comes_back_unclaimed(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    makers = Devices(space.database, space.keys, estate["brand"])
-
-    await unchanged(space, Conflict, makers.delete(str(token.id)), "Disclaim")
-    await claiming.disclaim(estate.who("brand", STAFF), token.id)
-    await makers.delete(str(token.id))
-    assert await status(space, token) == ("UNCLAIMED", None, None)
-    assert await space.value("SELECT count(*) FROM credentials") == 0
-    await connect(access, token)
-
-    assert await status(space, token) == ("UNCLAIMED", None, None)
-    assert await wiped(space, token)
-    await claiming.claim(estate.who("ben"), token.qr)
-
-
-async def test_a_device_that_comes_back_has_a_revision_it_never_had(
-    estate: Estate, access: Access, space: Space
-) -> None:
-    token = await estate.token()
-    makers = Devices(space.database, space.keys, estate["brand"])
-    revision = "SELECT revision FROM device"
-    await connect(access, token)
-    for changes in (0, 5, 0):
-        for n in range(changes):
-            await makers.update(str(token.id), DeviceChange(server={"place": str(n)}))
-        seen = await space.value(revision)
-        await makers.delete(str(token.id))
-        await connect(access, token)
-        assert await space.value(revision) > seen
-
-
-async def test_credentials_that_its_maker_revoked_stay_so(
-    estate: Estate, claiming: Claiming, access: Access, space: Space
-) -> None:
-    token = await estate.token()
-    await connect(access, token)
-    await Devices(space.database, space.keys, estate["brand"]).revoke(str(token.id))
-
-    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
-    await claiming.claim(estate.who("anna"), token.qr)
-    await claiming.unclaim(estate.who("anna"), token.id)
-    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
-
-
-# --- deleting tokens
-
-
-async def test_a_token_that_is_deleted_opens_nothing(
-    estate: Estate, claiming: Claiming, access: Access, space: Space
-) -> None:
-    unused, connected = await estate.token(), await estate.token()
-    await connect(access, connected)
-    for token in (unused, connected):
-        await claiming.delete_token(estate.who("brand", STAFF), token.id)
-
-        assert await status(space, token) is None
-        assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
-        with pytest.raises(NotFound, match="cannot be claimed"):
-            await claiming.claim(estate.who("anna"), token.qr)
-        actor = estate.who("brand", STAFF).actor
-        assert (await history(space, token.id))[-1] == ("static_token.deleted", actor, estate["brand"])
-    for table in ("device", "credentials", "attribute", "static_token"):
-        assert await space.value(f"SELECT count(*) FROM {table}") == 0
-
-
-async def test_a_claimed_token_is_deleted_with_its_device_when_that_is_confirmed(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, database_url: str
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    maker = estate.who("brand", STAFF)
-    await unchanged(space, Conflict, claiming.delete_token(maker, token.id), "Confirm")
-    async with process(database_url) as sessions:
-        connection = Connection()
-        await sessions.open(await connect(access, token), connection)
-
-        await claiming.delete_token(maker, token.id, confirm=True)
-
-        assert await connection.ended is Cause.REVOKED
-    assert await access.with_token(token.auth, PEER) is Denial.CREDENTIALS
-    for table in ("device", "credentials", "attribute", "telemetry", "telemetry_history", "claim", "static_token"):
-        assert await space.value(f"SELECT count(*) FROM {table}") == 0
-
-
-@pytest.mark.parametrize(
-    ("name", "role", "expected"),
-    [
-        ("root", STAFF, None),
-        ("brand", Role.USER, Forbidden),
-        ("anna", ADMIN, NotFound),
-        ("ben", ADMIN, NotFound),
-        ("cleo", ADMIN, NotFound),
-        ("foreign", ADMIN, NotFound),
-    ],
-)
-async def test_who_may_delete_a_token(
-    estate: Estate, claiming: Claiming, space: Space, name: str, role: Role, expected: type[Refused] | None
-) -> None:
-    token = await estate.token()
-    await claiming.claim(estate.who("anna"), token.qr)
-    call = claiming.delete_token(estate.who(name, role), token.id, confirm=True)
-    if expected is None:
-        await call
-    else:
-        await unchanged(space, expected, call)
-
-
-# --- transfer
-
-
-@pytest.mark.parametrize("kept", [False, True])
-async def test_a_device_is_transferred_to_another_organization_with_its_data_only_if_that_is_wanted(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, kept: bool
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    maker, ben = estate.who("brand", STAFF), estate.users["ben", Role.USER]
-
-    device = await claiming.transfer(maker, token.id, to_user=ben, keep_data=kept)
-
-    assert await wiped(space, token) is not kept
-    assert (device.holder_id, device.owner_id, device.static_token) == (estate["ben"], ben, "CLAIMED")
-    assert await status(space, token) == ("CLAIMED", estate["ben"], ben)
-    assert await space.value("SELECT sum(samples) FROM telemetry") == (1 if kept else None)
-    details = await space.rows("SELECT detail FROM audit WHERE action IN ('device.transferred', 'device.received')")
-    assert [row["detail"]["data_kept"] for row in details] == [kept, kept]
-    assert set((await history(space, token.id))[-2:]) == {
-        ("device.transferred", maker.actor, estate["anna"]),
-        ("device.received", maker.actor, estate["ben"]),
-    }
-    await unchanged(space, NotFound, claiming.unclaim(estate.who("anna"), token.id))
-    await claiming.unclaim(estate.who("ben"), token.id)
-
-
-async def test_a_device_without_a_token_goes_to_another_organization_as_its_maker_made_it(
-    estate: Estate, claiming: Claiming, data: Data, space: Space
-) -> None:
-    device = await made(estate, space)
-    makers = Devices(space.database, space.keys, estate["brand"])
-    await makers.update("sensor-1", DeviceChange({"unit": "C"}, {"batch": "7"}))
-    await data.telemetry(device, b'{"t":1}')
-
-    await claiming.transfer(estate.operator, device.device_id, to_organization=estate["anna"])
-
-    assert await attributes(space, device.device_id) == {("SERVER", "batch"): 7}
-    assert await space.value("SELECT count(*) FROM telemetry") == 0
-
-
-async def test_a_device_is_transferred_within_an_organization_with_its_data(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    staff = estate.who("anna", STAFF)
-
-    await claiming.transfer(staff, token.id, to_user="staff@anna.example")
-    assert await status(space, token) == ("CLAIMED", estate["anna"], staff.user_id)
-    await claiming.transfer(staff, token.id, to_organization=estate["anna"])
-    assert await status(space, token) == ("CLAIMED", estate["anna"], None)
-    assert await space.value("SELECT samples FROM telemetry") == 1
-    assert ("SHARED", "home") in await attributes(space, token.id)
-    assert [action for action, *_ in await history(space, token.id)][-2:] == 2 * ["device.transferred"]
-
-
-async def test_what_is_transferred_unclaimed_counts_as_claimed(
-    estate: Estate, claiming: Claiming, access: Access, space: Space
-) -> None:
-    token = await estate.token()
-    await unchanged(space, NotFound, claiming.transfer(estate.operator, token.id, to_organization=estate["anna"]))
-    await connect(access, token)
-
-    await claiming.transfer(estate.operator, token.id, to_organization=estate["anna"])
-
-    assert await status(space, token) == ("CLAIMED", estate["anna"], None)
-    await unchanged(space, NotFound, claiming.claim(estate.who("ben"), token.qr), "cannot be claimed")
-
-
-async def test_transfers_that_are_refused(estate: Estate, claiming: Claiming, space: Space) -> None:
-    token, anna = await estate.token(), estate.who("anna")
-    await claiming.claim(anna, token.qr)
-    user_of = {name: estate.users[name, Role.USER] for name in ("anna", "ben", "cleo", "dora", "root", "brand")}
-    staff = estate.who("anna", STAFF)
-    brand, root = estate.who("brand", STAFF), estate.who("root", STAFF)
-    for principal, error, to in (
-        (staff, Invalid, {}),
-        (staff, Invalid, {"to_user": anna.user_id, "to_organization": estate["anna"]}),
-        (anna, Forbidden, {"to_user": estate.users["anna", STAFF]}),
-        (staff, Conflict, {"to_user": anna.user_id}),
-        (staff, NotFound, {"to_user": user_of["ben"]}),
-        (staff, NotFound, {"to_organization": estate["ben"]}),
-        (staff, NotFound, {"to_organization": estate["brand"]}),
-        (estate.who("ben", STAFF), NotFound, {"to_user": user_of["ben"]}),
-        (estate.who("foreign", STAFF), NotFound, {"to_user": user_of["dora"]}),
-        (brand, NotFound, {"to_user": user_of["cleo"]}),
-        (root, Conflict, {"to_user": user_of["cleo"]}),
-        (root, Conflict, {"to_user": user_of["root"]}),
-        (root, NotFound, {"to_organization": estate["dora"]}),
-    ):
-        await unchanged(space, error, claiming.transfer(principal, token.id, **to))
-    await unchanged(space, NotFound, claiming.transfer(root, uuid4(), to_user=user_of["brand"]))
-    await claiming.transfer(root, token.id, to_user=user_of["brand"])
-
-
 # --- claiming by a secret (spec thingsboard §7.4)
-
-
-async def made(estate: Estate, space: Space, name: str = "sensor-1") -> Authenticated:
-    """A device of the brand's without a static token, that has authenticated."""
-    device_id = await space.value(
-        "INSERT INTO device (id, organization_id, profile_id, name) VALUES (gen_random_uuid(), $1, $2, $3)"
-        " RETURNING id",
-        estate["brand"],
-        estate.profiles["brand"],
-        name,
-    )
-    now = await space.value("SELECT now()")
-    return Authenticated(device_id, name, estate["brand"], estate.profiles["brand"], 1, False, b"", now)
 
 
 @pytest.mark.parametrize(
@@ -973,28 +580,6 @@ async def test_an_operator_lets_a_device_be_claimed_by_an_attribute(
     assert await attributes(space, device.device_id) == {}
 
 
-async def test_a_device_without_a_token_is_released_but_keeps_what_its_maker_wrote(
-    estate: Estate, claiming: Claiming, data: Data, space: Space
-) -> None:
-    device, anna = await made(estate, space), estate.who("anna")
-    makers = Devices(space.database, space.keys, estate["brand"])
-    await makers.update("sensor-1", DeviceChange({"unit": "C"}, {"batch": "7"}))
-    await data.claim(device, b"")
-    await claiming.claim_device(anna, "sensor-1")
-    await data.telemetry(device, b'{"t":1}')
-    hers = Devices(space.database, space.keys, estate["anna"])
-    await hers.update("sensor-1", DeviceChange({"home": "12 High St"}, {"meta.Room": "bath"}))
-    await unchanged(space, NotFound, claiming.unclaim(anna, device.device_id), "no static token")
-    await unchanged(space, NotFound, claiming.disclaim(estate.operator, device.device_id), "no static token")
-
-    await claiming.release_device(anna, device.device_id)
-
-    assert await attributes(space, device.device_id) == {("SERVER", "batch"): 7}
-    assert await space.value("SELECT count(*) FROM telemetry") == 0
-    assert (await history(space, device.device_id))[-1] == ("device.released", anna.actor, estate["anna"])
-    await unchanged(space, Conflict, claiming.release_device(estate.operator, device.device_id), "not claimed")
-
-
 async def test_a_device_of_a_static_token_is_not_claimed_by_its_name(
     estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
 ) -> None:
@@ -1036,14 +621,6 @@ async def test_the_maker_claims_his_own_device_for_a_user_alone(
 
 
 # --- at once
-
-
-async def outcomes(*calls: Awaitable[object]) -> list[object]:
-    results = await asyncio.gather(*calls, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException) and not isinstance(result, Refused | Unavailable):
-            raise result
-    return list(results)
 
 
 @pytest.mark.parametrize("connected", [False, True])
@@ -1100,13 +677,13 @@ async def test_a_claim_and_the_first_connect_at_once_make_one_device(
 
 
 async def test_a_claim_and_a_deletion_at_once_leave_no_half_of_either(
-    estate: Estate, claiming: Claiming, access: Access, space: Space
+    estate: Estate, claiming: Claiming, handover: Handover, access: Access, space: Space
 ) -> None:
     for n in range(10):
         token = await estate.token()
         if n % 3:
             await connect(access, token)
-        delete = claiming.delete_token(estate.operator, token.id, confirm=n % 2 == 0)
+        delete = handover.delete_token(estate.operator, token.id, confirm=n % 2 == 0)
         claimed, deleted = await outcomes(claiming.claim(estate.who("anna"), token.qr), delete)
 
         there = await status(space, token)
@@ -1120,80 +697,6 @@ async def test_a_claim_and_a_deletion_at_once_leave_no_half_of_either(
             assert there == ("CLAIMED", estate["anna"], estate.users["anna", Role.USER])
 
 
-async def test_a_disclaim_and_a_claim_at_once_follow_each_other(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
-) -> None:
-    for _ in range(10):
-        token = await used(estate, claiming, access, data, space)
-
-        claimed, disclaimed = await outcomes(
-            claiming.claim(estate.who("ben"), token.qr), claiming.disclaim(estate.operator, token.id)
-        )
-
-        assert disclaimed is None
-        assert await wiped(space, token)
-        if isinstance(claimed, Claimed):
-            assert await status(space, token) == ("CLAIMED", estate["ben"], estate.users["ben", Role.USER])
-        else:
-            assert await status(space, token) == ("UNCLAIMED", None, None)
-
-
-async def test_moves_of_one_device_at_once_are_as_if_one_came_after_the_other(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
-) -> None:
-    devices = Devices(space.database, space.keys, estate["brand"])
-    for _ in range(5):
-        token = await used(estate, claiming, access, data, space)
-        await outcomes(
-            claiming.transfer(estate.operator, token.id, to_user=estate.users["ben", Role.USER]),
-            claiming.unclaim(estate.who("anna"), token.id),
-            claiming.claim(estate.who("brand"), token.qr),
-            claiming.disclaim(estate.operator, token.id),
-            access.with_token(token.auth, PEER),
-            devices.delete(str(token.id)),
-            claiming.delete_token(estate.operator, token.id, confirm=True),
-        )
-        there = await status(space, token)
-        if there is None:
-            assert await space.value("SELECT count(*) FROM device WHERE id = $1", token.id) == 0
-        elif there[0] == "UNCLAIMED":
-            assert there[1:] == (None, None)
-
-
-async def test_what_is_being_written_while_a_device_is_wiped_is_wiped(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, lock: Locking
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    device = await connect(access, token)
-    unhurried, data = unlimited(space, space.database), Data(space.database, space.keys)
-    async with lock("SELECT FROM telemetry FOR UPDATE") as held:
-        writing = asyncio.create_task(data.telemetry(device, b'{"t":2}'))
-        await held.until_waiting()
-        wiping = asyncio.create_task(unhurried.disclaim(estate.operator, token.id))
-        await held.until_waiting(2)
-        await held.commit()
-        results = await asyncio.gather(writing, wiping, return_exceptions=True)
-    assert list(results) == [None, None]
-    assert await wiped(space, token)
-
-
-async def test_whoever_had_a_device_writes_nothing_into_it_after_that(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, lock: Locking
-) -> None:
-    token = await used(estate, claiming, access, data, space)
-    hers = Devices(space.database, space.keys, estate["anna"])
-    async with lock("SELECT FROM device FOR UPDATE") as held:
-        disclaiming = asyncio.create_task(unlimited(space, space.database).disclaim(estate.operator, token.id))
-        await held.until_waiting()
-        writing = asyncio.create_task(hers.update(str(token.id), DeviceChange({"left": "behind"})))
-        await held.until_waiting(2)
-        await held.commit()
-    await disclaiming
-    with pytest.raises(NotFound):
-        await writing
-    assert await wiped(space, token)
-
-
 async def test_who_holds_a_device_up_is_waited_for_not_long(
     estate: Estate, claiming: Claiming, access: Access, lock: Locking
 ) -> None:
@@ -1205,20 +708,6 @@ async def test_who_holds_a_device_up_is_waited_for_not_long(
             await access.with_token(token.auth, PEER)
     await connect(access, token)
     await claiming.claim(estate.who("anna"), token.qr)
-
-
-@pytest.mark.parametrize("move", ["unclaim", "release"])
-async def test_to_choose_the_holder_is_no_way_around_what_its_maker_needs(
-    estate: Estate, claiming: Claiming, space: Space, move: str
-) -> None:
-    """Whoever is above the maker takes back with tokens:manage, from wherever he looks."""
-    token = await estate.token()
-    await claiming.claim(estate.key("anna"), token.qr)
-    maker = estate.key("brand", Permission.DEVICES_VIEW, Permission.DEVICES_MANAGE)
-    for principal in (maker, maker.within(estate["anna"])):
-        await unchanged(space, Forbidden, BACK[move](claiming, principal, token.id), "tokens:manage")
-    await BACK[move](claiming, estate.key("brand", Permission.TOKENS_MANAGE).within(estate["anna"]), token.id)
-    assert await status(space, token) == ("UNCLAIMED", None, None)
 
 
 async def test_to_choose_an_organization_is_no_way_to_claim_for_others(

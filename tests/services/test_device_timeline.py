@@ -11,8 +11,8 @@ from provserver.core import ids, timeline
 from provserver.core.authorization import OPERATOR, PERMISSIONS, Permission, Principal, Role
 from provserver.core.csvfile import DeviceRow
 from provserver.core.timeline import Entry, Kind
-from provserver.services.claiming import Claiming
 from provserver.services.device_timeline import DeviceTimeline
+from provserver.services.handover import Handover
 from provserver.services.organizations import Organizations
 from provserver.services.profiles import ProfileChange
 from tests.conftest import Space
@@ -110,8 +110,7 @@ async def test_it_is_read_page_by_page(story: Story) -> None:
 async def test_claims_are_for_all_who_see_the_device_and_the_audit_for_who_may_read_it(story: Story) -> None:
     space = story.space
     customer = await Organizations(space.database).create(story.operator, "Customer")
-    claiming = Claiming(space.database, space.keys)
-    await claiming.transfer(story.operator, story.device_id, to_organization=customer.id)
+    await Handover(space.database).transfer(story.operator, story.device_id, to_organization=customer.id)
     await space.devices.rearm(story.device_id)
 
     admin = Principal("user:a", customer.id, PERMISSIONS[Role.ADMIN])

@@ -13,9 +13,9 @@ from provserver.core.csvfile import DeviceRow
 from provserver.core.model import Credentials, CredentialsType, ProvisionStrategy, ReprovisionPolicy
 from provserver.errors import Conflict, Forbidden, NotFound, Refused, Stale
 from provserver.services.access import Access
+from provserver.services.credentials import seal_credentials
 from provserver.services.device_import import ImportReport
 from provserver.services.devices import MAX_KEYS, DeviceChange, Devices
-from provserver.services.settlement import seal_credentials
 from tests.conftest import Space
 from tests.services.conftest import NONCE, Fleet, Locking, contents, use
 from tests.services.imports import load, names, where

@@ -80,7 +80,8 @@ class Line:
         return await self.eol.reserve(self.operator, profile, unit, **options)
 
     async def audit(self) -> list[tuple[str, str, Mapping[str, object]]]:
-        rows = await self.space.rows("SELECT action, subject_id, detail FROM audit WHERE detail ? 'unit' ORDER BY id")
+        statement = "SELECT action, subject_id, detail FROM audit WHERE detail ? 'unit' ORDER BY at, id"
+        rows = await self.space.rows(statement)
         return [(row["action"], row["subject_id"], row["detail"]) for row in rows]
 
 

@@ -8,6 +8,7 @@ from provserver.core.authorization import Role
 from provserver.core.model import ReprovisionPolicy
 from provserver.services.access import Access
 from provserver.services.claiming import Claiming
+from provserver.services.handover import Handover
 from tests.conftest import Space
 from tests.services.conftest import Fleet, use
 from tests.services.ownership import Estate
@@ -27,7 +28,7 @@ async def told(space: Space) -> list[tuple[str, Any, dict[str, Any]]]:
 
 async def test_moves_of_ownership_are_told_to_whom_they_concern(space: Space) -> None:
     estate = await Estate.make(space.database, space.keys, space.organization_id)
-    claiming = Claiming(space.database, space.keys)
+    claiming, handover = Claiming(space.database, space.keys), Handover(space.database)
     token = await estate.token()
     anna, ben = estate.who("anna", Role.ADMIN), estate.who("ben", Role.ADMIN)
     await claiming.claim(anna, token.payload)
@@ -38,16 +39,16 @@ async def test_moves_of_ownership_are_told_to_whom_they_concern(space: Space) ->
             {"organizationId": str(estate["anna"]), "userId": str(anna.user_id), "transferred": False},
         )
     ]
-    await claiming.transfer(estate.who("brand", Role.ADMIN), token.id, to_organization=estate["ben"])
+    await handover.transfer(estate.who("brand", Role.ADMIN), token.id, to_organization=estate["ben"])
     assert await told(space) == [
         ("device.unclaimed", estate["anna"], {"transferred": True}),
         ("device.claimed", estate["ben"], {"organizationId": str(estate["ben"]), "transferred": True}),
     ]
-    await claiming.transfer(ben, token.id, to_user=ben.user_id)
+    await handover.transfer(ben, token.id, to_user=ben.user_id)
     assert [each[:2] for each in await told(space)] == [("device.claimed", estate["ben"])]
-    await claiming.unclaim(ben, token.id)
+    await handover.unclaim(ben, token.id)
     assert await told(space) == [("device.unclaimed", estate["ben"], {"transferred": False})]
-    await claiming.delete_token(estate.who("brand", Role.ADMIN), token.id)
+    await handover.delete_token(estate.who("brand", Role.ADMIN), token.id)
     assert await told(space) == [("credentials.revoked", estate["brand"], {"reason": "deleted"})]
 
 

@@ -17,7 +17,7 @@ from provserver.core.csvfile import DeviceRow
 from provserver.core.model import Authenticated, ReprovisionPolicy
 from provserver.core.secrets import ServerKeys
 from provserver.errors import Conflict, Misconfigured, Unavailable
-from provserver.services import integrations, particle, request_keys, settlement, webhooks
+from provserver.services import credentials, integrations, particle, request_keys, webhooks
 from provserver.services.access import Access
 from provserver.services.api_keys import ApiKeys
 from provserver.services.audit_chain import AuditChain
@@ -177,7 +177,7 @@ async def test_devices_go_on_while_the_keys_are_rotated_and_the_old_version_is_t
         assert all([await use(one.access, token) for token in tokens])
         assert (await fleet.ask("last", of=one.provisioning))["status"] == "SUCCESS"
         await ApiKeys(space.database, one.keys).authenticate(secret)
-        rows = await space.rows("SELECT action, subject_id FROM audit WHERE action LIKE 'keys.%' ORDER BY id")
+        rows = await space.rows("SELECT action, subject_id FROM audit WHERE action LIKE 'keys.%' ORDER BY at, id")
         assert [tuple(row) for row in rows] == [("keys.rotated", "keys:2"), ("keys.retired", "keys:1")]
 
 
@@ -458,7 +458,7 @@ async def test_rows_of_every_column_are_opened_as_their_services_seal_them() -> 
         ("integration.key_sealed", id_, integrations.key_context(id_)),
         ("integration.webhook_sealed", id_, integrations.webhook_context(id_)),
         ("particle_product.token_sealed", id_, particle.token_context(id_)),
-        ("issuing_ca.key_sealed", id_, settlement.issuer_context(id_)),
+        ("issuing_ca.key_sealed", id_, credentials.issuer_context(id_)),
         ("request_key.sealed", id_, request_keys.key_context(id_)),
         ("audit_key.sealed", 7, b"audit-key:\x07"),
     ):

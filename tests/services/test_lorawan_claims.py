@@ -11,6 +11,7 @@ from provserver.errors import Conflict, Invalid, NotFound, TooManyRequests
 from provserver.services.access import Access
 from provserver.services.claiming import UNCLAIMABLE, Claiming, ClaimLimits
 from provserver.services.eol import EndOfLine
+from provserver.services.handover import Handover
 from provserver.services.static_tokens import Selection
 from provserver.services.token_export import TokenExport
 from tests import qrcodes
@@ -119,10 +120,10 @@ async def test_a_device_is_claimed_by_its_code(claiming: Claiming, brand: Brand,
     await claiming.claim(anna, f" {CODES[1].lower()}:sABC:c".replace(":c", "") + "\n")
 
 
-async def test_one_answer_for_whatever_cannot_be_claimed(claiming: Claiming, brand: Brand) -> None:
+async def test_one_answer_for_whatever_cannot_be_claimed(claiming: Claiming, brand: Brand, space: Space) -> None:
     _, second, _ = await brand.import_()
     await claiming.claim(brand.estate.who("anna"), CODES[0])
-    await claiming.delete_token(brand.principal, second.id)
+    await Handover(space.database).delete_token(brand.principal, second.id)
     for code in (
         CODES[0],  # claimed
         CODES[1],  # deleted
@@ -209,7 +210,7 @@ async def test_who_blocks_a_claim_is_passed_over_by_the_maker(claiming: Claiming
         await claiming.claim(anna, code)
         with pytest.raises(Conflict):
             await claiming.claim(ben, code)
-    moved = await claiming.transfer(brand.principal, first.id, to_organization=anna.organization_id)
+    moved = await Handover(space.database).transfer(brand.principal, first.id, to_organization=anna.organization_id)
     assert moved.holder_id == anna.organization_id
     qr_token = (await brand.tokens.show_qr(brand.principal, second.id)).qr_token
     assert qr_token is not None

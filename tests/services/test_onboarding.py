@@ -194,7 +194,7 @@ async def test_a_token_that_is_claimed_has_its_device_onboarded(site: Site) -> N
     assert (row.state, site.there(id_of(1))) == (NetworkState.ONBOARDED, ALL)
     assert site.root_key(id_of(1)) == key(1)
 
-    await site.claiming.disclaim(site.principal, token.id)
+    await site.handover.disclaim(site.principal, token.id)
     await site.claiming.claim(site.principal, token.payload)
     assert await site.jobs_of(token.id) == 1  # it is there
     assert await site.value(token.id, NETWORK_DEVICE_ID) == id_of(1)
@@ -215,12 +215,12 @@ async def test_a_device_of_a_token_that_comes_back_is_in_its_network_still(site:
     token = await site.token(1)
     await site.claiming.claim(site.principal, token.payload)
     before = await site.ended(token.id)
-    await site.claiming.disclaim(site.principal, token.id)
+    await site.handover.disclaim(site.principal, token.id)
     await site.space.devices.delete(token.id)
     await site.claiming.claim(site.principal, token.payload)
     assert (await site.row(token.id)).made == before.made != ()
     assert await site.jobs_of(token.id) == 1
-    await site.claiming.delete_token(site.principal, token.id, confirm=True)
+    await site.handover.delete_token(site.principal, token.id, confirm=True)
     assert (await site.row(token.id)).state is NetworkState.REMOVED  # here, and known for ours there
 
 
@@ -406,7 +406,7 @@ async def test_what_was_made_of_a_device_outlives_it(site: Site) -> None:
     token = await site.token(1)
     await site.claiming.claim(site.principal, token.payload)
     await site.ended(token.id)
-    await site.claiming.delete_token(site.principal, token.id, confirm=True)
+    await site.handover.delete_token(site.principal, token.id, confirm=True)
     device = await site.device(2)
     await site.ended(device)
     await site.space.devices.delete(device)
@@ -440,16 +440,16 @@ async def test_a_token_is_deleted_with_its_device_in_the_network(site: Site, sta
         await site.claiming.claim(site.principal, token.payload)
         await site.ended(token.id)
     with pytest.raises(Conflict, match="in no network"):
-        await site.claiming.delete_token(site.principal, tokens[2].id, from_network=True)
+        await site.handover.delete_token(site.principal, tokens[2].id, from_network=True)
     limited = Principal("key:limited", site.space.organization_id, frozenset({Permission.TOKENS_MANAGE}))
     with pytest.raises(Forbidden):
-        await site.claiming.delete_token(limited, tokens[0].id, confirm=True, from_network=True)
-    await site.claiming.delete_token(site.principal, tokens[0].id, confirm=True, from_network=True)
+        await site.handover.delete_token(limited, tokens[0].id, confirm=True, from_network=True)
+    await site.handover.delete_token(site.principal, tokens[0].id, confirm=True, from_network=True)
     await site.all_ended()
     assert site.there(id_of(1)) == set()
     assert await site.space.value("SELECT count(*) FROM network_device WHERE device_id = $1", tokens[0].id) == 0
     stack.fail(Component.NS, 1, How.FORBIDDEN, method="DELETE")
-    await site.claiming.delete_token(site.principal, tokens[1].id, confirm=True, from_network=True)
+    await site.handover.delete_token(site.principal, tokens[1].id, confirm=True, from_network=True)
     await site.all_ended()
     assert site.there(id_of(2))
     await site.network.remove(site.principal, tokens[1].id)  # what is left there is known for ours

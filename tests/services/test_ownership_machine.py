@@ -29,6 +29,7 @@ from provserver.services.access import Access
 from provserver.services.claiming import Claimed, Claiming, ClaimLimits
 from provserver.services.data import Data
 from provserver.services.devices import Devices
+from provserver.services.handover import Handover
 from provserver.store import keyfile
 from provserver.store.database import Database
 from tests.services.conftest import PEER
@@ -100,6 +101,7 @@ class World:
         self.estate = await Estate.make(self.database, self.keys)
         no_limit = ClaimLimits(Buckets(10**9, 10**9), Buckets(10**9, 10**9))
         self.claiming = Claiming(self.database, self.keys, no_limit)
+        self.handover = Handover(self.database)
         self.access = Access(self.database, self.keys)
         self.data = Data(self.database, self.keys)
 
@@ -239,7 +241,7 @@ class Ownership(RuleBasedStateMachine):
     @rule(token=tokens, who=people)
     def unclaim(self, token: Token, who: tuple[str, Role | None]) -> None:
         expected = self.expected[token.id]
-        if self.check(self.world.claiming.unclaim(self.principal(who), token.id), self._back(expected, who)):
+        if self.check(self.world.handover.unclaim(self.principal(who), token.id), self._back(expected, who)):
             self.moved(expected, "static_token.unclaimed", who, expected.holder)
             expected.back()
 
@@ -247,7 +249,7 @@ class Ownership(RuleBasedStateMachine):
     def release(self, token: Token, who: tuple[str, Role | None]) -> None:
         expected = self.expected[token.id]
         refusal = self._back(expected, who) if expected.device else NotFound
-        if self.check(self.world.claiming.release_device(self.principal(who), token.id), refusal):
+        if self.check(self.world.handover.release_device(self.principal(who), token.id), refusal):
             self.moved(expected, "static_token.unclaimed", who, expected.holder)
             expected.back()
 
@@ -257,12 +259,12 @@ class Ownership(RuleBasedStateMachine):
             return Forbidden
         return NotFound if expected.deleted or name not in PATHS[MAKER] else None
 
-    @rule(token=tokens, move=st.sampled_from([Claiming.unclaim, Claiming.release_device]))
+    @rule(token=tokens, move=st.sampled_from([Handover.unclaim, Handover.release_device]))
     def hand_back(self, token: Token, move: Callable[..., Coroutine[Any, Any, None]]) -> None:
         """As its owner does it."""
         expected = self.expected[token.id]
         if (owner := expected.owner) is not None:
-            assert self.check(move(self.world.claiming, self.principal(owner), token.id), None)
+            assert self.check(move(self.world.handover, self.principal(owner), token.id), None)
             self.moved(expected, "static_token.unclaimed", owner, expected.holder)
             expected.back()
 
@@ -270,7 +272,7 @@ class Ownership(RuleBasedStateMachine):
     def disclaim(self, token: Token, who: tuple[str, Role | None]) -> None:
         expected = self.expected[token.id]
         refusal = self._of_maker(expected, who) or (None if expected.claimed else Conflict)
-        if self.check(self.world.claiming.disclaim(self.principal(who), token.id), refusal):
+        if self.check(self.world.handover.disclaim(self.principal(who), token.id), refusal):
             self.moved(expected, "static_token.disclaimed", who, expected.holder)
             expected.back()
 
@@ -278,7 +280,7 @@ class Ownership(RuleBasedStateMachine):
     def delete(self, token: Token, who: tuple[str, Role | None], confirm: bool) -> None:
         expected = self.expected[token.id]
         refusal = self._of_maker(expected, who) or (Conflict if expected.claimed and not confirm else None)
-        work = self.world.claiming.delete_token(self.principal(who), token.id, confirm=confirm)
+        work = self.world.handover.delete_token(self.principal(who), token.id, confirm=confirm)
         if self.check(work, refusal):
             self.moved(expected, "static_token.deleted", who, expected.holder)
             expected.back()
@@ -298,7 +300,7 @@ class Ownership(RuleBasedStateMachine):
         target: Any = (
             {"to_organization": self.estate[to_name]} if owner is None else {"to_user": self.estate.users[owner]}
         )
-        work = self.world.claiming.transfer(self.principal(who), token.id, **target, keep_data=kept)
+        work = self.world.handover.transfer(self.principal(who), token.id, **target, keep_data=kept)
         if self.check(work, refusal):
             expected.data = expected.data and (kept or to_name == expected.holder)
             self.moved(expected, "device.transferred", who, expected.holder)
@@ -379,7 +381,7 @@ class Ownership(RuleBasedStateMachine):
     async def _compare_histories(self) -> None:
         rows = await self.world.rows(
             "SELECT subject_id, action, actor, organization_id FROM audit WHERE subject_id = ANY($1::text[])"
-            " ORDER BY id",
+            " ORDER BY at, id",
             [str(id_) for id_ in self.expected],
         )
         found: dict[str, list[tuple[str, str, UUID]]] = {str(id_): [] for id_ in self.expected}

@@ -15,11 +15,11 @@ from provserver.core.particle import LEDGER, UNANSWERED, Acting, Can, Check, Pac
 from provserver.core.statictoken import TokenStatus
 from provserver.errors import Conflict, Forbidden, Invalid, NotFound, Stale, Unavailable
 from provserver.services import particle, particle_delivery
+from provserver.services.credentials import open_credentials
 from provserver.services.eol import EndOfLine
 from provserver.services.particle import ParticleProduct, ParticleProducts, ProductChange
 from provserver.services.profiles import ProfileChange
 from provserver.services.sealed_columns import COLUMNS
-from provserver.services.settlement import open_credentials
 from provserver.services.static_tokens import Selection, StaticTokens
 from provserver.store.database import Database
 from provserver.store.jobs import Job
@@ -397,7 +397,7 @@ async def test_an_access_token_goes_to_no_other_address_by_itself(fleet: Fleet) 
     await fleet.products.update(
         fleet.operator, PRODUCT, ProductChange(url="https://elsewhere.example", access_token=TOKEN)
     )
-    rows = await fleet.space.rows("SELECT detail FROM audit WHERE action = 'particle.updated' ORDER BY id")
+    rows = await fleet.space.rows("SELECT detail FROM audit WHERE action = 'particle.updated' ORDER BY at, id")
     assert [row["detail"]["changed"] for row in rows] == [[], ["url", "access_token"]]
     assert rows[-1]["detail"]["url"] == "https://elsewhere.example"
     assert TOKEN not in str([dict(row) for row in rows])

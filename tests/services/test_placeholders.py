@@ -385,12 +385,12 @@ async def test_a_board_of_another_template_is_told_of(wifi: Wifi, space: Space) 
 
 
 async def test_who_has_the_device_no_more_has_not_the_last_word(wifi: Wifi, space: Space) -> None:
-    from provserver.services.claiming import Claiming
+    from provserver.services.handover import Handover
 
     device, old = await made_device(wifi)
     again = await wifi.request(device=device.name)
     brand = wifi.estate.who("brand", Role.ADMIN)
-    await Claiming(space.database, space.keys).transfer(brand, device.device_id, to_organization=wifi.estate["ben"])
+    await Handover(space.database).transfer(brand, device.device_id, to_organization=wifi.estate["ben"])
     assert (await wifi.shown(again.session.id)).state is WifiState.CANCELED
     assert await wifi.login(again.token) is Denial.CREDENTIALS
     assert (await wifi.let_in(old)).device_id == device.device_id

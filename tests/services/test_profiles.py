@@ -45,7 +45,7 @@ def file_of(name: str = "new", strategy: str = "disabled", **tables: str) -> byt
 
 
 async def audited(space: Space) -> list[tuple[str, str, dict[str, Any]]]:
-    rows = await space.rows("SELECT action, actor, subject_id, detail, organization_id FROM audit ORDER BY id")
+    rows = await space.rows("SELECT action, actor, subject_id, detail, organization_id FROM audit ORDER BY at, id")
     assert {row["organization_id"] for row in rows} <= {space.organization_id}
     return [(row["action"], row["actor"], row["detail"] | {"subject": row["subject_id"]}) for row in rows]
 

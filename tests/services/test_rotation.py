@@ -23,6 +23,7 @@ from provserver.core.model import (
 )
 from provserver.errors import RETRY_AFTER_SECONDS, Conflict, Invalid, NotFound, Outcome, Unavailable
 from provserver.services.access import Access
+from provserver.services.credentials import issuer_context
 from provserver.services.enrollment import Enrollment
 from provserver.services.expiry import Expiry
 from provserver.services.issuing import IssuingAuthorities
@@ -30,7 +31,6 @@ from provserver.services.limits import RotationLimits
 from provserver.services.profiles import ProfileChange
 from provserver.services.provisioning import Provisioning
 from provserver.services.rotation import Rotation
-from provserver.services.settlement import issuer_context
 from tests.conftest import Space
 from tests.pki import Authority, Key
 from tests.requests import body, csr, p256, text

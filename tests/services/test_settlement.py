@@ -1,6 +1,5 @@
 import asyncio
 import logging
-import os
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -10,17 +9,16 @@ from typing import Any
 import pytest
 
 from provserver.core import credentials as building
-from provserver.core.ids import uuid7
-from provserver.core.model import CredentialsType, ProvisionStrategy, ReprovisionPolicy
-from provserver.core.secrets import ServerKeys, Unsealable
+from provserver.core.model import ProvisionStrategy, ReprovisionPolicy
 from provserver.errors import RENDERINGS, Outcome
 from provserver.services import settlement
 from provserver.services.access import Access
 from provserver.services.provisioning import Provisioning
-from provserver.services.settlement import ROUNDS, open_credentials, seal_credentials
+from provserver.services.settlement import ROUNDS
 from provserver.store import provisions
 from tests.conftest import Space
 from tests.services.conftest import NONCE, Fleet, Locking, Outage, connections, until, use
+from tests.services.provisioned import successes, whole
 
 CHECK = ProvisionStrategy.CHECK_PRE_PROVISIONED_DEVICES
 BOTH = pytest.mark.parametrize("strategy", [ProvisionStrategy.ALLOW_CREATE_NEW_DEVICES, CHECK])
@@ -32,25 +30,6 @@ ONE = {"device": 1, "credentials": 1, "attribute": 1, "attempt": 1, "outbox": 1}
 
 def statuses(replies: list[dict[str, Any]]) -> Counter[str]:
     return Counter(reply["status"] for reply in replies)
-
-
-async def successes(space: Space) -> Counter[str]:
-    """Successful attempts by device name."""
-    rows = await space.rows("SELECT device_name FROM attempt WHERE outcome = 'success'")
-    return Counter(row["device_name"] for row in rows)
-
-
-async def whole(space: Space) -> None:
-    """Each device has its credentials, state, success attempts and events; nothing hangs on none."""
-    rows = await space.rows("""
-        SELECT (SELECT count(*) FROM credentials c WHERE c.device_id = d.id),
-            (SELECT count(*) FROM attribute a WHERE a.device_id = d.id),
-            (SELECT count(*) FROM attempt t WHERE t.device_id = d.id AND t.outcome = 'success' AND t.reason IS NULL),
-            (SELECT count(*) FROM outbox o WHERE o.device_id = d.id AND o.type = 'device.provisioned')
-        FROM device d""")
-    assert {tuple(row) for row in rows} <= {(1, 1, 1, 1)}
-    for table in ("credentials", "attribute", "outbox WHERE type <> 'provision.failed'"):
-        assert await space.value(f"SELECT count(*) FROM {table}") == len(rows)
 
 
 # --- one name, many who ask
@@ -341,64 +320,7 @@ async def test_names_in_opposite_order_at_two_processes_are_all_given(
     assert await fleet.space.value(deadlocks) == before
 
 
-# --- a row that fails
-
-
-@pytest.fixture
-async def poisoned(space: Space) -> str:
-    """A name that no statement can write, for no reason of ours."""
-    await space.rows("""
-        CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN IF NEW.device_name = 'poison' THEN RAISE 'planted-in-postgres'; END IF; RETURN NEW; END $$""")
-    await space.rows("CREATE TRIGGER poison BEFORE INSERT ON attempt FOR EACH ROW EXECUTE FUNCTION obstacle()")
-    return "poison"
-
-
-@BOTH
-async def test_a_row_that_fails_spares_its_neighbours(
-    space: Space, lock: Locking, poisoned: str, caplog: pytest.LogCaptureFixture, strategy: ProvisionStrategy
-) -> None:
-    fleet = await Fleet.make(space, strategy)
-    anyone = await Fleet.make(space, name="anyone")
-    names = ["sensor-1", poisoned, "sensor-2", "sensor-3"]
-    for name in names:
-        if strategy is CHECK:
-            await fleet.import_(name)
-
-    replies = await anyone.as_one_group(lock, *(fleet.ask(name) for name in names))
-
-    assert [reply["status"] for reply in replies] == ["SUCCESS", "FAILURE", "SUCCESS", "SUCCESS"]
-    assert replies[1]["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
-    assert await successes(space) - Counter(["sensor-1", "sensor-2", "sensor-3"]) == await under_way(space)
-    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert len(errors) == 1
-    assert "planted" not in caplog.text
-    assert "Traceback" not in caplog.text
-    if strategy is not CHECK:
-        assert await space.value("SELECT count(*) FROM device WHERE name = $1", poisoned) == 0
-
-
-async def under_way(space: Space) -> Counter[str]:
-    rows = await space.rows("SELECT name FROM device WHERE name LIKE 'under way %'")
-    return Counter(row["name"] for row in rows)
-
-
-async def test_a_row_that_always_breaks_a_constraint_ends_and_spares_its_neighbours(
-    fleet: Fleet, lock: Locking
-) -> None:
-    await fleet.space.rows("""
-        CREATE FUNCTION obstacle() RETURNS trigger LANGUAGE plpgsql AS
-        $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'check_violation'; END $$""")
-    await fleet.space.rows(
-        "CREATE TRIGGER poison BEFORE INSERT ON device FOR EACH ROW WHEN (NEW.name = 'poison')"
-        " EXECUTE FUNCTION obstacle()"
-    )
-
-    replies = await fleet.as_one_group(lock, *(fleet.ask(name) for name in ("sensor-1", "poison", "sensor-2")))
-
-    assert [reply["status"] for reply in replies] == ["SUCCESS", "FAILURE", "SUCCESS"]
-    assert replies[1]["errorMsg"] == RENDERINGS[Outcome.UNAVAILABLE].error
-    await whole(fleet.space)
+# --- a fault of ours
 
 
 FAULTS: dict[str, Callable[..., bool]] = {
@@ -632,30 +554,3 @@ async def test_nobody_is_told_success_before_the_commit(fleet: Fleet, lock: Lock
         assert await fleet.space.value("SELECT count(*) FROM device") == 0
 
     assert (await task)["status"] == "SUCCESS"
-
-
-# --- sealed copies
-
-
-def test_sealed_credentials_open_for_their_device_and_type_only() -> None:
-    keys, others = (ServerKeys({1: os.urandom(32)}, {1: os.urandom(32)}) for _ in range(2))
-    device, stranger = (uuid7(0, os.urandom) for _ in range(2))
-    for credentials in (
-        building.access_token("secret"),
-        building.mqtt_basic("client", "user", "secret"),
-        building.certificate("c2VjcmV0"),
-    ):
-        sealed = seal_credentials(keys, device, credentials, os.urandom)
-
-        assert b"secret" not in sealed
-        assert open_credentials(keys, device, credentials.type, sealed) == credentials
-        assert sealed != seal_credentials(keys, device, credentials, os.urandom)
-        wrong = next(type_ for type_ in CredentialsType if type_ is not credentials.type)
-        for args in (
-            (keys, stranger, credentials.type, sealed),
-            (keys, device, wrong, sealed),
-            (others, device, credentials.type, sealed),
-            (keys, device, credentials.type, sealed[:-1]),
-        ):
-            with pytest.raises(Unsealable):
-                open_credentials(*args)

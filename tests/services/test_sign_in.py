@@ -433,7 +433,7 @@ async def test_who_changes_a_password_knows_the_old_one(accounts: Accounts) -> N
     with pytest.raises(Conflict):
         await accounts.sign_in.change_password(key, PASSWORD, "another password", OTHER)
     await accounts.sign_in.drain()
-    (*_, failed) = await accounts.space.rows("SELECT actor, action, detail FROM audit ORDER BY id")
+    (*_, failed) = await accounts.space.rows("SELECT actor, action, detail FROM audit ORDER BY at, id")
     assert tuple(failed) == ("nobody", "user.sign_in_failed", {"address": ADDRESS, "count": 1})
     kept = await contents(accounts.space)
     assert {**kept, "audit": kept["audit"][:-1]} == before

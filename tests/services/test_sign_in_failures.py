@@ -39,7 +39,7 @@ def user(space: Space) -> User:
 
 async def written(space: Space, failures: SignInFailures) -> list[tuple[str, int]]:
     await failures.drain()
-    rows = await space.rows("SELECT * FROM audit ORDER BY id")
+    rows = await space.rows("SELECT * FROM audit ORDER BY at, id")
     assert {(row["action"], row["actor"], row["organization_id"]) for row in rows} <= {
         ("user.sign_in_failed", "nobody", space.organization_id)
     }

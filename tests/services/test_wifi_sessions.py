@@ -353,7 +353,7 @@ async def test_who_is_connected_is_told_to_open_its_access_point(wifi: Wifi, spa
     assert await wifi.sessions.reconfigure(wifi.anna, str(device.device_id))
     with pytest.raises(Forbidden):
         await wifi.sessions.reconfigure(wifi.estate.key("anna", Permission.DEVICES_CLAIM), device.name)
-    details = await space.rows("SELECT detail FROM audit WHERE action = 'device.reconfigured' ORDER BY id")
+    details = await space.rows("SELECT detail FROM audit WHERE action = 'device.reconfigured' ORDER BY at, id")
     assert [each["detail"]["online"] for each in details] == [False, True]
 
 

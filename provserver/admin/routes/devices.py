@@ -18,7 +18,6 @@ from provserver.core.authorization import Permission
 from provserver.core.clones import Sign
 from provserver.core.model import Credentials, CredentialsType, MqttBasic, Origin
 from provserver.errors import Conflict, Invalid
-from provserver.services.claiming import Claimed
 from provserver.services.device_import import ImportReport
 from provserver.services.devices import MAX_REASON, DeviceChange, DeviceDetails, Devices
 from provserver.services.jobs import Progress
@@ -124,14 +123,6 @@ class DeviceDetailsAnswer(DeviceAnswer, frozen=True, kw_only=True):
     telemetry: Sequence[LatestMember]
     quarantine: QuarantineMember | None
     clone_signs: Sequence[SignMember]
-
-
-class ClaimAnswer(Answer, frozen=True):
-    """What came of a claim. device: null while it has to say yes, until expiresAt."""
-
-    id: UUID
-    device: DeviceAnswer | None
-    expires_at: datetime | None
 
 
 class RowErrorMember(Answer, frozen=True):
@@ -252,14 +243,6 @@ class Transfer(Body, frozen=True):
     keep_data: bool = False
 
 
-class ClaimBySecret(Body, frozen=True):
-    """A device, and the secret that it has told. user: who is to own it."""
-
-    device: Reference
-    secret: Annotated[str, Meta(max_length=512)] = ""
-    user: Reference | UnsetType = UNSET
-
-
 def device_answer(device: object) -> DeviceAnswer:
     """A device, of its summary."""
     return DeviceAnswer.of(device)
@@ -268,12 +251,6 @@ def device_answer(device: object) -> DeviceAnswer:
 def _reply(device: object) -> Reply[DeviceAnswer]:
     answer = device_answer(device)
     return Reply(answer, revision=answer.revision)
-
-
-def claimed(claim: Claimed) -> Reply[ClaimAnswer]:
-    """What came of a claim."""
-    device = None if claim.device is None else device_answer(claim.device)
-    return Reply(ClaimAnswer(claim.id, device, claim.expires_at), status=200 if device else 202)
 
 
 async def create_device(call: Call[None, NewDevice]) -> Reply[MadeDeviceAnswer]:
@@ -354,7 +331,7 @@ async def delete_device(call: Call[DeviceDeletion, None]) -> DeviceAnswer:
     if device.maker_id is None or (device.owner_id is not None and device.owner_id == principal.user_id):
         if call.query.from_network:
             raise Conflict("To give a device back does not remove it from its network. Leave fromNetwork out.")
-        await call.services.claiming.release_device(principal, device.id, call.revision)
+        await call.services.handover.release_device(principal, device.id, call.revision)
         return device_answer(device)
     principal.require(Permission.DEVICES_MANAGE)
     return device_answer(await devices.delete(device.id, call.revision, from_network=call.query.from_network))
@@ -405,23 +382,13 @@ async def transfer_device(call: Call[None, Transfer]) -> Reply[DeviceAnswer]:
     """Have another user or organization have a device."""
     device = (await _devices(call).show(call.text("device"))).device
     return _reply(
-        await call.services.claiming.transfer(
+        await call.services.handover.transfer(
             call.principal,
             device.id,
             to_user=call.body.user or None,
             to_organization=call.body.organization or None,
             keep_data=call.body.keep_data,
             revision=call.revision,
-        )
-    )
-
-
-async def claim_device(call: Call[None, ClaimBySecret]) -> Reply[ClaimAnswer]:
-    """Claim a device by the secret that it has told."""
-    body = call.body
-    return claimed(
-        await call.services.claiming.claim_device(
-            call.principal, body.device, body.secret, body.user or None, address=call.request.address
         )
     )
 
@@ -493,15 +460,6 @@ ROUTES = [
         also={202: Begun},
         problems=("not_found", "conflict", "invalid", "too_many_requests"),
         example="name,token\r\nsensor-1,\r\n",
-    ),
-    route(
-        "POST",
-        "/devices/claim",
-        Permission.DEVICES_CLAIM,
-        claim_device,
-        problems=("not_found", "conflict", "invalid", "too_many_requests"),
-        also={202: ClaimAnswer},
-        example={"device": "sensor-1", "secret": "pressed-the-button"},
     ),
     route("GET", "/devices/{device}", _VIEW, show_device, revised=True, problems=("conflict",)),
     route(

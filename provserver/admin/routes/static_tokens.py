@@ -1,32 +1,27 @@
-"""Static tokens: made, imported, exported, claimed and given back."""
+"""Static tokens: made, imported, listed, deleted, and their devices given back."""
 
 import io
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from enum import StrEnum
-from typing import Annotated, Literal, cast
+from typing import Annotated, cast
 from uuid import UUID
 
 from msgspec import UNSET, Meta, UnsetType
 
-from provserver.admin.fields import PRINTABLE, Answer, Body, Name, Page, PageQuery, Query, Reference, paged
-from provserver.admin.route import CSV, Call, Content, Reply, route
-from provserver.admin.routes.devices import ClaimAnswer, DeviceAnswer, claimed
+from provserver.admin.fields import PRINTABLE, Answer, Body, Page, PageQuery, Query, Reference, paged
+from provserver.admin.route import Call, Reply, route
 from provserver.admin.routes.jobs import Begun, JobAnswer
-from provserver.core import qr
 from provserver.core.authorization import Permission, Principal
 from provserver.core.statictoken import Batch, StaticToken, TokenStatus
 from provserver.core.tokenfile import Assignment, ErrorKind, text
 from provserver.errors import Invalid, NotFound, Unavailable
 from provserver.services.jobs import Progress
-from provserver.services.static_tokens import ImportReport, Selection, StaticTokens
-from provserver.services.token_export import AUTH_TOKEN, METADATA, SERIAL
+from provserver.services.static_tokens import StaticTokens
+from provserver.services.token_batch import ImportReport
 
 AT_ONCE = 1_000
 """Tokens that are made in a request; more are made by a job."""
-
-ZIP, PDF, PNG, SVG = "application/zip", "application/pdf", "image/png", "image/svg+xml"
 
 
 class TokenAnswer(Answer, frozen=True):
@@ -177,30 +172,6 @@ class BatchSummaryAnswer(Answer, frozen=True):
     last_number: int
 
 
-class SelectionAnswer(Answer, frozen=True):
-    """How many tokens a selection has. fields: the metadata fields of their profiles; secretFields: keys among them."""
-
-    count: int
-    fields: Sequence[str]
-    secret_fields: Sequence[str]
-
-
-class ClaimState(StrEnum):
-    """What has come of a claim."""
-
-    WAITING = "waiting"
-    CLAIMED = "claimed"
-    OVER = "over"
-
-
-class ClaimOutcomeAnswer(Answer, frozen=True):
-    """What has come of a claim of one's own. expiresAt: while it waits. device: once it is claimed."""
-
-    state: ClaimState
-    expires_at: datetime | None
-    device: DeviceAnswer | None
-
-
 class NewTokens(Body, frozen=True):
     """How many tokens to make, for which device profile. More than a thousand are made by a job."""
 
@@ -224,36 +195,6 @@ class TokenImportQuery(Query, frozen=True):
     ] = 0
 
 
-class SelectionQuery(Query, frozen=True):
-    """Which tokens: all that fit. id: may be repeated."""
-
-    id: Annotated[tuple[UUID, ...], Meta(max_length=1000)] = ()
-    profile: Reference | UnsetType = UNSET
-    status: TokenStatus | UnsetType = UNSET
-    batch: UUID | UnsetType = UNSET
-
-    def selection(self) -> Selection:
-        """As the services have it."""
-        return Selection(self.id or None, self.profile or None, self.status or None, self.batch or None)
-
-
-class ZipQuery(SelectionQuery, frozen=True):
-    """How to name the images: serial (the number), auth-token (which tells it), a metadata field or Device Name.
-
-    By default by a metadata field that is unique, and tokens without one by number.
-    """
-
-    name_by: Name | UnsetType = UNSET
-    format: Literal["png", "svg"] = "png"
-
-
-class LabelsQuery(SelectionQuery, frozen=True):
-    """How to print the labels. field: a metadata field whose value is on each."""
-
-    sheet: Name = "L7160"
-    field: Name | UnsetType = UNSET
-
-
 class OpenQuery(Query, frozen=True):
     """open: with the secrets in clear, which the audit keeps."""
 
@@ -268,16 +209,6 @@ class DeleteQuery(Query, frozen=True):
 
     confirm: bool = False
     from_network: bool = False
-
-
-class Claim(Body, frozen=True):
-    """What a QR code says: sqr_…, with or without the organization's number, or a LoRaWAN device's code (TR005).
-
-    user: who is to own the device.
-    """
-
-    qr: Annotated[str, Meta(min_length=1, max_length=512, examples=["sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"])]
-    user: Reference | UnsetType = UNSET
 
 
 def _token(token: StaticToken) -> TokenAnswer:
@@ -308,12 +239,6 @@ async def list_batches(call: Call[BatchesQuery, None]) -> Page[BatchSummaryAnswe
     query = call.query
     found = await call.services.tokens.batches(call.principal, query.profile or None, query.after, query.limit + 1)
     return paged(found, query.limit, BatchSummaryAnswer.of)
-
-
-async def count_static_tokens(call: Call[SelectionQuery, None]) -> SelectionAnswer:
-    """Count the static tokens that an export would have, and name their metadata fields."""
-    found = await call.services.tokens.summary(call.principal, call.query.selection())
-    return SelectionAnswer.of(found, secret_fields=sorted(found.secret_fields))
 
 
 async def make_static_tokens(call: Call[None, NewTokens]) -> Reply[MadeTokens]:
@@ -375,77 +300,21 @@ async def delete_static_token(call: Call[DeleteQuery, None]) -> TokenAnswer:
     """Delete a static token for ever, with its device."""
     token = await _found(call.services.tokens, call.principal, call.text("token"))
     query = call.query
-    await call.services.claiming.delete_token(
+    await call.services.handover.delete_token(
         call.principal, token.id, confirm=query.confirm, from_network=query.from_network
     )
     return _token(token)
 
 
-async def claim_static_token(call: Call[None, Claim]) -> Reply[ClaimAnswer]:
-    """Claim the device of a QR code."""
-    address = call.request.address
-    return claimed(
-        await call.services.claiming.claim(call.principal, call.body.qr, call.body.user or None, address=address)
-    )
-
-
-async def show_claim(call: Call[None, None]) -> ClaimOutcomeAnswer:
-    """Show what has come of one's own claim, by the id that it was answered with."""
-    found = await call.services.claiming.outcome(call.principal, call.id)
-    if found.device is not None:
-        return ClaimOutcomeAnswer(ClaimState.CLAIMED, None, DeviceAnswer.of(found.device))
-    return ClaimOutcomeAnswer(ClaimState.WAITING if found.expires_at else ClaimState.OVER, found.expires_at, None)
-
-
 async def unclaim_static_token(call: Call[None, None]) -> None:
     """Give a claimed device back, as its owner or its maker."""
-    await call.services.claiming.unclaim(call.principal, await _id(call))
+    await call.services.handover.unclaim(call.principal, await _id(call))
 
 
 async def disclaim_static_token(call: Call[None, None]) -> TokenAnswer:
     """Take a claimed device away from whoever has it, as its maker."""
-    await call.services.claiming.disclaim(call.principal, await _id(call))
+    await call.services.handover.disclaim(call.principal, await _id(call))
     return _token(await _found(call.services.tokens, call.principal, call.text("token")))
-
-
-async def export_tokens_csv(call: Call[SelectionQuery, None]) -> Content:
-    """Static tokens with their AuthTokens as CSV."""
-    parts = call.services.export.csv(call.principal, call.query.selection())
-    return Content(parts, f"{CSV}; charset=utf-8; header=present", "tokens.csv")
-
-
-async def export_tokens_zip(call: Call[ZipQuery, None]) -> Content:
-    """Static tokens as a zip: the CSV, and an image of each QR code."""
-    query = call.query
-    naming = query.name_by or None
-    if naming is not None and naming not in (SERIAL, AUTH_TOKEN) and not naming.startswith(METADATA):
-        naming = METADATA + naming
-    parts = call.services.export.zip_(call.principal, query.selection(), naming, query.format)
-    return Content(parts, ZIP, "tokens.zip")
-
-
-async def export_token_labels(call: Call[LabelsQuery, None]) -> Content:
-    """Labels with QR codes to print."""
-    query = call.query
-    parts: AsyncIterator[bytes] = call.services.export.labels(
-        call.principal, query.selection(), query.sheet, query.field or None
-    )
-    return Content(parts, PDF, "labels.pdf")
-
-
-async def show_qr_png(call: Call[None, None]) -> Content:
-    """A QR code as PNG."""
-    return Content(qr.png(await _payload(call)), PNG)
-
-
-async def show_qr_svg(call: Call[None, None]) -> Content:
-    """A QR code as SVG."""
-    return Content(qr.svg(await _payload(call)), SVG)
-
-
-async def _payload(call: Call[None, None]) -> str:
-    details = await call.services.tokens.show_qr(call.principal, call.text("token"))
-    return details.payload or ""
 
 
 async def _found(tokens: StaticTokens, principal: Principal, reference: str) -> StaticToken:
@@ -520,41 +389,6 @@ ROUTES = [
         example="Serial Number,MAC address,Device Name\r\nSN000001,2C:54:91:88:C9:E3,Temperature Sense Node AGHJ\r\n",
     ),
     route("GET", "/static-tokens/batches", _MANAGE, list_batches, problems=("not_found", "conflict")),
-    route("GET", "/static-tokens/count", _MANAGE, count_static_tokens, problems=("not_found", "conflict", "invalid")),
-    route(
-        "GET",
-        "/static-tokens/export.csv",
-        _MANAGE,
-        export_tokens_csv,
-        produces=(CSV,),
-        problems=("not_found", "conflict", "invalid"),
-    ),
-    route(
-        "GET",
-        "/static-tokens/export.zip",
-        _MANAGE,
-        export_tokens_zip,
-        produces=(ZIP,),
-        problems=("not_found", "conflict", "invalid"),
-    ),
-    route(
-        "GET",
-        "/static-tokens/export.pdf",
-        _MANAGE,
-        export_token_labels,
-        produces=(PDF,),
-        problems=("not_found", "conflict", "invalid"),
-    ),
-    route(
-        "POST",
-        "/static-tokens/claim",
-        Permission.DEVICES_CLAIM,
-        claim_static_token,
-        also={202: ClaimAnswer},
-        problems=("not_found", "conflict", "invalid", "too_many_requests"),
-        example={"qr": "sqr_gCCsLSydh3d0ArmZj50l9zr79JXVooBR+1"},
-    ),
-    route("GET", "/static-tokens/claims/{id}", Permission.DEVICES_CLAIM, show_claim),
     route(
         "GET",
         "/static-tokens/{token}",
@@ -583,6 +417,4 @@ ROUTES = [
         disclaim_static_token,
         problems=_TOKEN_PROBLEMS,
     ),
-    route("GET", "/static-tokens/{token}/qr.png", _MANAGE, show_qr_png, produces=(PNG,)),
-    route("GET", "/static-tokens/{token}/qr.svg", _MANAGE, show_qr_svg, produces=(SVG,)),
 ]

@@ -1,14 +1,6 @@
-import csv
-import io
-import zipfile
-from uuid import UUID
-
 import pytest
-import zxingcpp
-from PIL import Image
 
-from provserver.core.authorization import Role
-from tests.admin.conftest import Caller, Site
+from tests.admin.conftest import Caller
 
 FIELDS = [{"name": "Serial Number", "unique": True}, {"name": "MAC address"}]
 SEED = (
@@ -23,13 +15,6 @@ SEED = (
 async def profile(admin: Caller) -> str:
     made = await admin.ok("POST", "/profiles", {"name": "node", "metadataFields": FIELDS})
     return str(made["id"])
-
-
-def scanned(png: bytes) -> str:
-    """What a reader reads off an image."""
-    found = zxingcpp.read_barcode(Image.open(io.BytesIO(png)))
-    assert found is not None
-    return found.text
 
 
 async def test_tokens_are_made_and_listed(admin: Caller, profile: str) -> None:
@@ -49,23 +34,6 @@ async def test_many_are_made_by_a_job(admin: Caller, profile: str) -> None:
     while job["state"] == "running":
         job = await admin.ok("GET", f"/jobs/{job['id']}")
     assert (job["state"], job["done"], job["total"], job["result"]["count"]) == ("done", 1001, 1001, 1001)
-
-
-async def test_secrets_are_shown_to_who_asks(admin: Caller, profile: str) -> None:
-    (token,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
-    shown = await admin.ok("GET", f"/static-tokens/{token['number']}")
-    assert (shown["authToken"], shown["qrToken"], shown["qrPayload"]) == (None, None, None)
-    opened = await admin.ok("GET", f"/static-tokens/{token['id']}", open=True)
-    assert len(opened["authToken"]) == 32
-    assert opened["qrPayload"] == f"{opened['qrToken']}+1"
-    png = await admin("GET", f"/static-tokens/{token['id']}/qr.png")
-    assert png.headers["Content-Type"] == "image/png"
-    assert scanned(png.body) == opened["qrPayload"]
-    svg = await admin("GET", f"/static-tokens/{token['id']}/qr.svg")
-    assert b"<svg" in svg.body
-    shown = (await admin.ok("GET", "/audit", subject=token["id"]))["items"]
-    actions = [each["action"] for each in shown]  # an image shows no AuthToken, but opens a claim
-    assert sorted(actions) == ["static_token.qr_shown", "static_token.qr_shown", "static_token.shown"]
 
 
 async def test_the_seed_is_imported(admin: Caller, profile: str) -> None:
@@ -103,68 +71,6 @@ async def test_an_import_with_errors_as_a_job(admin: Caller, profile: str) -> No
         job = await admin.ok("GET", f"/jobs/{job['id']}")
     assert (job["state"], job["result"]["imported"]) == ("done", 0)
     assert job["result"]["errorCount"] > 0
-
-
-async def test_tokens_are_exported(admin: Caller, profile: str) -> None:
-    await admin.ok("POST", "/static-tokens/import", SEED, profile=profile)
-    exported = await admin("GET", "/static-tokens/export.csv", profile=profile)
-    assert exported.headers["Content-Disposition"] == "attachment; filename*=UTF-8''tokens.csv"
-    rows = list(csv.DictReader(io.StringIO(exported.body.decode())))
-    assert [len(row["Device Token"]) for row in rows] == [32, 32, 32]
-
-    packed = await admin("GET", "/static-tokens/export.zip", nameBy="Serial Number")
-    with zipfile.ZipFile(io.BytesIO(packed.body)) as archive:
-        assert archive.read("tokens.csv") == exported.body
-        assert scanned(archive.read("qr/SN000001.png")) == rows[0]["QR Token"] + "+1"
-    assert (await admin("GET", "/static-tokens/export.zip")).body == packed.body
-    named = await admin("GET", "/static-tokens/export.zip", nameBy="Device Name")
-    assert named.status == 200
-    svgs = await admin("GET", "/static-tokens/export.zip", nameBy="auth-token", format="svg")
-    with zipfile.ZipFile(io.BytesIO(svgs.body)) as archive:
-        assert f"qr/{rows[0]['Device Token']}.svg" in archive.namelist()
-    labels = await admin("GET", "/static-tokens/export.pdf", field="Serial Number", status="UNCLAIMED")
-    assert (labels.headers["Content-Type"], labels.body[:5]) == ("application/pdf", b"%PDF-")
-
-    assert (await admin("GET", "/static-tokens/export.zip", nameBy="Colour")).code == "invalid"
-    gone = "01a2032b-eb30-7021-9532-16b65317106a"
-    assert (await admin("GET", "/static-tokens/export.csv", id=gone)).code == "not_found"
-
-
-async def test_a_customer_claims_by_the_code_and_nobody_else_after(site: Site, admin: Caller, profile: str) -> None:
-    (token,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
-    path = f"/static-tokens/{token['id']}"
-    qr = (await admin.ok("GET", path, open=True))["qrPayload"]
-    customers = []
-    for name in ("A", "B"):
-        made = await admin.ok("POST", "/organizations", {"name": f"Customer {name}"})
-        customers.append(await site.caller(Role.ADMIN, UUID(made["id"])))
-    a, b = customers
-
-    claimed = await a.ok("POST", "/static-tokens/claim", {"qr": qr.replace("+", " ")})
-    assert (claimed["device"]["holder"], claimed["device"]["maker"]) == ("Customer A", None)
-    refused = await b("POST", "/static-tokens/claim", {"qr": qr})
-    unknown = await b("POST", "/static-tokens/claim", {"qr": "sqr_" + "x" * 32})
-    assert (refused.status, refused.json) == (404, unknown.json)
-    assert (await a("GET", path)).code == "not_found"
-    assert (await a("GET", f"/devices/{token['id']}", credentials=True)).code == "forbidden"
-
-    assert (await admin("DELETE", path)).code == "conflict"
-    assert (await admin.ok("POST", f"{path}/disclaim"))["status"] == "UNCLAIMED"
-    assert (await a("GET", f"/devices/{token['id']}")).code == "not_found"
-    await b.ok("POST", "/static-tokens/claim", {"qr": qr})
-    assert (await b("POST", f"/static-tokens/{token['id']}/unclaim")).status == 204
-    await a.ok("POST", "/static-tokens/claim", {"qr": qr})
-    assert (await admin.ok("DELETE", path, confirm=True))["id"] == token["id"]
-    assert (await a("GET", f"/devices/{token['id']}")).code == "not_found"
-
-
-async def test_a_claim_waits_for_its_device_where_the_profile_wants_it(admin: Caller, profile: str) -> None:
-    await admin.ok("PATCH", f"/profiles/{profile}", {"twoSidedClaim": True})
-    (token,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
-    qr = (await admin.ok("GET", f"/static-tokens/{token['id']}", open=True))["qrPayload"]
-    answer = await admin("POST", "/static-tokens/claim", {"qr": qr})
-    assert (answer.status, answer.json["device"]) == (202, None)
-    assert answer.json["expiresAt"] is not None
 
 
 async def test_tokens_are_found_by_what_is_on_their_box(admin: Caller, profile: str) -> None:
@@ -209,18 +115,6 @@ async def test_batches_are_listed_newest_first_with_what_is_left_of_them(admin: 
     assert (await admin.ok("GET", "/static-tokens/batches", cursor=page["nextCursor"]))["items"] == batches[2:]
 
 
-async def test_an_export_is_counted_before_it_is_made(admin: Caller) -> None:
-    fields = [*FIELDS, {"name": "Application Key", "type": "key128"}]
-    await admin.ok("POST", "/profiles", {"name": "keyed", "metadataFields": fields})
-    batch = (await admin.ok("POST", "/static-tokens", {"profile": "keyed", "count": 4}))["batch"]["id"]
-    counted = await admin.ok("GET", "/static-tokens/count", batch=batch)
-    names = ["Serial Number", "MAC address", "Application Key"]
-    assert counted == {"count": 4, "fields": names, "secretFields": ["Application Key"]}
-    assert (await admin.ok("GET", "/static-tokens/count", status="CLAIMED"))["count"] == 0
-    shown = (await admin.ok("GET", "/audit"))["items"]
-    assert "static_token.exported" not in [each["action"] for each in shown]
-
-
 async def test_a_key_is_not_guessed_by_its_beginning(admin: Caller) -> None:
     fields = [{"name": "Secret", "type": "key128", "unique": True}, {"name": "Serial", "unique": True}]
     await admin.ok("POST", "/profiles", {"name": "keyed", "metadataFields": fields})
@@ -244,28 +138,3 @@ async def test_a_check_tells_rows_as_they_are_in_the_file(admin: Caller, profile
     assert [each["cells"] for each in wrong["excerpt"]] == [["1", "2"], ["3", "4"]]
     plain = await admin.ok("POST", "/static-tokens/import", SEED, profile=profile, dryRun=True)
     assert plain["excerpt"] == []
-
-
-async def test_what_comes_of_a_claim_is_told_to_who_claims(site: Site, admin: Caller, profile: str) -> None:
-    await admin.ok("PATCH", f"/profiles/{profile}", {"twoSidedClaim": True})
-    (token,) = (await admin.ok("POST", "/static-tokens", {"profile": profile}))["items"]
-    opened = await admin.ok("GET", f"/static-tokens/{token['id']}", open=True)
-    made = await admin.ok("POST", "/organizations", {"name": "Customer"})
-    customer = await site.caller(Role.ADMIN, UUID(made["id"]))
-    path = f"/static-tokens/claims/{token['id']}"
-    over = {"state": "over", "expiresAt": None, "device": None}
-    assert await customer.ok("GET", path) == over
-
-    begun = await customer.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
-    waiting = {"state": "waiting", "expiresAt": begun["expiresAt"], "device": None}
-    assert await customer.ok("GET", path) == waiting
-    assert await admin.ok("GET", path) == over  # it is not his
-    await site.space.rows("UPDATE pending_claim SET expires_at = now()")
-    assert await customer.ok("GET", path) == over
-
-    await site.space.rows("DELETE FROM pending_claim")
-    await site.space.rows("UPDATE device_profile SET two_sided_claim = false")
-    await customer.ok("POST", "/static-tokens/claim", {"qr": opened["qrPayload"]})
-    outcome = await customer.ok("GET", path)
-    assert (outcome["state"], outcome["device"]["holder"]) == ("claimed", "Customer")
-    assert (await admin.ok("GET", f"/static-tokens/{token['id']}"))["holder"] == "Customer"

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from firmware_sim.address import Address
+from firmware_sim.board import Board
 from firmware_sim.config_store import VolatileStore
-from firmware_sim.edgent_state import Board, State
+from firmware_sim.edgent_state import State
 from firmware_sim.links.cloud import Cloud
 from firmware_sim.log import SerialLog
 from firmware_sim.transports import TransportName
