@@ -24,7 +24,7 @@ from benchmarks.machine import BUILD, Broken, Processes
 from provserver.store import embedded
 from provserver.store.embedded import EmbeddedPostgres
 
-MAX_CONNECTIONS = 200
+MAX_CONNECTIONS = 320
 
 
 class _Slowed(EmbeddedPostgres):
