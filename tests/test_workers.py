@@ -284,3 +284,15 @@ def test_what_keeps_a_worker_from_starting_is_said(tmp_path: Path) -> None:
         server.start()
 
     assert raised.value.code == 3
+
+
+def test_what_watches_a_postgres_of_yours_is_replaced(tmp_path: Path, own_database_url: str) -> None:
+    with Server(tmp_path / "data", "--workers", "2", "--database-url", own_database_url) as server:
+        assert server.process is not None
+        watching, *others = children(server.process.pid)
+        os.kill(watching, signal.SIGKILL)
+        while watching in (now := children(server.process.pid)) or len(now) <= len(others):
+            pass
+        assert set(others) < set(now)
+        assert "database (pid" in server.log
+        assert accepts(server.http)

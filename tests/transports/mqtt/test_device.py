@@ -1,6 +1,7 @@
 """Conversations with a device that has credentials of its own, bytes against bytes."""
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from math import inf
@@ -281,6 +282,14 @@ def test_what_was_not_done_is_not_acknowledged(wire: Wire, answer: DeviceAnswer 
     assert device.settle(answer) == [disconnect(code)] * wire.v5
     assert device.closing
     assert device.settle() == []
+
+
+def test_who_is_to_come_back_is_told_when() -> None:
+    device = Device(V5, properties=b"")
+    device.send(V5.publish(b"1", "v2/t", 1, 1))
+    (told,) = device.settle(UNAVAILABLE)
+    assert told[:1] == b"\xe0"
+    assert re.fullmatch(rb".\x89.\x1f..temporarily unavailable, try again in ([5-9]|10) s", told[1:], re.DOTALL)
 
 
 @each_version
