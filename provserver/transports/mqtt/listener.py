@@ -64,10 +64,6 @@ _END_CODES: Final = {
     Cause.TAKEN_OVER: ReasonCode.SESSION_TAKEN_OVER,
     Cause.REVOKED: ReasonCode.ADMINISTRATIVE_ACTION,
 }
-_REFUSAL_CODES: Final = {  # of who has not been let in yet
-    Cause.TAKEN_OVER: ReasonCode.SERVER_UNAVAILABLE,
-    Cause.REVOKED: ReasonCode.NOT_AUTHORIZED,
-}
 
 
 class MqttListener(Listener):
@@ -148,11 +144,11 @@ class _Connection(Connection):
         """Close, and forget what was not yet begun."""
         if self._waiting is not None:
             self._waiting.clear()
-        if self._device is None:
-            self._session.refuse(_REFUSAL_CODES[cause], cause.value)
-        else:
+        if self._device is not None:
             self._session.disconnect(_END_CODES[cause], cause.value)
-        self._advance()
+        elif cause is Cause.REVOKED:
+            self._session.refuse(ReasonCode.NOT_AUTHORIZED, cause.value)
+        self._advance()  # who was taken over before he was let in is still let in, and ended by `_let_in`
 
     def attributes_changed(self, keys: tuple[str, ...]) -> None:
         """Tell the device, if it wants to know."""
@@ -231,7 +227,7 @@ class _Connection(Connection):
             self._live.close()
             self._live = None
             self._listener.run(self._judge(connect, services))
-        elif self._live is not None and not self._live.closed:
+        elif self._live is not None:
             _ACCEPTED.value += 1  # what `Access` judges it counts itself
             self._let_in(connect, services, self._live)
 
@@ -256,10 +252,14 @@ class _Connection(Connection):
             self._refuse(error)
 
     def _let_in(self, connect: Connect, services: _Services, live: LiveSession) -> None:
-        session = self._session
+        session, now = self._session, self._loop.time()
         self._admit()
-        self._device = DeviceBehaviour(session, connect, live.device, services.datastreams)
-        session.accept(connect, self._device, self._loop.time())
+        if live.closed:
+            code, reason = _END_CODES[Cause.TAKEN_OVER], Cause.TAKEN_OVER.value
+            session.dismiss(connect, DeviceBehaviour(session, connect, None, services.datastreams), now, code, reason)
+        else:
+            self._device = DeviceBehaviour(session, connect, live.device, services.datastreams)
+            session.accept(connect, self._device, now)
         self._advance()
 
     def _let_in_unbound(self, connect: Connect, services: _Services, placeholders: Placeholders) -> None:

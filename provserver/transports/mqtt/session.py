@@ -231,6 +231,12 @@ class Session:
         self._settle()
         self._proceed(now)
 
+    def dismiss(self, connect: Connect, behaviour: "Behaviour[Any]", now: float, code: ReasonCode, reason: str) -> None:
+        """Accept the CONNECT, and disconnect: the session was taken over before the client heard of it (§3.1.4)."""
+        if not self.closing:
+            self._begin(connect, behaviour, now)
+            self.disconnect(code, reason)
+
     def stay(self) -> None:
         """It goes on for as long as the client likes."""
         self._end_at = inf
