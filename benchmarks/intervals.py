@@ -17,7 +17,7 @@ from typing import Self
 
 import asyncpg
 
-from benchmarks.machine import cpu_seconds, family, resident
+from benchmarks.machine import cpu_seconds, family, resident, threads
 
 Figures = dict[str, float]
 """Of one interval, by name; what the machine does not tell is not there."""
@@ -175,9 +175,9 @@ def waited(pid: int) -> float:
     """Seconds that threads of a process and its children were ready to run, but had no core."""
     total = 0
     for each in family(pid):
-        for statistics in Path(f"/proc/{each}/task").glob("*/schedstat"):
+        for thread in threads(each):
             try:
-                total += int(statistics.read_text().split()[1])
+                total += int((thread / "schedstat").read_text().split()[1])
             except (FileNotFoundError, ProcessLookupError):
                 continue  # it has ended just now
     return total / 1e9

@@ -167,10 +167,18 @@ def family(pid: int) -> list[int]:
     """A process and all that came of it."""
     found = [pid]
     for each in found:
-        for children in Path(f"/proc/{each}/task").glob("*/children"):
+        for thread in threads(each):
             with suppress(OSError):
-                found += map(int, children.read_text().split())
+                found += map(int, (thread / "children").read_text().split())
     return found
+
+
+def threads(pid: int) -> list[Path]:
+    """Where the kernel tells of a process' threads; none of one that has ended."""
+    try:
+        return list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return []
 
 
 @contextmanager
@@ -179,7 +187,8 @@ def pinned(pid: int, core: int) -> Iterator[None]:
     anywhere = os.sched_getaffinity(0)
     try:
         for each in family(pid):
-            os.sched_setaffinity(each, {core})
+            with suppress(ProcessLookupError):  # it has ended just now
+                os.sched_setaffinity(each, {core})
         yield
     finally:
         for each in family(pid):
