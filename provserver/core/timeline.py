@@ -48,8 +48,8 @@ class Entry(Struct, frozen=True, kw_only=True):
 
 def place(at: datetime, what: str) -> UUID:
     """An id for what has none of its own: by its time, and the same at every look."""
-    rest = hashlib.sha256(what.encode()).digest()[:10]
-    return ids.uuid7(at.timestamp(), lambda _: rest)
+    rest = hashlib.sha256(what.encode()).digest()
+    return ids.uuid7(at.timestamp(), lambda size: rest[:size])
 
 
 CLAIMS: Final[Mapping[str, str]] = MappingProxyType(

@@ -1,7 +1,7 @@
 """Devices that were claimed and used, and what moves of ownership leave of them."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from uuid import UUID
 
 import pytest
@@ -13,6 +13,7 @@ from provserver.services.access import Access
 from provserver.services.claiming import Claiming, ClaimLimits
 from provserver.services.data import Data
 from provserver.services.devices import DeviceChange, Devices
+from provserver.services.handover import Handover
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, contents
@@ -21,6 +22,43 @@ from tests.services.ownership import Estate, Token
 
 def unlimited(space: Space, database: Database) -> Claiming:
     return Claiming(database, space.keys, ClaimLimits(Buckets(10**6, 10**6), Buckets(10**6, 10**6)))
+
+
+@pytest.fixture
+async def estate(space: Space) -> Estate:
+    return await Estate.make(space.database, space.keys, space.organization_id)
+
+
+@pytest.fixture
+async def serving(database_url: str) -> AsyncIterator[Database]:
+    """The database as the server has it."""
+    opened = Database(database_url, size=4, serving=True)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def claiming(space: Space, serving: Database) -> Claiming:
+    """Without a limit that a test would run into."""
+    return unlimited(space, serving)
+
+
+@pytest.fixture
+def access(space: Space, serving: Database) -> Access:
+    return Access(serving, space.keys)
+
+
+@pytest.fixture
+async def data(space: Space, serving: Database) -> AsyncIterator[Data]:
+    made = Data(serving, space.keys)
+    yield made
+    await made.drain()
+
+
+@pytest.fixture
+def handover(serving: Database) -> Handover:
+    return Handover(serving)
 
 
 async def connect(access: Access, token: Token) -> Authenticated:

@@ -1,6 +1,6 @@
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import Awaitable
 from datetime import timedelta
 from uuid import uuid4
 
@@ -19,48 +19,28 @@ from provserver.services.handover import Handover
 from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Locking, contents
-from tests.services.moves import attributes, connect, history, made, outcomes, status, unchanged, unlimited
+from tests.services.moves import (
+    access,
+    attributes,
+    claiming,
+    connect,
+    data,
+    estate,
+    handover,
+    history,
+    made,
+    outcomes,
+    serving,
+    status,
+    unchanged,
+    unlimited,
+)
 from tests.services.ownership import Estate, statements
 from tests.services.test_sessions import Connection, process
 
 ADMIN, STAFF = Role.ADMIN, Role.STAFF
 
-
-@pytest.fixture
-async def estate(space: Space) -> Estate:
-    return await Estate.make(space.database, space.keys, space.organization_id)
-
-
-@pytest.fixture
-async def serving(database_url: str) -> AsyncIterator[Database]:
-    """The database as the server has it."""
-    opened = Database(database_url, size=4, serving=True)
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def claiming(space: Space, serving: Database) -> Claiming:
-    """Without a limit that a test would run into."""
-    return unlimited(space, serving)
-
-
-@pytest.fixture
-def access(space: Space, serving: Database) -> Access:
-    return Access(serving, space.keys)
-
-
-@pytest.fixture
-async def data(space: Space, serving: Database) -> AsyncIterator[Data]:
-    made = Data(serving, space.keys)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-def handover(serving: Database) -> Handover:
-    return Handover(serving)
+__all__ = ["access", "claiming", "data", "estate", "handover", "serving"]  # fixtures
 
 
 # --- claiming by QR code

@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,51 +14,31 @@ from provserver.services.data import Data
 from provserver.services.devices import DeviceChange, Devices
 from provserver.services.handover import Handover
 from provserver.services.sessions import Cause
-from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Locking
-from tests.services.moves import attributes, connect, history, made, outcomes, status, unchanged, unlimited, used, wiped
+from tests.services.moves import (
+    access,
+    attributes,
+    claiming,
+    connect,
+    data,
+    estate,
+    handover,
+    history,
+    made,
+    outcomes,
+    serving,
+    status,
+    unchanged,
+    used,
+    wiped,
+)
 from tests.services.ownership import Estate
 from tests.services.test_sessions import Connection, process
 
 ADMIN, STAFF = Role.ADMIN, Role.STAFF
 
-
-@pytest.fixture
-async def estate(space: Space) -> Estate:
-    return await Estate.make(space.database, space.keys, space.organization_id)
-
-
-@pytest.fixture
-async def serving(database_url: str) -> AsyncIterator[Database]:
-    """The database as the server has it."""
-    opened = Database(database_url, size=4, serving=True)
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
-def claiming(space: Space, serving: Database) -> Claiming:
-    """Without a limit that a test would run into."""
-    return unlimited(space, serving)
-
-
-@pytest.fixture
-def access(space: Space, serving: Database) -> Access:
-    return Access(serving, space.keys)
-
-
-@pytest.fixture
-async def data(space: Space, serving: Database) -> AsyncIterator[Data]:
-    made = Data(serving, space.keys)
-    yield made
-    await made.drain()
-
-
-@pytest.fixture
-def handover(serving: Database) -> Handover:
-    return Handover(serving)
+__all__ = ["access", "claiming", "data", "estate", "handover", "serving"]  # fixtures
 
 
 # --- giving back
