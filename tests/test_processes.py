@@ -37,12 +37,20 @@ def words(silent: socket.socket) -> list[str]:
     return ["device", "--transport", "http", "--server", where, "--timeout", "300", "--key", "k", "--secret", "s"]
 
 
+def waits(pid: int, asks: socket.socket) -> None:
+    """Until it has asked and does nothing but wait: before that it still opens and closes files."""
+    assert asks.recv(1)
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
+        pass
+
+
 @pytest.fixture
 def held(silent: socket.socket) -> Iterator[Process]:
     with Path(os.devnull).open("wb") as nothing:
         process = processes.firmware_sim().start(words(silent), os.environ, nothing.fileno(), nothing.fileno())
     asks, _ = silent.accept()
     with asks:
+        waits(process.pid, asks)
         yield process
         process.kill()
         process.wait()
@@ -77,8 +85,11 @@ def test_it_looks_as_a_process_of_its_starter(held: Process, silent: socket.sock
     with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as own:
         asks, _ = silent.accept()
         with asks:
-            assert looks(held.pid) == looks(own.pid)
-            own.kill()
+            try:
+                waits(own.pid, asks)
+                assert looks(held.pid) == looks(own.pid)
+            finally:
+                own.kill()
 
 
 def test_how_it_ended_is_told(held: Process) -> None:
