@@ -138,8 +138,7 @@ def _better(
 def _latency(bench: Bench, stage: Stage, one: Product) -> None:
     """A lone client's; and, of requests that arrive at random, half as many as the peak was right before.
 
-    As in a server that has run for a while: Postgres writes into log files that it has already. To make a new one, of
-    16 MB, holds everybody up for 20 ms.
+    As in a server that has run for a while: Postgres writes into log files that it has already.
     """
     stage.cluster.settle("one")
     for transport, asked in TRANSPORTS.items():
