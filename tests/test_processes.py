@@ -28,6 +28,7 @@ process.wait()
 def silent() -> Iterator[socket.socket]:
     """Where nobody answers."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(60)
         yield listening
 
 
@@ -37,21 +38,24 @@ def words(silent: socket.socket) -> list[str]:
     return ["device", "--transport", "http", "--server", where, "--timeout", "300", "--key", "k", "--secret", "s"]
 
 
-def waits(pid: int, asks: socket.socket) -> None:
-    """Until it has asked and does nothing but wait: before that it still opens and closes files."""
+def asked(silent: socket.socket, pid: int) -> socket.socket:
+    """Its connection, once it has asked and does nothing but wait: before that it still opens and closes files."""
+    asks, _ = silent.accept()
+    asks.settimeout(60)
     assert asks.recv(1)
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "S":
-        pass
+    while (state := Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0]) != "S":
+        assert state in "RD", state
+    return asks
 
 
 @pytest.fixture
 def held(silent: socket.socket) -> Iterator[Process]:
     with Path(os.devnull).open("wb") as nothing:
         process = processes.firmware_sim().start(words(silent), os.environ, nothing.fileno(), nothing.fileno())
-    asks, _ = silent.accept()
-    with asks:
-        waits(process.pid, asks)
-        yield process
+    try:
+        with asked(silent, process.pid):
+            yield process
+    finally:
         process.kill()
         process.wait()
 
@@ -83,13 +87,11 @@ def test_it_looks_as_a_process_of_its_starter(held: Process, silent: socket.sock
     command = [sys.executable, "-W", "error", "-m", "firmware_sim", *words(silent)]
     nothing = subprocess.DEVNULL
     with subprocess.Popen(command, stdin=nothing, stdout=nothing, stderr=nothing) as own:
-        asks, _ = silent.accept()
-        with asks:
-            try:
-                waits(own.pid, asks)
+        try:
+            with asked(silent, own.pid):
                 assert looks(held.pid) == looks(own.pid)
-            finally:
-                own.kill()
+        finally:
+            own.kill()
 
 
 def test_how_it_ended_is_told(held: Process) -> None:
@@ -126,8 +128,10 @@ def test_it_ends_with_its_starter(silent: socket.socket) -> None:
         assert starter.stdout is not None
         pid = int(starter.stdout.readline())
         end = os.pidfd_open(pid)
-        asks, _ = silent.accept()
-        with asks:
+        try:
+            asks, _ = silent.accept()
+        finally:
             starter.kill()
+        with asks:
             assert select.select([end], [], [], 60)[0]
         os.close(end)

@@ -54,6 +54,8 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    "max_wal_size": "1GB",  # initdb would derive these two from the size of a log file
+    "wal_buffers": "4MB",
     "min_wal_size": "256MB",  # files that a storm of 100,000 devices has filled are there for the next one
     "log_destination": "stderr",
     "log_error_verbosity": "terse",  # DETAIL would quote the values of a row

@@ -199,7 +199,7 @@ async def test_it_runs_durable_private_and_without_tcp(tmp_path: Path) -> None:
         for name, value in {
             "fsync": "on", "synchronous_commit": "on", "full_page_writes": "on", "data_checksums": "on",
             "listen_addresses": "", "server_encoding": "UTF8", "max_connections": "64", "is_superuser": "off",
-            "wal_segment_size": "1MB", "min_wal_size": "256MB",
+            "wal_segment_size": "1MB", "wal_buffers": "4MB", "min_wal_size": "256MB", "max_wal_size": "1GB",
         }.items():  # fmt: skip
             assert await connection.fetchval("SELECT current_setting($1)", name) == value
         assert await connection.fetchval("SELECT current_user") == "provserver"
