@@ -22,7 +22,7 @@ LISTENERS = ("http", "mqtt", "coap", "https", "mqtts", "coaps", "blynk", "blynks
 """The options that are addresses to listen on for devices."""
 
 _ADDRESS = re.compile(r"(?:\[([^\[\]\s]*:[^\[\]\s]*)\]|([^\[\]:\s]+)):([0-9]{1,5})")
-_WANTED = {bool: "true or false", int: "a whole number, 1 or more", float: "a number of seconds"}
+_WANTED = {bool: "true or false", int: "a whole number, 1 or more", float: "a number of seconds", Path: "a path"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +179,8 @@ def _convert(name: str, value: object, source: str) -> object:
     try:
         if wanted is bool:
             return _truth(value)
+        if wanted is Path:
+            return _path(value)
         return _number(wanted, value) if wanted in _WANTED else wanted(_text(value))
     except ValueError:
         raise Misconfigured(f"{source}: option {name!r} must be {_WANTED.get(wanted, 'text')}.") from None
@@ -191,6 +193,12 @@ def _truth(value: object) -> bool:
         return {"true": True, "false": False}[_text(value).lower()]
     except KeyError:
         raise ValueError from None
+
+
+def _path(value: object) -> Path:
+    if not (text := _text(value)):
+        raise ValueError  # it would be the directory that one happens to be in
+    return Path(text)
 
 
 def _number(wanted: type[int] | type[float], value: object) -> int | float:
