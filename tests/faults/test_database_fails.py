@@ -32,6 +32,7 @@ from tests.faults import oracle
 from tests.server import children
 
 WORKERS = 8
+LIMIT = 120.0
 PEER = Peer(Transport.MQTT, "192.0.2.9")
 DISK = 256
 
@@ -60,12 +61,16 @@ class World:
         tasks = [asyncio.create_task(self._work()) for _ in range(WORKERS)]
         try:
             yield
-        finally:
             self._ending = True
-            await asyncio.gather(*tasks)
+            async with asyncio.timeout(LIMIT):
+                await asyncio.gather(*tasks)
+        finally:  # who failed shall not wait for answers that may never come
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(120), self._changed:
+        async with asyncio.timeout(LIMIT), self._changed:
             await self._changed.wait_for(holds)
 
     async def served(self, number: int = 40) -> None:
@@ -201,11 +206,11 @@ async def out_of_connections(world: World) -> AsyncIterator[None]:
 @asynccontextmanager
 async def disk_full(world: World) -> AsyncIterator[None]:
     ballast = world.disk / "ballast"
-    with ballast.open("wb") as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
-            file.flush()
     try:
+        # Unbuffered: what a buffer could not write it would try again, and fail, at close.
+        with ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
         await world.refused()
         yield
     finally:
