@@ -1,11 +1,14 @@
 """Fixtures: a Postgres for the run, a fresh database for a test, a server process, a workspace in this process."""
 
+import asyncio
+import functools
+import inspect
 import itertools
 import os
 import shutil
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,25 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in the background, whose processes would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+LIMIT = 300.0
+"""Seconds after which a hanging test fails at the line that it waits in; pytest-timeout would end the whole process."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = _limited(item.obj)
+
+
+def _limited(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+    @functools.wraps(test)
+    async def limited(*args: Any, **kwargs: Any) -> None:
+        __tracebackhide__ = True
+        async with asyncio.timeout(LIMIT):
+            await test(*args, **kwargs)
+
+    return limited
 
 
 @pytest.fixture(scope="session")
