@@ -42,21 +42,23 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a run in the background, whose processes would ignore it too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-LIMIT = 300.0
-"""Seconds after which a hanging test fails at the line that it waits in; pytest-timeout would end the whole process."""
+SHARE = 0.75
+"""Of its time limit, after which a test that hangs fails in the line where it waits, before its process is ended."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-            item.obj = _limited(item.obj)
+            marker = item.get_closest_marker("timeout")
+            limit = float(marker.args[0] if marker else config.getini("timeout"))
+            item.obj = _limited(item.obj, SHARE * limit)
 
 
-def _limited(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Coroutine[Any, Any, None]]:
+def _limited(test: Callable[..., Coroutine[Any, Any, None]], limit: float) -> Callable[..., Coroutine[Any, Any, None]]:
     @functools.wraps(test)
     async def limited(*args: Any, **kwargs: Any) -> None:
         __tracebackhide__ = True
-        async with asyncio.timeout(LIMIT):
+        async with asyncio.timeout(limit):
             await test(*args, **kwargs)
 
     return limited
