@@ -15,8 +15,8 @@ DATA_WAIT = 5.0
 
 _CHUNK = 65_536
 _BACKLOG = 16
-# What lets a socket listen on the port that another keeps. On Linux the second would let two devices listen there.
-_SHARED = socket.SO_REUSEADDR if sys.platform == "linux" else socket.SO_REUSEPORT
+SHARED = socket.SO_REUSEADDR if sys.platform == "linux" else socket.SO_REUSEPORT
+"""What lets a socket listen on the port that another keeps. On Linux the second would let two devices listen there."""
 
 Answer = Callable[[Request], Awaitable[bytes | None]]
 """The response to a request, None to hang up without one."""
@@ -72,7 +72,7 @@ def _bound(family: socket.AddressFamily | int, host: str, port: int) -> socket.s
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, _SHARED, 1)
+        bound.setsockopt(socket.SOL_SOCKET, SHARED, 1)
         bound.bind((host, port))
         bound.setblocking(False)
     except OSError:

@@ -8,6 +8,7 @@ that breaks.
 import abc
 import asyncio
 import contextlib
+import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from random import Random
@@ -15,6 +16,7 @@ from typing import Annotated, Any, Self, cast
 
 import msgspec
 
+from firmware_sim.access_point import SHARED
 from firmware_sim.address import Address
 from firmware_sim.transports import TransportName
 
@@ -120,6 +122,7 @@ class StreamProxy(Proxy):
         super().__init__(judge, source)
         self._target = server
         self._server: asyncio.Server | None = None
+        self._kept: socket.socket | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._links: dict[asyncio.Task[None], list[asyncio.StreamWriter]] = {}
@@ -127,9 +130,11 @@ class StreamProxy(Proxy):
     async def restore(self) -> None:
         """Accept connections, again if need be, and let bytes pass."""
         self._flowing.set()
+        if self._kept is None:
+            self._kept = _bound(self._port)
+            self._port = self._kept.getsockname()[1]
         if self._server is None:
-            self._server = await asyncio.start_server(self._link, "127.0.0.1", self._port, backlog=1024)
-            self._port = self._server.sockets[0].getsockname()[1]
+            self._server = await asyncio.start_server(self._link, sock=_bound(self._port), backlog=1024)
 
     async def cut(self) -> None:
         """Reset every connection and refuse new ones."""
@@ -148,8 +153,11 @@ class StreamProxy(Proxy):
         self._flowing.clear()
 
     async def close(self) -> None:
-        """As cut."""
+        """As cut, and give the port back."""
         await self.cut()
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     async def _link(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
@@ -187,6 +195,20 @@ class StreamProxy(Proxy):
             await writer.drain()
         writer.close()
         raise ConnectionError
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that keeps the port for us; where it does not listen, who calls is refused. Raises OSError."""
+    bound = socket.socket()
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, SHARED, 1)
+        bound.bind(("127.0.0.1", port))
+        bound.setblocking(False)
+    except OSError:
+        bound.close()
+        raise
+    return bound
 
 
 class DatagramProxy(Proxy):

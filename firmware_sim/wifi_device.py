@@ -253,18 +253,16 @@ class WifiDevice:
 
     def release(self) -> None:
         """It is taken away."""
-        if self.button.release(self._now()):
-            self._log.warning("button", "configuration reset")
-            self.reset()
-        self._wake.set()
+        self._let_go(self._now())
 
     async def hold(self, seconds: float) -> None:
-        """Hold the button for so many of the device's seconds."""
+        """Hold the button for so many of the device's seconds, and no longer, however slow this machine is."""
         since = self._now()
-        self.press()
+        self.button.press(since)
+        self._wake.set()
         while (left := since + seconds - self._now()) > 0:  # noqa: ASYNC110 - a finger waits for no event
             await asyncio.sleep(left * self._scale)
-        self.release()
+        self._let_go(since + seconds)
 
     def power_off(self) -> None:
         """Take the power away, wherever the device is."""
@@ -277,6 +275,12 @@ class WifiDevice:
     def power_on(self) -> None:
         """Give it back."""
         self._power.set()
+
+    def _let_go(self, moment: float) -> None:
+        if self.button.release(moment):
+            self._log.warning("button", "configuration reset")
+            self.reset()
+        self._wake.set()
 
     # Its life
 

@@ -355,7 +355,8 @@ class Slot:
         numbers: list[float] = [os.getpid()]
         for cell in _cells():
             numbers += cell.numbers()
-        self._format.pack_into(self._memory, self._offset, *numbers)
+        # Not `pack_into`, which fills all with zeros first: who looks just then would see every counter begin anew.
+        self._memory[self._offset : self._offset + self._format.size] = self._format.pack(*numbers)
 
     def start(self) -> None:
         """Write once a second, on the running loop."""

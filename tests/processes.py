@@ -143,9 +143,12 @@ class Program:
             process = self.start(arguments, environment, out.fileno(), err.fileno(), given.fileno())
             try:
                 code = process.wait(timeout)
-            except BaseException:
+            except BaseException as fault:
                 process.kill()
                 process.wait()
+                for each in (out, err):
+                    each.seek(0)
+                    fault.add_note(each.read()[-5000:])
                 raise
             out.seek(0)
             err.seek(0)

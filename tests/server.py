@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -21,9 +21,11 @@ from typing import Any, Self
 from tests import processes
 from tests.processes import Process
 
-START_LIMIT = 60.0
-STOP_LIMIT = 30.0
+START_LIMIT = 120.0
+STOP_LIMIT = 60.0
 COMMAND_LIMIT = 120.0
+LIMIT = 120.0
+"""Seconds after which what is waited for is taken never to be."""
 
 MODES = {
     "two-workers": {"PROVSERVER_WORKERS": "2"},
@@ -57,6 +59,15 @@ def mode() -> dict[str, str]:
 def children(pid: int) -> list[int]:
     """What a process has forked, oldest first: a server with workers its database's, the admin API's, the workers."""
     return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def until(holds: Callable[[], bool], what: str) -> None:
+    """Look until something holds that nobody tells of; what: of another process, in words."""
+    end = time.monotonic() + LIMIT
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"not after {LIMIT} s: {what}")
+        time.sleep(0.002)
 
 
 def _quiet_port() -> int:
@@ -192,10 +203,15 @@ class Server:
         return self
 
     def stop(self) -> int:
-        """End it as an operator does; returns the exit code."""
+        """End it as an operator does; returns the exit code. One that does not end is killed, and its log is shown."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(STOP_LIMIT)
+        try:
+            return self.process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired as fault:
+            self.kill()
+            fault.add_note(self.log)
+            raise
 
     def kill(self) -> None:
         """End it as a power cut does."""
@@ -238,7 +254,8 @@ class Server:
         return ("--data-dir", str(self.data_dir))
 
     def __enter__(self) -> Self:
-        return self.start()
+        started = self.process is not None and self.process.poll() is None
+        return self if started else self.start()
 
     def __exit__(self, *_: object) -> None:
         if self.process is not None and self.process.poll() is None:

@@ -23,7 +23,7 @@ from provserver.core.model import ProvisionStrategy
 from provserver.errors import Misconfigured
 from provserver.services.profiles import KeyPair, ProfileChange
 from provserver.store import schema
-from tests.server import CommandFailed, Server, children
+from tests.server import STOP_LIMIT, CommandFailed, Server, children
 from tests.services.conftest import Lock
 
 
@@ -153,7 +153,7 @@ def test_an_option_that_cannot_be_ends_it_with_3_and_the_fix(
     for each in ("http", "mqtt", "coap", "admin"):
         command += [f"--{each}", "127.0.0.1:0"]
 
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
 
     assert (done.returncode, done.stdout) == (3, "")
     assert fix in done.stderr
@@ -165,7 +165,7 @@ def test_an_option_that_cannot_be_ends_it_with_3_and_the_fix(
 
 async def test_the_data_outlive_stops_and_power_cuts(tmp_path: Path) -> None:
     server = Server(tmp_path / "data", fresh=True)
-    await asyncio.to_thread(server.start)
+    await asyncio.to_thread(server.start, restartable=True)
     try:
         async with workspace.workspace(Config(data_dir=server.data_dir)) as space:
             pair = await make_profile(space, "sensors")
@@ -191,26 +191,31 @@ async def test_sigterm_answers_what_is_under_way_and_ends_with_0(
     (tmp_path / "keys.toml").write_text(f'keys_file = "{served.data_dir / "keys.json"}"\n')
     await asyncio.to_thread(server.start)
     assert server.process is not None
-    async with workspace.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
-        pair = await make_profile(space, "draining")
-    connection = await asyncpg.connect(served_url)
-    await connection.execute("BEGIN; LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
-    asking = asyncio.create_task(provision(server, "draining", pair))
-    await Lock(connection).until_waiting()
+    try:
+        async with workspace.workspace(Config(data_dir=served.data_dir, database_url=served_url)) as space:
+            pair = await make_profile(space, "draining")
+        connection = await asyncpg.connect(served_url)
+        try:
+            await connection.execute("BEGIN; LOCK TABLE outbox IN ACCESS EXCLUSIVE MODE")
+            asking = asyncio.create_task(provision(server, "draining", pair))
+            await Lock(connection).until_waiting()
 
-    server.process.send_signal(signal.SIGTERM)
-    while await asyncio.to_thread(accepts, server.http):
-        pass
-    assert not asking.done()
-    await connection.execute("ROLLBACK")
+            server.process.send_signal(signal.SIGTERM)
+            while await asyncio.to_thread(accepts, server.http):
+                pass
+            assert not asking.done()
+            await connection.execute("ROLLBACK")
 
-    assert (await asking)["status"] == "SUCCESS"
-    assert await asyncio.to_thread(server.process.wait) == 0
-    assert not ready_file(server).exists()
-    assert "stopping: what is under way is answered first" in server.log
-    assert "stopped" in server.log.splitlines()[-1]
-    assert await connection.fetchval("SELECT count(*) FROM device WHERE name = 'draining'") == 1
-    await connection.close()
+            assert (await asking)["status"] == "SUCCESS"
+            assert await asyncio.to_thread(server.process.wait, STOP_LIMIT) == 0
+            assert not ready_file(server).exists()
+            assert "stopping: what is under way is answered first" in server.log
+            assert "stopped" in server.log.splitlines()[-1]
+            assert await connection.fetchval("SELECT count(*) FROM device WHERE name = 'draining'") == 1
+        finally:
+            await connection.close()
+    finally:
+        await asyncio.to_thread(server.__exit__)
 
 
 async def test_nothing_secret_is_in_the_log(server: Server) -> None:

@@ -48,7 +48,7 @@ def run(server: Server, command: str) -> str:
             words = [word.replace(f"localhost:{port}", server.addresses[name]) for word in words]
         words = [server.mqtt.split(":")[1] if word == "1883" else word for word in words]
         words = ["127.0.0.1" if word == "localhost" else word for word in words]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     printed = done.stdout.replace(str(server.data_dir), "provserver-data")
     return printed.replace(f'"{socket.gethostname()}"', '"factory"')

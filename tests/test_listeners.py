@@ -4,13 +4,14 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from provserver.config import Config
 from provserver.listeners import OTHER_FILES, connection_limit
-from tests.server import Server
+from tests.server import LIMIT, Server
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_a_port_in_use_ends_it_with_3_and_the_fix(
         command += [f"--{each}", server.addresses[each] if each == listener else "127.0.0.1:0"]
 
     done = subprocess.run(
-        [*command, "--ready-file", str(tmp_path / "ready")], capture_output=True, text=True, check=False, timeout=60
+        [*command, "--ready-file", str(tmp_path / "ready")], capture_output=True, text=True, check=False, timeout=120
     )
 
     assert (done.returncode, done.stdout) == (3, "")
@@ -54,7 +55,7 @@ def test_an_address_that_cannot_be_ends_it_with_3_and_the_fix(
     for each in ("http", "mqtt", "coap", "admin"):
         command += [f"--{each}", "127.0.0.1:0"]
 
-    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=60)
+    done = subprocess.run([*command, *options], capture_output=True, text=True, check=False, timeout=120)
 
     assert (done.returncode, done.stdout) == (3, "")
     assert fix in done.stderr
@@ -67,12 +68,18 @@ def test_a_listener_may_be_off(place: list[str], tmp_path: Path) -> None:
     command += ["--http", "127.0.0.1:0", "--mqtt", "", "--coap", "", "--admin", "", "--ready-file", str(ready)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if "serving: " in line:
-                break
-        written = ready.read_text() if ready.exists() else "{}"
-        process.send_signal(signal.SIGINT)
-        process.stderr.read()
+        limit = threading.Timer(LIMIT, process.kill)
+        limit.start()
+        try:
+            for line in process.stderr:
+                if "serving: " in line:
+                    break
+            written = ready.read_text() if ready.exists() else "{}"
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+        finally:
+            limit.cancel()
+            limit.join()
 
     addresses = json.loads(written)
     assert set(addresses) == {"http"}

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import time
 import zipfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from tests.firmware_sim.test_cli import Result, simulate
 from tests.qrcodes import read_png
-from tests.server import Server
+from tests.server import LIMIT, Server
 from tests.support.gateway import GatewayServer
 from tests.support.mosquitto import Broker
 from tests.support.things_stack import Component, ThingsStack
@@ -117,6 +118,7 @@ async def test_from_the_csv_to_the_uplink(server: Server, broker: Broker, stack:
         assert (
             await joining(network, tmp_path, *EUIS[0][:2], EUIS[1][2], "--attempts", "1", "--window", "0.1")
         ).code == 3
+        await network.seen(refused=1)
         assert (await joining(network, tmp_path, *EUIS[1], "--attempts", "1", "--window", "0.1")).code == 3
         await network.seen(refused=2)
         assert [(each.dev_eui, each.reason) for each in network.refused] == [
@@ -170,6 +172,8 @@ async def joining(network: GatewayServer, directory: Path, dev_eui: str, join_eu
 
 async def becomes(look: Callable[[], Awaitable[Any]], holds: Callable[[Any], bool]) -> Any:
     """What is seen once it is as it will be."""
-    while not holds(seen := await look()):  # noqa: ASYNC110 - another process's state
+    end = time.monotonic() + LIMIT
+    while not holds(seen := await look()):
+        assert time.monotonic() < end, seen
         await asyncio.sleep(0.05)
     return seen

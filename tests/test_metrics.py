@@ -152,6 +152,27 @@ async def test_the_numbers_are_written_once_a_second_and_at_the_end(monkeypatch:
     assert page.totals().value(metrics.PROVISIONS, "HTTP", "success") == 2
 
 
+def test_who_looks_while_the_numbers_are_written_sees_no_counter_fall(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = Page(["server"])
+    slot = page.join("server")
+    delivered = metrics.WEBHOOKS.cell("delivered")  # written after the one that looks
+    delivered.value += 3
+    slot.publish()
+    seen: list[float] = []
+
+    class Looking:
+        """A number that looks at the page as it is being written."""
+
+        def __float__(self) -> float:
+            seen.append(page.totals(everybody).value(metrics.WEBHOOKS, "delivered"))
+            return 0.0
+
+    monkeypatch.setattr(GRANTED, "value", Looking())
+    slot.publish()
+
+    assert seen == [3]
+
+
 def test_a_page_that_nobody_has_joined_shows_nothing() -> None:
     totals = Page(["worker 1"]).totals()
 

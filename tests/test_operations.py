@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from provserver.config import Config
 from tests import processes
-from tests.server import Server, children
+from tests.server import Server, children, until
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "config"
@@ -67,11 +67,6 @@ def families(server: Server) -> set[str]:
     return {re.sub("_(bucket|sum|count)$", "", name) for name in names(server)}
 
 
-def until(condition: Callable[[], bool]) -> None:
-    while not condition():
-        pass
-
-
 def used(expression: str) -> set[str]:
     return set(re.findall(r"\bprovserver_[a-z_]+", expression))
 
@@ -93,21 +88,25 @@ def test_what_workers_count_is_added_up_and_outlives_them(server: Server) -> Non
     done = processes.firmware_sim().run(words, os.environ, None, 300)
     assert done.returncode == 0, done.stdout + done.stderr
     success, accepted = ("provserver_provisions_total", "success"), "provserver_authentications_total"
-    until(lambda: total(scrape(server), success[0], outcome=success[1]) == 30)
+    until(lambda: total(scrape(server), success[0], outcome=success[1]) == 30, "30 are provisioned")
     for transport in ("HTTP", "MQTT", "COAP"):
         assert total(scrape(server), success[0], outcome=success[1], transport=transport) == 10
-        until(lambda: total(scrape(server), accepted, transport=transport, result="accepted") >= 10)  # noqa: B023
-    until(lambda: total(scrape(server), "provserver_sessions") == 0)
+        until(
+            lambda: total(scrape(server), accepted, transport=transport, result="accepted") >= 10,  # noqa: B023
+            f"10 are let in over {transport}",
+        )
+    until(lambda: total(scrape(server), "provserver_sessions") == 0, "all sessions have ended")
     assert total(scrape(server), "provserver_group_items_sum", group="provision") == 30
 
     assert server.process is not None
     dying = children(server.process.pid)[-1]
     os.kill(dying, signal.SIGKILL)
-    until(lambda: dying not in children(server.process.pid))  # type: ignore[union-attr]
-    until(lambda: total(scrape(server), "provserver_process_up") == 4)
+    pid = server.process.pid
+    until(lambda: dying not in children(pid), "a worker is dead")
+    until(lambda: total(scrape(server), "provserver_process_up") == 4, "it has a successor")
 
     assert total(scrape(server), success[0], outcome=success[1]) == 30
-    until(lambda: total(scrape(server), "provserver_listeners") == 6)
+    until(lambda: total(scrape(server), "provserver_listeners") == 6, "the successor listens")
 
 
 def test_no_number_of_ours_tells_a_secret(server: Server) -> None:

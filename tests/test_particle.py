@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 
 from tests.firmware_sim.test_cli import simulate
-from tests.server import Server
+from tests.server import LIMIT, Server
 from tests.support.particle import BLYNK_WEBHOOK, PRODUCT, TOKEN, Call, Particle
 
 DEVICES = 6
@@ -97,16 +97,23 @@ async def test_a_command_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> 
         command = [sys.executable, "-m", "provserver", *words]
         for after in (False, True):
             held = cloud.hold(Call.WRITE, after=after)
-            running = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
-                command, cwd=tmp_path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-            )
-            await held.reached.wait()
+            with (tmp_path / "said").open("wb") as said:
+                running = subprocess.Popen(  # noqa: ASYNC220 - it takes no time
+                    command, cwd=tmp_path, env=env, stdout=said, stderr=said
+                )
+            reached = asyncio.create_task(held.reached.wait())
+            ended = asyncio.create_task(asyncio.to_thread(running.wait))
+            await asyncio.wait({reached, ended}, timeout=LIMIT, return_when=asyncio.FIRST_COMPLETED)
+            reached.cancel()
             running.kill()
-            await asyncio.to_thread(running.wait)
+            await ended
+            assert held.reached.is_set(), (tmp_path / "said").read_text()
             held.free.set()
             cloud.reorder()
         done = await asyncio.to_thread(
-            lambda: subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+            lambda: subprocess.run(
+                command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False, timeout=LIMIT
+            )
         )
         assert done.returncode == 0, done.stderr
         expected = dict(zip(sorted(cloud.devices), secrets, strict=False))

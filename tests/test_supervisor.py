@@ -6,11 +6,14 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.server import LIMIT, until
 
 SCRIPT = """
 import json, os, signal, sys, time
@@ -22,11 +25,11 @@ def say(**members):
 
 def child(name, deaf=False):
     def run(report):
-        stop = []
+        stop, supervising = [], os.getppid()
         signal.signal(signal.SIGTERM, signal.SIG_IGN if deaf else lambda *_: stop.append(1))
         say(child=name, pid=os.getpid())
         report({"name": name})
-        while not stop:
+        while not stop and not (deaf and os.getppid() != supervising):  # or it would stay when a test fails
             time.sleep(0.01)
         say(ended=name)
     return run
@@ -73,6 +76,8 @@ class Run:
             text=True,
             process_group=0,
         )
+        self._limit = threading.Timer(LIMIT, self.process.kill)  # its children end, and so does what they say
+        self._limit.start()
 
     def next(self) -> dict[str, Any]:
         assert self.process.stdout is not None
@@ -89,9 +94,11 @@ class Run:
         return pid
 
     def end(self) -> None:
+        self._limit.cancel()
         if self.process.poll() is None:
             self.process.kill()
         self.process.communicate()
+        self._limit.join()
 
 
 TWO = """
@@ -219,8 +226,7 @@ def test_children_end_with_their_supervisor(run: Any) -> None:
     two.process.kill()
 
     assert {two.next()["ended"], two.next()["ended"]} == {"first", "second"}
-    while not all(map(gone, pids)):
-        pass
+    until(lambda: all(map(gone, pids)), "they end with their supervisor")
 
 
 def test_who_is_late_ends_after_the_others(run: Any) -> None:

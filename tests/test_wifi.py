@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -50,9 +51,14 @@ class Device:
     def __enter__(self) -> Self:
         with self.log_file.open("ab") as log:
             self._process = processes.firmware_sim().start(self._words, os.environ, log.fileno(), log.fileno())
+        end = time.monotonic() + LIMIT
         while not self._ready_file.exists():
             with suppress(subprocess.TimeoutExpired):
                 pytest.fail(f"it ended with {self._process.wait(0.02)}: {self.log_file.read_text()}")
+            if time.monotonic() > end:
+                self._process.kill()
+                self._process.wait()
+                pytest.fail(f"it cannot be reached: {self.log_file.read_text()}")
         ready = json.loads(self._ready_file.read_text())
         self.ready, self.access_point, self.name = ready, ready["softap"], ready["name"]
         host, _, port = ready["control"].partition(":")

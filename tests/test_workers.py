@@ -19,7 +19,7 @@ import pytest
 from provserver.store.embedded import connectable
 from tests import processes
 from tests.conformance.clients.mqtt import V3_1_1, Connect, Pingreq, encode
-from tests.server import CommandFailed, Server, children
+from tests.server import LIMIT, STOP_LIMIT, CommandFailed, Server, children, until
 from tests.services.conftest import Lock
 
 PEERS = 40
@@ -43,18 +43,16 @@ def kill_one(server: Server, worker: int) -> int:
     """Kill a worker; returns the pid of its successor, once it is there."""
     before = workers(server)
     os.kill(worker, signal.SIGKILL)
-    while len(now := workers(server)) < 2 or worker in now:
-        pass
-    (successor,) = set(now) - set(before)
+    until(lambda: len(now := workers(server)) == 2 and worker not in now, "a worker that died has a successor")
+    (successor,) = set(workers(server)) - set(before)
     return successor
 
 
 @contextmanager
 def standing_still(pid: int) -> Iterator[None]:
     os.kill(pid, signal.SIGSTOP)
-    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
-        pass
     try:
+        until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", f"{pid} stands still")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -142,21 +140,21 @@ def test_the_newer_session_wins_whatever_worker_has_it(server: Server, tool: Cal
     assert device["name"] == "taken-over"
     command = ["stdbuf", "-oL", "mosquitto_sub", "-h", host, "-p", port, "-u", "taken-over-token", "-V", "5"]
     command += ["-t", "v1/devices/me/attributes", "-d"]
-    running: list[subprocess.Popen[str]] = []
-    try:
+    with ExitStack() as stack:
+        older: subprocess.Popen[str] | None = None
         for _ in range(8):  # so many are not all of one worker
-            session = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            session = stack.enter_context(
+                subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            )
+            stack.callback(session.kill)
             assert session.stdout is not None
             while "SUBACK" not in (line := session.stdout.readline()):
                 assert line, "the session was refused"
-            running.append(session)
-            for older in running[:-1]:
-                assert "DISCONNECT (142)" in older.communicate()[0]
-            del running[:-1]
-    finally:
-        for session in running:
-            session.kill()
-            session.communicate()
+            if older is not None:
+                older.wait(LIMIT)
+                assert older.stdout is not None
+                assert "DISCONNECT (142)" in older.stdout.read()
+            older = session
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -271,7 +269,7 @@ async def test_sigterm_answers_what_is_under_way_and_refuses_what_comes(tmp_path
             await connection.execute("ROLLBACK")
             await connection.close()
             assert await asking == "SUCCESS"
-        assert await asyncio.to_thread(server.process.wait) == 0
+        assert await asyncio.to_thread(server.process.wait, STOP_LIMIT) == 0
     finally:
         await asyncio.to_thread(server.__exit__)
 
@@ -291,8 +289,8 @@ def test_what_watches_a_postgres_of_yours_is_replaced(tmp_path: Path, own_databa
         assert server.process is not None
         watching, *others = children(server.process.pid)
         os.kill(watching, signal.SIGKILL)
-        while watching in (now := children(server.process.pid)) or len(now) <= len(others):
-            pass
-        assert set(others) < set(now)
+        pid = server.process.pid
+        until(lambda: watching not in (now := children(pid)) and len(now) > len(others), "it is replaced")
+        assert set(others) < set(children(pid))
         assert "database (pid" in server.log
         assert accepts(server.http)

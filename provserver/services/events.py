@@ -88,14 +88,23 @@ class Reader:
         self._ended = False
         self._kinds = kinds
         self._held: deque[Happening] = deque(maxlen=MAX_HELD)
+        self._missed: set[UUID | None] = set()
         self._arrived = asyncio.Event()
 
     def tell(self, happenings: Sequence[Happening]) -> None:
         """Keep what concerns it."""
         for each in happenings:
-            if each.kind in self._kinds and self._organization_id in each.path:
+            if each.kind in self._kinds and self._organization_id in each.path and each.id not in self._missed:
                 self._held.append(each)
                 self._arrived.set()
+
+    def catch_up(self, missed: Sequence[Happening]) -> None:
+        """Begin with these, of which some may have been told while they were looked for, or will be yet."""
+        meanwhile = list(self._held)
+        self._held.clear()
+        self.tell(missed)
+        self._missed = {each.id for each in missed}
+        self.tell(meanwhile)
 
     @property
     def age(self) -> float:
@@ -159,10 +168,10 @@ class Feed:
         reader = Reader(principal.organization_id, frozenset(kinds))
         self._readers.add(reader)
         try:
-            if since is not None:
-                reader.tell(await self._missed(principal.organization_id, since))
-            if self._task is None:
+            if self._task is None:  # before the look at what was missed: else what happens meanwhile is in neither
                 self._task = asyncio.create_task(self._run(_Rounds(self._database, self._clock)), name="events")
+            if since is not None:
+                reader.catch_up(await self._missed(principal.organization_id, since))
             yield reader
         finally:
             self._readers.discard(reader)

@@ -214,6 +214,7 @@ class JobRunner:
                     lane_limit=self._lane_limit,
                     lease=timedelta(seconds=self._lease),
                     only=self._only,
+                    but=self._running,  # who was taken for dead, and is at it still, lets it go first
                 )
         for each in taken:
             self._begin(each)

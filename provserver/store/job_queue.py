@@ -44,7 +44,7 @@ WITH RECURSIVE lanes AS (
 ), chosen AS (
     SELECT c.id FROM free f CROSS JOIN LATERAL (
         SELECT w.id FROM job w WHERE w.state = 'waiting' AND w.lane = f.lane AND w.kind = ANY($1::text[])
-            AND (w.due_at IS NULL OR w.due_at <= $2) AND ($7::uuid IS NULL OR w.id = $7)
+            AND (w.due_at IS NULL OR w.due_at <= $2) AND ($7::uuid IS NULL OR w.id = $7) AND w.id <> ALL($8::uuid[])
         ORDER BY w.id LIMIT f.room FOR UPDATE SKIP LOCKED
     ) AS c ORDER BY c.id LIMIT $3
 )
@@ -163,13 +163,15 @@ async def take(
     lane_limit: int,
     lease: timedelta,
     only: UUID | None,
+    but: Collection[UUID],
 ) -> list[Taken]:
     """Jobs that are due, and are this process' from now on; those of processes that are gone among them.
 
-    room: so many at most. lane_limit: so many of a lane at most, all processes together. only: this one.
+    room: so many at most. lane_limit: so many of a lane at most, all processes together. only: this one. but: none of
+    these.
     """
     await connection.execute(_FREE)
-    rows = await connection.fetch(_TAKE, list(kinds), now, room, lane_limit, holder, lease, only)
+    rows = await connection.fetch(_TAKE, list(kinds), now, room, lane_limit, holder, lease, only, list(but))
     taken = [(faults, since, jobs.job_of(job)) for faults, since, *job in rows]
     return [
         Taken(job, faults, since, await jobs.steps(connection, job.id) if job.step else [])

@@ -61,12 +61,14 @@ async def serving(endpoint: Endpoint, host: str = "127.0.0.1", port: int = 0) ->
     application.router.add_route("*", "/{path:.*}", endpoint.handle)
     runner = web.AppRunner(application, access_log=None, shutdown_timeout=0)
     await runner.setup()
-    site = web.TCPSite(runner, host, port)
-    await site.start()
-    shown = f"[{host}]" if ":" in host else host
-    endpoint.url = f"http://{shown}:{runner.addresses[0][1]}/in"
-    yield endpoint
-    await runner.cleanup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        shown = f"[{host}]" if ":" in host else host
+        endpoint.url = f"http://{shown}:{runner.addresses[0][1]}/in"
+        yield endpoint
+    finally:
+        await runner.cleanup()
 
 
 @pytest.fixture

@@ -70,7 +70,6 @@ async def test_settings_whose_answer_is_lost_may_have_arrived(fake: FakeAccessPo
         assert [each for each in fake.targets if each.startswith("/config")]
         fake.close_after("/config")
         await way.configure(SETTINGS)
-    fake.open()
 
 
 async def test_nobody_there_is_said_with_what_to_do(fake: FakeAccessPoint) -> None:
@@ -83,7 +82,6 @@ async def test_nobody_there_is_said_with_what_to_do(fake: FakeAccessPoint) -> No
             await way.networks()
         with pytest.raises(Refused, match="went away before"):
             await way.configure(SETTINGS)
-    fake.open()
 
 
 @pytest.mark.parametrize(
@@ -147,7 +145,6 @@ async def test_one_address_is_found_among_the_gateways(fake: FakeAccessPoint, mo
     fake.close()
     async with access_point(interval=0.01) as way:
         assert way.address == "127.0.0.1:1"
-    fake.open()
 
 
 def test_gateways_are_read_of_the_table_of_routes() -> None:

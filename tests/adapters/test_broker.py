@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import aiomqtt
@@ -27,17 +27,24 @@ async def made(
 async def listening(answer: bytes = b"") -> AsyncIterator[tuple[int, asyncio.Event]]:
     """A port, and whether who connected there has closed; answer: what it gets for its CONNECT."""
     closed = asyncio.Event()
+    writers: list[asyncio.StreamWriter] = []
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await reader.read(1)
-        writer.write(answer)
-        while await reader.read(1 << 16):
-            pass
+        writers.append(writer)
+        with suppress(ConnectionError):  # which ends it as well
+            await reader.read(1)
+            writer.write(answer)
+            while await reader.read(1 << 16):
+                pass
         closed.set()
         writer.close()
 
     async with await asyncio.start_server(talk, "127.0.0.1", 0) as server:
-        yield server.sockets[0].getsockname()[1], closed
+        try:
+            yield server.sockets[0].getsockname()[1], closed
+        finally:  # a server waits for its connections, and of a test that failed one may be open
+            for each in writers:
+                each.close()
 
 
 async def test_a_client_knows_when_its_connection_is_lost(mosquitto: Mosquitto, outgoing: Outgoing) -> None:

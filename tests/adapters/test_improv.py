@@ -11,7 +11,7 @@ import pytest
 from firmware_sim.improv import served
 from firmware_sim.log import SerialLog
 from firmware_sim.wifi_networks import Network
-from provserver.adapters.improv import improv
+from provserver.adapters.improv import Improv, improv
 from provserver.core.board import Report
 from provserver.core.edgent import Settings
 from provserver.errors import Refused
@@ -93,21 +93,31 @@ async def test_a_token_that_a_unit_does_not_take() -> None:
 
 async def test_a_unit_that_is_still_booting_is_asked_again() -> None:
     asked: list[int] = []
+    ways: list[Improv] = []
 
     def answer(command: int) -> bytes:
         asked.append(command)
+        ways[0]._patience = PATIENT  # but for the first try
         return b"rst:0x1 (POWERON_RESET)\n" if len(asked) == 1 else packet(4, bytes((command, 2)) + b"\x01x")
 
     with unit(answer) as path:
         async with improv(path, patience=1) as way:
+            ways.append(way)
             assert (await way.board()).firmware_type == "x"
 
     assert asked[:2] == [3, 3]
 
 
 async def test_a_unit_that_passes_over_what_it_does_not_know() -> None:
-    with unit(lambda command: b"" if command == 0xF1 else packet(4, bytes((command, 2)) + b"\x01x")) as path:
-        async with improv(path, patience=0.3) as way:
+    ways: list[Improv] = []
+
+    def answer(command: int) -> bytes:
+        ways[0]._patience = IMPATIENT  # from now on: it has answered what it knows
+        return b"" if command == 0xF1 else packet(4, bytes((command, 2)) + b"\x01x")
+
+    with unit(answer) as path:
+        async with improv(path, patience=PATIENT) as way:
+            ways.append(way)
             assert (await way.board()).last_error == 0
 
 

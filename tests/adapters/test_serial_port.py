@@ -79,7 +79,9 @@ async def test_a_port_that_was_pulled_out_is_told_to_who_reads() -> None:
         async with serial_port(path, 115_200) as port:
             reading = asyncio.create_task(port.read())
             await asyncio.sleep(0)
-            os.dup2(os.open(os.devnull, os.O_RDWR), far)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, far)
+            os.close(nothing)
 
             with pytest.raises(Refused, match="is gone: the unit or its cable was unplugged"):
                 await reading

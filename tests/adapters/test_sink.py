@@ -302,6 +302,7 @@ class Reluctant:
         self.versions: list[int] = []
         self.published = 0
         self.port = 0
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
@@ -310,9 +311,12 @@ class Reluctant:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        for each in self._writers:  # of a test that failed one may be open, which would be waited for
+            each.close()
         await self._server.wait_closed()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         try:
             while True:
                 (first,) = await reader.readexactly(1)

@@ -35,6 +35,9 @@ NEWCOMER = "nils@fresh.example"
 DEVICES = 200
 TOKENS = 60
 
+GROWING = 240.0
+"""Seconds after which something has gone wrong."""
+
 ROOMS = ("boiler", "roof", "cellar", "lobby", "kitchen", "server room", "stairs", "garage", "lab", "store")
 
 FIELDS = [
@@ -106,22 +109,23 @@ async def grown(server: Server, mosquitto: str, directory: Path, database_url: s
             session = await stack.enter_async_context(browser())
             world.members[email] = Person(session, world.url)
         devices = await stack.enter_async_context(aiohttp.ClientSession(f"http://{server.http}"))
-        await _people(world)
-        await _profiles(world)
-        await _devices(world, devices)
-        await _tokens(world, devices)
-        await _refusals(world, devices)
-        await _doubtful(world, devices)
-        await _webhook(world, await stack.enter_async_context(serving(Receiver())), devices)
-        await _wifi(world)
-        broker = Broker.guarded(mosquitto, directory)
-        await broker.start()
-        stack.callback(broker.kill)
-        network = await stack.enter_async_context(ThingsStack(mosquitto=broker))
-        await _network(world, network, devices)
-        await _particle(world, await stack.enter_async_context(Particle()))
-        await _jobs(world)
-        await _yesterday(world, database_url)
+        async with asyncio.timeout(GROWING):  # what is waited for may never come
+            await _people(world)
+            await _profiles(world)
+            await _devices(world, devices)
+            await _tokens(world, devices)
+            await _refusals(world, devices)
+            await _doubtful(world, devices)
+            await _webhook(world, await stack.enter_async_context(serving(Receiver())), devices)
+            await _wifi(world)
+            broker = Broker.guarded(mosquitto, directory)
+            stack.callback(broker.kill)
+            await broker.start()
+            network = await stack.enter_async_context(ThingsStack(mosquitto=broker))
+            await _network(world, network, devices)
+            await _particle(world, await stack.enter_async_context(Particle()))
+            await _jobs(world)
+            await _yesterday(world, database_url)
         yield world
 
 
@@ -265,8 +269,10 @@ async def _refusals(world: World, devices: aiohttp.ClientSession) -> None:
         taken = world.devices[n]["deviceName"]
         await _ask(devices, deviceName=taken, provisionDeviceKey=key, provisionDeviceSecret=secret)
     await _ask(devices, deviceName="no-secret", provisionDeviceKey=key)
-    found = await world.maker.get("GET", "/attempts", limit="20")
-    world.ids["attempt"] = next(each["id"] for each in found["items"] if each["outcome"] != "success")
+    found = await becomes(  # a refusal is recorded after its answer
+        lambda: world.maker.get("GET", "/attempts", limit="1", refused="true"), lambda found: bool(found["items"])
+    )
+    world.ids["attempt"] = found["items"][0]["id"]
 
 
 async def _doubtful(world: World, devices: aiohttp.ClientSession) -> None:

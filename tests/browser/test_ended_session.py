@@ -38,16 +38,16 @@ async def test_a_page_that_asks_again_says_what_is_wrong(server: Server, seat: S
     operator.away = True
     await asyncio.to_thread(server.stop)
     await operator.later(PERIOD)
-    await expect(problem).to_contain_text("cannot be reached", timeout=30_000)
+    await expect(problem).to_contain_text("cannot be reached")
     await asyncio.to_thread(server.start)
     await operator.later(PERIOD)
-    await expect(problem).to_be_empty(timeout=60_000)
+    await expect(problem).to_be_empty()
     operator.away = False
 
     # A session that ended is told with a way to sign in, and the page asks no more.
     await operator.context.clear_cookies()
     await operator.later(PERIOD)
-    await expect(problem.get_by_role("link", name="Sign in in a new tab")).to_be_visible(timeout=30_000)
+    await expect(problem.get_by_role("link", name="Sign in in a new tab")).to_be_visible()
     await expect(operator.page.locator("#results")).not_to_have_attribute("hx-get", re.compile("."))
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 import sys
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -19,7 +20,7 @@ import pytest
 import typer.main
 
 from provserver.cli import main
-from tests.server import Server
+from tests.server import COMMAND_LIMIT, Server
 
 _numbers = itertools.count(1)
 
@@ -43,11 +44,23 @@ class Cli:
         self.options = options
 
     def run(self, *arguments: str) -> Done:
-        """In a thread, as commands have a loop of their own."""
-        done = Done(0, "", "")
-        thread = threading.Thread(target=self._run, args=([*arguments, *self.options], done))
-        thread.start()
-        thread.join()
+        """In a thread, as commands have a loop of their own. One that hangs is left behind; where it hangs is said."""
+        done, out, err = Done(0, "", ""), io.StringIO(), io.StringIO()
+        thread = threading.Thread(target=self._run, args=(done,), daemon=True)
+        with (
+            mock.patch.object(sys, "argv", ["provserver", *arguments, *self.options]),
+            mock.patch.object(typer.main, "get_command", _command),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            thread.start()
+            thread.join(COMMAND_LIMIT)
+            if thread.is_alive():
+                where = "".join(traceback.format_stack(sys._current_frames().get(thread.ident or 0)))
+                pytest.fail(
+                    f"{arguments} has not ended after {COMMAND_LIMIT} s: {out.getvalue()}{err.getvalue()}{where}"
+                )
+        done.out, done.err = out.getvalue(), err.getvalue()
         return done
 
     def json(self, *arguments: str) -> Any:
@@ -64,19 +77,11 @@ class Cli:
         return done.err
 
     @staticmethod
-    def _run(arguments: list[str], done: Done) -> None:
-        out, err = io.StringIO(), io.StringIO()
-        with (
-            mock.patch.object(sys, "argv", ["provserver", *arguments]),
-            mock.patch.object(typer.main, "get_command", _command),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            try:
-                main()
-            except SystemExit as end:
-                done.code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        done.out, done.err = out.getvalue(), err.getvalue()
+    def _run(done: Done) -> None:
+        try:
+            main()
+        except SystemExit as end:
+            done.code = end.code if isinstance(end.code, int) else int(end.code is not None)
 
 
 @pytest.fixture(scope="session")
@@ -153,7 +158,9 @@ class Holder:
         self._held, self._done = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._hold()))
         self._thread.start()
-        self._held.wait()
+        if not self._held.wait(COMMAND_LIMIT):
+            self._done.set()
+            pytest.fail(f"the profiles are not locked after {COMMAND_LIMIT} s")
 
     def __exit__(self, *_: object) -> None:
         self._done.set()

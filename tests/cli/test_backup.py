@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from pathlib import Path
 
 import asyncpg
@@ -13,7 +12,7 @@ from provserver.errors import Refused
 from provserver.services import backup
 from tests.cli.conftest import Cli
 from tests.cli.test_keys import Factory, post
-from tests.server import CommandFailed, Server
+from tests.server import CommandFailed, Server, until
 
 PASSPHRASE = "a pl4nted passphrase"
 
@@ -34,8 +33,7 @@ def test_a_served_database_is_backed_up_and_goes_on_elsewhere(tmp_path: Path, pa
         for n in range(20):
             factory.make(f"before {n}")
         known = list(factory.tokens)
-        while not (server.data_dir / "audit-head.json").exists():  # the audit is chained a little later
-            time.sleep(0.01)
+        until((server.data_dir / "audit-head.json").exists, "the audit is chained")  # a little later
         with factory:
             made = server.cli("backup", str(file), *given)
         assert factory.faults == []
@@ -99,7 +97,8 @@ def test_what_is_no_whole_backup_of_this_passphrase_is_refused_before_anything_i
     target = Cli("--data-dir", str(tmp_path / "new"), "--database-url", empty)
     content = file.read_bytes()
     damaged = tmp_path / "damaged"
-    for wrong in (content[:-1], content[:-5000], content[:9000] + b"x" + content[9001:], content + b"x"):
+    flipped = bytes((content[9000] ^ 1,))
+    for wrong in (content[:-1], content[:-5000], content[:9000] + flipped + content[9001:], content + b"x"):
         damaged.write_bytes(wrong)
         assert "is not whole, or was changed" in target.refused("restore", str(damaged), *given)
     for wrong in (b"", content[:100], b"PGDMP" + content):

@@ -231,9 +231,12 @@ def test_a_station_that_is_killed_leaves_the_token_with_its_unit(cli: Cli, line:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )
-        assert unit.asked_to_connect.wait(60)
-        os.kill(station.pid, signal.SIGKILL)
-        printed, _ = station.communicate()
+        try:
+            asked = unit.asked_to_connect.wait(120)
+        finally:
+            os.kill(station.pid, signal.SIGKILL)
+            printed, _ = station.communicate()
+        assert asked, printed
     assert printed == b""
     between = cli.json("eol", "status", "--profile", line, "--unit", "SN-1")["units"]
     other = tmp_path / "other.bin"

@@ -1,3 +1,5 @@
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -17,15 +19,23 @@ def password(tmp_path: Path) -> Path:
     return file
 
 
-def arguments(fake: FakeAccessPoint, password: Path) -> list[str]:
-    given = {"access-point": fake.address, "host": "10.0.0.1", "ssid": "Home", "password-file": str(password)}
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """An address at which nobody answers, and that nobody else gets meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+def arguments(address: str, password: Path) -> list[str]:
+    given = {"access-point": address, "host": "10.0.0.1", "ssid": "Home", "password-file": str(password)}
     return [word for name, value in given.items() for word in (f"--{name}", value)]
 
 
 def test_a_password_that_the_network_does_not_take_is_said(local: Cli, name: str, password: Path) -> None:
     template = local.json("profile", "create", name)["templateId"]
     with FakeAccessPoint.of(template=template, errors=(0, 722)) as fake:
-        done = local.run("inject", *arguments(fake, password), "--name", f"{name}-1")
+        done = local.run("inject", *arguments(fake.address, password), "--name", f"{name}-1")
     assert (done.code, done.out) == (1, "")
     assert f"Found 'Blynk Thermostat-8DCF', template {template}, firmware 1.2.0." in done.err
     assert "did not take that password. Type it anew" in done.err
@@ -47,30 +57,28 @@ def test_a_password_that_the_network_does_not_take_is_said(local: Cli, name: str
 
 def test_a_template_that_there_is_none_of_is_said_before_anything_is_sent(local: Cli, password: Path) -> None:
     with FakeAccessPoint.of(template="TMPLnowhere") as fake:
-        assert "TMPLnowhere" in local.run("inject", *arguments(fake, password)).err
+        assert "TMPLnowhere" in local.run("inject", *arguments(fake.address, password)).err
     assert not [each for each in fake.targets if each.startswith("/config")]
 
 
 def test_the_wrong_device_gets_nothing(local: Cli, profile: str, name: str, password: Path) -> None:
     local.json("device", "create", name, "--profile", profile)
     with FakeAccessPoint.of(template="TMPLother") as fake:
-        said = local.run("inject", *arguments(fake, password), "--device", name).err
+        said = local.run("inject", *arguments(fake.address, password), "--device", name).err
         assert "This is the wrong device" in said
-        said = local.run("inject", *arguments(fake, password), "--template", profile).err
+        said = local.run("inject", *arguments(fake.address, password), "--template", profile).err
         assert "This is the wrong device" in said
     assert not [each for each in fake.targets if each.startswith("/config")]
 
 
-def test_nobody_there_is_said_with_what_to_do(local: Cli, password: Path) -> None:
-    with FakeAccessPoint.of() as fake:
-        pass
-    said = local.refused("inject", *arguments(fake, password))
-    assert f"No device answers at {fake.address}. Join its access point" in said
+def test_nobody_there_is_said_with_what_to_do(local: Cli, password: Path, nobody: str) -> None:
+    said = local.refused("inject", *arguments(nobody, password))
+    assert f"No device answers at {nobody}. Join its access point" in said
 
 
 def test_what_firmware_would_cut_is_refused_first(local: Cli, password: Path) -> None:
     with FakeAccessPoint.of() as fake:
-        said = local.refused("inject", *arguments(fake, password), "--host", "h" * 34)
+        said = local.refused("inject", *arguments(fake.address, password), "--host", "h" * 34)
     assert "33 characters. Firmware would cut it" in said
     assert fake.targets == []
 
@@ -136,17 +144,15 @@ def test_a_password_that_others_can_read_is_refused(local: Cli, password: Path) 
 
 
 @pytest.mark.parametrize("way", ["ble", "improv", "esp"])
-def test_other_ways_say_that_nobody_is_there(local: Cli, password: Path, tmp_path: Path, way: str) -> None:
-    with FakeAccessPoint.of() as fake:
-        pass
+def test_other_ways_say_that_nobody_is_there(local: Cli, password: Path, tmp_path: Path, nobody: str, way: str) -> None:
     proof = tmp_path / "proof"
     proof.write_text("wifiprov\nabcd1234\n")
     proof.chmod(0o600)
     where = {
-        "ble": ["--bridge", fake.address],
+        "ble": ["--bridge", nobody],
         "improv": ["--serial", str(tmp_path / "tty")],
-        "esp": ["--access-point", fake.address, "--proof-file", str(proof)],
+        "esp": ["--access-point", nobody, "--proof-file", str(proof)],
     }
     wifi = ("--host", "10.0.0.1", "--ssid", "Home", "--password-file", str(password))
     said = local.refused("inject", "--way", way, *where[way], *wifi)
-    assert str(tmp_path / "tty") in said if way == "improv" else fake.address in said
+    assert str(tmp_path / "tty") in said if way == "improv" else nobody in said

@@ -19,6 +19,13 @@ def key_file(tmp_path: Path) -> str:
     return str(file)
 
 
+@pytest.fixture
+def unserved(own_database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Commands on a database that no server of the run is on, which would do the jobs that wait there."""
+    monkeypatch.setenv("COLUMNS", "200")
+    return Cli("--data-dir", str(tmp_path / "data"), "--database-url", own_database_url)
+
+
 def made(cli: Cli, key_file: str, *more: str) -> dict[str, str]:
     """An integration of a profile and an application of their own."""
     name = f"lora-{next(_numbers)}-{'server' if '--server' in cli.options else 'database'}"
@@ -136,8 +143,11 @@ def test_all_devices_are_onboarded_that_are_there(everywhere: Cli, url: str, key
     assert {cli.json("device", "network", name)["integrationId"] for name in names} == {id_}
 
 
-def test_a_device_is_onboarded_replaced_and_removed(cli: Cli, url: str, key_file: str, tmp_path: Path) -> None:
-    profile = onboarding(cli, url, key_file)["profile"]
+def test_a_device_is_onboarded_replaced_and_removed(
+    unserved: Cli, own_database_url: str, key_file: str, tmp_path: Path
+) -> None:
+    cli = unserved
+    profile = onboarding(cli, own_database_url, key_file)["profile"]
     name = f"{profile}-1"
     cli.json("device", "create", name, "--profile", profile)
     assert "Device EUI" in cli.refused("device", "onboard", name)

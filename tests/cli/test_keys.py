@@ -29,7 +29,7 @@ def post(address: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, 
     """The status and reply to a request over HTTP."""
     request = Request(f"http://{address}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"})
     try:
-        with urlopen(request) as response:
+        with urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read() or b"{}")
     except HTTPError as fault:
         return fault.code, {}

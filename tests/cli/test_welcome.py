@@ -28,7 +28,7 @@ def printed(text: str) -> list[str]:
 def pasted(line: str, directory: Path) -> str:
     """What a line prints in a shell that was just opened, elsewhere."""
     shell = ["env", "-i", "PATH=/usr/bin:/bin", "sh", "-c", line]
-    done = subprocess.run(shell, cwd=directory, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(shell, cwd=directory, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, (line, done)
     return done.stdout
 
@@ -44,7 +44,8 @@ def test_every_line_works_in_a_fresh_shell(
     (tmp_path / "elsewhere").mkdir()
     if own:
         monkeypatch.setenv("PROVSERVER_KEYS_FILE", str(tmp_path / "my keys.json"))
-    with Server(tmp_path / "a b" / "data", "--demo", *(["--database-url", database_url] if own else [])) as server:
+    options = ["--database-url", database_url] if own else []
+    with Server(tmp_path / "a b" / "data", "--demo", *options).start(restartable=True) as server:
         lines = printed(server.log)
         out = {line: pasted(line, tmp_path / "elsewhere") for line in lines}
 
@@ -54,7 +55,7 @@ def test_every_line_works_in_a_fresh_shell(
         (shown,) = (text for line, text in out.items() if " device show " in line)
         assert re.search(r"^name +sensor-pub$", shown, re.MULTILINE)
         assert "credentialsValue" in shown
-        devices = server.cli("device", "list", *(["--database-url", database_url] if own else []))
+        devices = server.cli("device", "list", *options)
         assert {device["name"] for device in devices} == {
             *(f"sensor-{by}" for by in ("http", "mqtt", "pub", "coap")),
             *(f"sim-{by}" for by in ("http", "mqtt", "coap")),

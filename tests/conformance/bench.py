@@ -23,7 +23,7 @@ from tests.conformance.rendering import CLOSED, REPLY
 from tests.conformance.values import Values
 from tests.server import Server
 
-POLL_LIMIT = 10.0
+POLL_LIMIT = 90.0
 
 
 @dataclass(frozen=True, slots=True)

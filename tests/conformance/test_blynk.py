@@ -27,6 +27,9 @@ STREAMS = (
 )
 """Of the paho sample, and of the Particle firmware of seed 002."""
 
+LIMIT = 90.0
+"""Seconds for what must come: a thread that waits for it is ended by nothing else."""
+
 
 @dataclass
 class Heater:
@@ -63,7 +66,7 @@ class Heater:
 
 def _get(url: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(url) as response:
+        with urllib.request.urlopen(url, timeout=LIMIT) as response:
             return response.status, response.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
@@ -73,7 +76,7 @@ def _get(url: str) -> tuple[int, str]:
 def provision(server: Server, profile: dict[str, str], name: str) -> Heater:
     members = {key: profile[key] for key in ("provisionDeviceKey", "provisionDeviceSecret")}
     body = json.dumps(members | {"deviceName": name}).encode()
-    with urllib.request.urlopen(f"http://{server.http}/api/v1/provision", body) as response:
+    with urllib.request.urlopen(f"http://{server.http}/api/v1/provision", body, LIMIT) as response:
         return Heater(server, profile["templateId"], json.load(response)["credentialsValue"])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.conformance.test_blynk import provision
+from tests.conformance.test_blynk import LIMIT, provision
 from tests.conformance.test_sdk import SDK
 from tests.server import Server
 from tests.test_wifi import Device, Phone
@@ -80,11 +80,12 @@ class Site:
 
     def values(self, token: str) -> Any:
         """What its pins have."""
-        with urllib.request.urlopen(f"http://{self.server.http}/external/api/getAll?token={token}") as answer:
+        url = f"http://{self.server.http}/external/api/getAll?token={token}"
+        with urllib.request.urlopen(url, timeout=LIMIT) as answer:
             return json.load(answer)
 
     def connect(self) -> "Raw":
-        return Raw(socket.create_connection(("127.0.0.1", self.port), 60))
+        return Raw(socket.create_connection(("127.0.0.1", self.port), LIMIT))
 
 
 @dataclass

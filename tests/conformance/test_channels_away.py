@@ -13,6 +13,7 @@ from tests.conformance.channels.model import KEYED, Channel, Verdict
 from tests.conformance.channels.programs.base import Place, Presented
 from tests.conformance.channels.rendering import NO_ANSWER, code
 from tests.conformance.channels.stage import program
+from tests.conformance.test_blynk import LIMIT
 from tests.faults.proxy import PostgresProxy
 from tests.pki import self_signed
 from tests.server import Server
@@ -25,7 +26,7 @@ SAYS = {channel: code(Verdict.UNAVAILABLE, channel) for channel in Channel} | {C
 async def severable(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Server, PostgresProxy]]:
     """A server on all channels, whose Postgres can be cut off."""
     async with PostgresProxy(database_url) as proxy:
-        environment = {"PROVSERVER_REQUEST_TIMEOUT": "2"}  # enough for nine programs at once on a busy machine
+        environment = {"PROVSERVER_REQUEST_TIMEOUT": "5"}  # enough for nine programs at once on a busy machine
         server = Server(tmp_path / "data", "--database-url", proxy.dsn, env=environment, tls=True)
         await asyncio.to_thread(server.start)  # the proxy works in this loop, so the loop must not stand still
         try:
@@ -38,7 +39,7 @@ async def severable(database_url: str, tmp_path: Path) -> AsyncIterator[tuple[Se
 def _provision(server: Server, pair: dict[str, str], name: str, **members: str) -> dict[str, str]:
     request = {key: pair[key] for key in ("provisionDeviceKey", "provisionDeviceSecret")}
     body = json.dumps(request | {"deviceName": name} | members).encode()
-    with urllib.request.urlopen(f"http://{server.http}/api/v1/provision", body) as response:
+    with urllib.request.urlopen(f"http://{server.http}/api/v1/provision", body, LIMIT) as response:
         reply: dict[str, str] = json.load(response)
     return reply
 

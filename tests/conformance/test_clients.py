@@ -17,7 +17,7 @@ Tool = Callable[..., str]
 VERSIONS = ["mqttv31", "mqttv311", "mqttv5"]
 COAP_CLIENTS = ["coap-client-notls", "coap-client-openssl"]
 PROVISION = "/provision/request"
-TIME_LIMIT = 30.0
+TIME_LIMIT = 90.0
 
 CERTIFICATE = request(credentialsType="X509_CERTIFICATE", hash="«pem»")
 
@@ -72,7 +72,7 @@ class Shop:
     async def coap(self, program: str, *options: str, input_: str) -> Done:
         """Post with one of libcoap's clients."""
         uri = f"coap://{self.bench.server.coap}/api/v1/provision"
-        return await self.run(program, "-m", "post", "-B", "10", *options, "-f", "-", uri, input_=input_)
+        return await self.run(program, "-m", "post", "-B", "60", *options, "-f", "-", uri, input_=input_)
 
     async def provisioned(self) -> bool:
         """Whether the device of the test is there."""
@@ -112,7 +112,7 @@ async def test_curl_with_a_certificate(shop: Shop, tool: Tool) -> None:
 async def test_mosquitto_rr(shop: Shop, tool: Tool, version: str, qos: str) -> None:
     done = await shop.mosquitto(
         tool("mosquitto_rr"),
-        *(version, "-u", "provision", "-q", qos, "-W", "20"),
+        *(version, "-u", "provision", "-q", qos, "-W", "60"),
         *("-t", PROVISION, "-e", "/provision/response", "-m", shop.text(request())),
     )
     await shop.check(done.reply())
@@ -122,7 +122,7 @@ async def test_mosquitto_rr(shop: Shop, tool: Tool, version: str, qos: str) -> N
 async def test_mosquitto_rr_by_client_id(shop: Shop, tool: Tool, version: str) -> None:
     done = await shop.mosquitto(
         tool("mosquitto_rr"),
-        *(version, "-i", "provision", "-W", "20"),
+        *(version, "-i", "provision", "-W", "60"),
         *("-t", PROVISION, "-e", "/provision/response", "-m", shop.text(CERTIFICATE)),
     )
     await shop.check(done.reply(), "«body»")

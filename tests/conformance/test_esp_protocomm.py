@@ -65,7 +65,12 @@ async def attempt(board: WifiBoard, *proofs: str) -> list[object]:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        out, error = await process.communicate()
+        try:
+            out, error = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
     assert process.returncode == 0, error.decode()
     said: list[object] = json.loads(out)
     return said

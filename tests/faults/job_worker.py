@@ -16,7 +16,7 @@ from provserver.services.job_runner import Failed, Job, JobKind, JobRunner, Step
 from provserver.store.database import Database
 
 STEPS = ("a", "b", "c")
-LEASE = 4.0
+LEASE = 8.0
 
 Reached = Callable[[Job, str], Awaitable[None]]
 

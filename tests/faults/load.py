@@ -37,7 +37,8 @@ class Device(aiomqtt.Client):
 class Load:
     """`workers` devices at a time on each transport; every name asks once.
 
-    told: name -> the access token of its SUCCESS. outcomes: how often each status was heard, LOST included.
+    patience: seconds that a device waits for its answer. told: name -> the access token of its SUCCESS. outcomes: how
+    often each status was heard, LOST included.
     """
 
     server: Server
@@ -45,6 +46,7 @@ class Load:
     secret: str
     workers: int = 4
     prefix: str = "load"
+    patience: float = 15
     told: dict[str, str] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
 
@@ -52,10 +54,12 @@ class Load:
         self._numbers = itertools.count(1)
         self._changed = asyncio.Condition()
         self._ending = False
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=2 * self.patience))
         self._coap = await aiocoap.Context.create_client_context(transports=["udp6"])
         asks: list[Callable[[bytes], Any]] = [self._ask_http, self._ask_mqtt, self._ask_coap]
-        self._tasks = [asyncio.create_task(self._work(ask)) for ask in asks for _ in range(self.workers)]
+        self._tasks = [
+            asyncio.create_task(self._work(ask), name=ask.__name__) for ask in asks for _ in range(self.workers)
+        ]
         return self
 
     async def __aexit__(
@@ -68,25 +72,36 @@ class Load:
         await self._http.close()
         await self._coap.shutdown()
 
-    async def until(self, condition: Callable[[], bool], limit: float = 60) -> None:
+    async def until(self, condition: Callable[[], bool], limit: float = 120) -> None:
         """Wait for answers until the condition holds."""
-        async with asyncio.timeout(limit), self._changed:
-            await self._changed.wait_for(lambda: condition() or any(task.done() for task in self._tasks))
+        try:
+            async with asyncio.timeout(limit), self._changed:
+                await self._changed.wait_for(lambda: condition() or any(task.done() for task in self._tasks))
+        except TimeoutError as fault:
+            raise TimeoutError(f"not after {limit:.0f} s; heard were {dict(self.outcomes)}") from fault
+        self.check()
+
+    def check(self) -> None:
+        """Raise what has ended a device, if something has."""
         for task in self._tasks:
             if task.done():
                 task.result()
 
-    async def finish(self) -> None:
+    async def finish(self, limit: float = 120) -> None:
         """Let everybody hear the answer that he waits for, or that there is none, and ask no more."""
         self._ending = True
-        await asyncio.gather(*self._tasks)
+        _, waiting = await asyncio.wait(self._tasks, timeout=limit, return_when=asyncio.FIRST_EXCEPTION)
+        self.check()
+        if waiting:
+            names = sorted(task.get_name() for task in waiting)
+            raise TimeoutError(f"after {limit:.0f} s {names} still wait; heard were {dict(self.outcomes)}")
 
     async def _work(self, ask: Callable[[bytes], Any]) -> None:
         while not self._ending:
             name = f"{self.prefix}-{next(self._numbers)}"
             body = {"deviceName": name, "provisionDeviceKey": self.key, "provisionDeviceSecret": self.secret}
             try:
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(self.patience):
                     answer = json.loads(await ask(json.dumps(body).encode()))
             except (OSError, TimeoutError, aiohttp.ClientError, aiomqtt.MqttError, aiocoap.error.Error):
                 answer = {"status": LOST}
@@ -105,7 +120,7 @@ class Load:
         host, port = self.server.mqtt.split(":")
         quiet = logging.getLogger("load.mqtt")
         quiet.setLevel(logging.CRITICAL)
-        async with Device(host, int(port), username="provision", timeout=15, logger=quiet) as client:
+        async with Device(host, int(port), username="provision", timeout=self.patience, logger=quiet) as client:
             await client.subscribe("/provision/response")
             await client.publish("/provision/request", body)
             async for message in client.messages:

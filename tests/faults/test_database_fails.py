@@ -70,8 +70,11 @@ class World:
             await asyncio.wait(tasks)
 
     async def until(self, holds: Callable[[], bool]) -> None:
-        async with asyncio.timeout(LIMIT), self._changed:
-            await self._changed.wait_for(holds)
+        try:
+            async with asyncio.timeout(LIMIT), self._changed:
+                await self._changed.wait_for(holds)
+        except TimeoutError as fault:
+            raise TimeoutError(f"not after {LIMIT:.0f} s; heard were {dict(self.outcomes)}") from fault
 
     async def served(self, number: int = 40) -> None:
         """Wait until so many more devices have their credentials."""
@@ -82,6 +85,15 @@ class World:
         """Wait until so many more requests were told to come back."""
         enough = self.outcomes[Outcome.UNAVAILABLE] + number
         await self.until(lambda: self.outcomes[Outcome.UNAVAILABLE] >= enough)
+
+    async def accepting(self) -> None:
+        """Wait until Postgres lets somebody in."""
+        async with asyncio.timeout(LIMIT):
+            while True:
+                with suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+                    await (await asyncpg.connect(self.postgres.dsn)).close()
+                    return
+                await asyncio.sleep(0.02)
 
     async def run(self, *statements: str) -> None:
         connection = await asyncpg.connect(self.postgres.dsn)
@@ -150,29 +162,53 @@ async def world(disk: tuple[Path, bool]) -> AsyncIterator[World]:
 @asynccontextmanager
 async def restarted(world: World) -> AsyncIterator[None]:
     """As an operator does it; who supervises it starts it again."""
-    os.kill(world.pid, signal.SIGINT)
+    process = world.postgres._process
+    assert process is not None
+    os.kill(process.pid, signal.SIGINT)
+    async with asyncio.timeout(LIMIT):
+        await process.wait()  # else enough may be served before it goes down, and it is down when that is checked
     yield
 
 
 @asynccontextmanager
 async def killed(world: World) -> AsyncIterator[None]:
     """A backend dies, so that Postgres ends all others and recovers."""
-    victim = await asyncpg.connect(world.postgres.dsn)
-    os.kill(victim.get_server_pid(), signal.SIGKILL)
-    victim.terminate()
+    victim, other = [await asyncpg.connect(world.postgres.dsn) for _ in range(2)]
+    try:
+        os.kill(victim.get_server_pid(), signal.SIGKILL)
+        with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError, OSError)):
+            await other.execute(f"SELECT pg_sleep({LIMIT})")  # until it is ended: see `restarted`
+    finally:
+        victim.terminate()
+        other.terminate()
+    await world.accepting()
     yield
+
+
+def _state(pid: int) -> str:
+    """Of a process, as the kernel calls it: T is stopped, Z has ended."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
 @asynccontextmanager
 async def paused(world: World) -> AsyncIterator[None]:
-    pids = [world.pid, *children(world.pid)]
-    for pid in pids:
+    stopped: list[int] = []
+
+    async def stop(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
+        stopped.append(pid)
+        async with asyncio.timeout(LIMIT):
+            while _state(pid) not in "TZ":  # noqa: ASYNC110 - another process's
+                await asyncio.sleep(0.001)
+
     try:
+        await stop(world.pid)  # from now on it forks nobody, and who ends stays as a zombie
+        for pid in children(world.pid):
+            await stop(pid)
         await world.refused()
         yield
     finally:
-        for pid in reversed(pids):
+        for pid in reversed(stopped):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
 
@@ -180,11 +216,13 @@ async def paused(world: World) -> AsyncIterator[None]:
 @asynccontextmanager
 async def read_only(world: World) -> AsyncIterator[None]:
     """As a standby is, after a failover that went to the wrong one."""
-    await world.run("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on", _END_ALL)
-    await world.refused()
-    yield
     off = "default_transaction_read_only = off"
-    await world.run(f"SET {off}", f"ALTER ROLE CURRENT_USER SET {off}", _END_ALL)
+    try:
+        await world.run("ALTER ROLE CURRENT_USER SET default_transaction_read_only = on", _END_ALL)
+        await world.refused()
+        yield
+    finally:
+        await world.run(f"SET {off}", f"ALTER ROLE CURRENT_USER SET {off}", _END_ALL)
 
 
 @asynccontextmanager
@@ -192,11 +230,12 @@ async def out_of_connections(world: World) -> AsyncIterator[None]:
     held = [await asyncpg.connect(world.postgres.dsn)]
     try:
         before = world.outcomes[Outcome.UNAVAILABLE]
-        while world.outcomes[Outcome.UNAVAILABLE] == before:
-            with suppress(asyncpg.TooManyConnectionsError):
-                while True:
-                    held.append(await asyncpg.connect(world.postgres.dsn))
-            await held[0].execute(_END_ALL)
+        async with asyncio.timeout(LIMIT):
+            while world.outcomes[Outcome.UNAVAILABLE] == before:
+                with suppress(asyncpg.TooManyConnectionsError):
+                    while True:
+                        held.append(await asyncpg.connect(world.postgres.dsn))
+                await held[0].execute(_END_ALL)
         yield
     finally:
         for connection in held:

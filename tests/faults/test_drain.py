@@ -35,7 +35,8 @@ class Everywhere(Load):
         context = ssl.create_default_context(cafile=str(self.server.ca))
         for number in range(WORKERS):
             for ask in (self._ask_https, self._ask_mqtts):
-                self._tasks.append(asyncio.create_task(self._once(ask, f"{ask.__name__}-{number}", context)))
+                name = f"{ask.__name__}-{number}"
+                self._tasks.append(asyncio.create_task(self._once(ask, name, context), name=name))
 
     async def _ask_coap(self, body: bytes) -> bytes:
         """On a socket of its own: aiocoap drops answers that it has not read yet once a later datagram is refused."""
@@ -66,7 +67,9 @@ class Everywhere(Load):
 
     async def _ask_mqtts(self, body: bytes, context: ssl.SSLContext) -> bytes:
         _, port = self.server.mqtts.split(":")
-        async with aiomqtt.Client("localhost", int(port), username="provision", tls_context=context) as client:
+        async with aiomqtt.Client(
+            "localhost", int(port), username="provision", timeout=self.patience, tls_context=context
+        ) as client:
             await client.subscribe("/provision/response")
             await client.publish("/provision/request", body)
             async for message in client.messages:
@@ -114,8 +117,13 @@ async def loaded(database_url: str, data_dir: Path, workers: int) -> AsyncIterat
             command = ("profile", "create", "load", "--database-url", proxy.dsn)
             profile = await asyncio.to_thread(server.cli, *command)
             pair = (profile["provisionDeviceKey"], profile["provisionDeviceSecret"])
-            async with Everywhere(server, *pair, workers=WORKERS) as load:
+            # Who has asked is to hear the answer, however long it takes until Postgres may go on.
+            async with Everywhere(server, *pair, workers=WORKERS, patience=60) as load:
                 yield load, proxy
+        except BaseException:  # it may wait for Postgres for longer than anybody waits for its end
+            if server.process is not None and server.process.poll() is None:
+                await asyncio.to_thread(server.kill)
+            raise
         finally:
             await asyncio.to_thread(server.__exit__)
         assert "Traceback" not in server.log
@@ -172,13 +180,13 @@ async def test_what_waits_for_postgres_is_answered_on_every_transport(
         await load.ask_all()
         waiting = 5 * WORKERS
         while await asyncio.to_thread(counted, load.server, "provserver_group_waiting", group="provision") < waiting:
-            pass
+            load.check()
         told = len(load.told)
 
         terminate(load.server)
 
         while await asyncio.to_thread(accepts, load.server.http):
-            pass
+            load.check()
         unready = {"status": "unavailable", "reason": "not every listener takes devices"}
         status, said = await asyncio.to_thread(fetch, load.server, "/ready")
         assert (status, json.loads(said)) == (503, unready)

@@ -54,12 +54,15 @@ async def test_a_device_that_stands_in_an_open_import_makes_nobody_wait(space: S
         return await asyncio.to_thread(command)
 
     importing = asyncio.create_task(rows_then_wait())
-    await opened.wait()
-    names = ["bulk-7", *(f"other-{number}" for number in range(20))]
-    outcomes = await asyncio.gather(*(ask(space.provisioning, pair, name) for name in names))
-    assert set(outcomes) == {Outcome.SUCCESS}
-    go_on.set()
-    report = await importing
+    try:
+        async with asyncio.timeout(120):
+            await opened.wait()
+        names = ["bulk-7", *(f"other-{number}" for number in range(20))]
+        outcomes = await asyncio.gather(*(ask(space.provisioning, pair, name) for name in names))
+        assert set(outcomes) == {Outcome.SUCCESS}
+    finally:
+        go_on.set()  # whatever has failed: its thread waits for this
+        report = await importing
     assert (report.imported, [(error.line, error.column) for error in report.errors]) == (0, [(9, "name")])
     assert await space.value("SELECT count(*) FROM device WHERE name LIKE 'bulk-%'") == 1
 

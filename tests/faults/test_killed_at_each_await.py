@@ -260,15 +260,21 @@ async def world(space: Space, database_url: str, tmp_path: Path) -> AsyncIterato
     command = [sys.executable, "-m", "tests.faults.killed", database_url, str(tmp_path / "keys.json")]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=pipe)
-    world = World(space, database_url, process)
-    await world.prepare()
-    yield world
-    assert process.stdin is not None
-    process.stdin.close()
-    _, errors = await process.communicate()
+    try:
+        world = World(space, database_url, process)
+        await world.prepare()
+        yield world
+        assert process.stdin is not None
+        process.stdin.close()
+        async with asyncio.timeout(60):
+            _, errors = await process.communicate()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        async with space.database.connection() as connection:
+            await connection.execute("DROP SEQUENCE IF EXISTS cuts")
     assert b"Traceback" not in errors, errors.decode()
-    async with space.database.connection() as connection:
-        await connection.execute("DROP SEQUENCE cuts")
 
 
 async def made(world: World) -> Rounds:

@@ -6,6 +6,7 @@ import random
 import sys
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,12 +53,15 @@ async def kill_again_and_again(space: Space, dsn: str, keys: Path, url: str) -> 
         command = [sys.executable, "-m", "tests.faults.sender", dsn, str(keys), url, str(round_ * 1_000_000)]
         process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
         assert process.stdout is not None
-        for _ in range(random.randint(200, 1500)):
-            accepted.add(int(await process.stdout.readline()))
-        process.kill()
-        rest = await process.stdout.read()
+        try:
+            for _ in range(random.randint(200, 1500)):
+                accepted.add(int(await process.stdout.readline()))
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
+            rest = await process.stdout.read()
+            await process.wait()
         accepted.update(map(int, rest.split(b"\n")[:-1]))  # the last may be cut off
-        await process.wait()
     return accepted
 
 

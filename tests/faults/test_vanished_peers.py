@@ -1,6 +1,7 @@
 """CoAP clients that are gone before their answer comes: the kernel reports each to the server as an error."""
 
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable
@@ -17,10 +18,11 @@ def test_the_listener_hears_others_after_clients_that_closed_their_ports(
     client = tool("coap-client-notls", "coap-client")
     pair = server.cli("profile", "create", "vanished")
     host, port = server.coap.split(":")
-    for message_id in range(20):
+    for _ in range(20):
         with socket.socket(type=socket.SOCK_DGRAM) as vanishing:
             vanishing.connect((host, int(port)))
-            vanishing.send(HEADER[:2] + message_id.to_bytes(2) + HEADER[4:] + PATH + b"{}")
+            # An id of its own: what is lent this port later would be told what this one was told.
+            vanishing.send(HEADER[:2] + os.urandom(2) + HEADER[4:] + PATH + b"{}")
     body = json.dumps({name: pair[name] for name in ("provisionDeviceKey", "provisionDeviceSecret")})
     command = [client, "-m", "post", f"coap://{server.coap}/api/v1/provision", "-e", body, "-B", "60"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=True)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -47,7 +48,15 @@ class Counting(Receiver):
         self.timestamps.clear()
 
 
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """What a test begins to trace is traced no longer than it lasts: every test after it would be slow."""
+    yield
+    tracemalloc.stop()
+
+
 @pytest.mark.timeout(1800)
+@pytest.mark.usefixtures("traced")
 async def test_a_day_of_outage_is_caught_up_with(space: Space) -> None:
     dice = random.Random(6)
     async with Subscriber.listening(space, receiver=Counting()) as subscriber:
@@ -91,7 +100,6 @@ async def test_a_day_of_outage_is_caught_up_with(space: Space) -> None:
                 await asyncio.sleep(0)
             while await subscriber.states() != {"delivered": EVENTS}:
                 pass
-            tracemalloc.stop()
         assert deliverer.time - begun < DAY + 3600
     print(f"{EVENTS} events; held while it caught up: {sizes} bytes")  # noqa: T201
     assert tries < 24 * 60 * 60 / 150 + 100  # it was asked now and then, not for each event

@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import sys
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -17,9 +17,10 @@ EVENTS = 30
 """Of each device."""
 
 
-async def begin(dsn: str, keys: Path, since: float) -> asyncio.subprocess.Process:
-    command = [sys.executable, "-m", "tests.faults.deliverer", dsn, str(keys), str(since)]
-    return await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+async def end(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 async def test_a_deliverer_that_is_killed_loses_nothing(space: Space, database_url: str, tmp_path: Path) -> None:
@@ -36,6 +37,13 @@ async def test_a_deliverer_that_is_killed_loses_nothing(space: Space, database_u
             await arrived.wait()
 
     async with AsyncExitStack() as stack:
+
+        async def begin() -> asyncio.subprocess.Process:
+            command = [sys.executable, "-m", "tests.faults.deliverer", database_url, str(keys), str(since)]
+            process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+            stack.push_async_callback(end, process)
+            return process
+
         first, second = [await stack.enter_async_context(Subscriber.listening(space)) for _ in range(2)]
         tries = itertools.count(1)
         first.receiver.answers = lambda _: answer(200)
@@ -44,20 +52,17 @@ async def test_a_deliverer_that_is_killed_loses_nothing(space: Space, database_u
             for device in range(DEVICES):
                 await tell(space, device, n)
         total = DEVICES * EVENTS
-        processes = [await begin(database_url, keys, since) for _ in range(2)]
+        processes = [await begin() for _ in range(2)]
         for round_ in range(KILLS):
             await until((round_ + 1) * total // (KILLS + 2), first)
             leader = processes.pop(0)  # whoever began first; the other takes over
             leader.kill()
             await leader.wait()
-            processes.append(await begin(database_url, keys, since))
+            processes.append(await begin())
         await until(total, first, second)
         for each in (first, second):
             while await each.states() != {"delivered": total}:
                 pass
-        for process in processes:
-            process.kill()
-            await process.wait()
 
     expected = {str(UUID(int=device)): list(range(EVENTS)) for device in range(DEVICES)}
     assert first.receiver.first == second.receiver.first == expected

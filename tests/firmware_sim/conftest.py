@@ -1,6 +1,5 @@
 import datetime
 import ipaddress
-import socket
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +13,13 @@ from cryptography.x509.oid import NameOID
 
 from firmware_sim.pki import Factory
 from firmware_sim.tls import ClientCertificate, Trust
+from tests.server import _quiet_port
 
 
 @pytest.fixture
 def free_port() -> int:
-    """A port on 127.0.0.1 free for TCP and UDP a moment ago."""
-    while True:
-        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
-            tcp.bind(("127.0.0.1", 0))
-            port: int = tcp.getsockname()[1]
-            try:
-                udp.bind(("127.0.0.1", port))
-            except OSError:  # another program has it for UDP
-                continue
-            return port
+    """A port on 127.0.0.1 free for TCP and UDP; nobody else of the run takes it until it is used."""
+    return _quiet_port()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """libcoap's example server, as a DTLS peer that is none of ours."""
 
-import random
 import socket
 import subprocess
 import threading
@@ -9,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from firmware_sim.address import Address
+from tests.server import _quiet_port
 
 
 @contextmanager
@@ -35,9 +35,9 @@ def libcoap(program: str, *options: str | Path) -> Iterator[Address]:
 
 
 def _quiet_pair() -> int:
-    """A port and the one above it, where no client's port comes to lie."""
+    """A port and the one above it, where no client's port comes to lie, nor one of another process of the run."""
     while True:
-        port = random.randrange(20_000, 32_000, 2)
+        port = _quiet_port() & ~1
         with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as other:
             try:
                 one.bind(("127.0.0.1", port))

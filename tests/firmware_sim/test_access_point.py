@@ -134,6 +134,7 @@ async def test_who_says_nothing_or_nonsense_makes_room(
     air.open(host.joined, host.answer)
     async with phone(air) as silent:
         assert await silent.reader.read() == b""
+    monkeypatch.setattr(access_point, "DATA_WAIT", 60.0)  # else it might be hung up on before it has spoken
     async with phone(air) as other:
         other.writer.write(b"hello\r\n\r\n")
         assert await other.reader.read() == b""

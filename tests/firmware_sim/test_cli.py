@@ -374,10 +374,18 @@ async def test_an_interrupt_ends_it_with_130(command: list[str]) -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        async with asyncio.timeout(30):
-            await asked.wait()
-        process.send_signal(signal.SIGINT)
-        stdout, stderr = await process.communicate()
+        ended = asyncio.create_task(process.communicate())
+        try:
+            async with asyncio.timeout(120):
+                await asyncio.wait({ended, asyncio.create_task(asked.wait())}, return_when=asyncio.FIRST_COMPLETED)
+            assert not ended.done(), ended.result()
+            process.send_signal(signal.SIGINT)
+            async with asyncio.timeout(120):
+                stdout, stderr = await asyncio.shield(ended)
+        finally:  # else the server would wait for its client
+            if process.returncode is None:
+                process.kill()
+            await ended
     assert process.returncode == 130, stderr.decode()
     assert "Traceback" not in stderr.decode()
     assert command == ["device"] or "0/9 provisioned" in stdout.decode()

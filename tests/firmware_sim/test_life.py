@@ -7,7 +7,7 @@ import secrets
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import pytest
 from tests import processes
 from tests.firmware_sim.test_cli import Result, simulate
 from tests.processes import Process
-from tests.server import Server, _quiet_port
+from tests.server import Server
 
 TLS = ("https", "mqtts", "coaps")
 WAYS = {
@@ -80,9 +80,9 @@ class House:
         return {sample["key"]: sample["value"] for sample in shown["telemetry"]}
 
 
-def open_house(data_dir: Path, **addresses: str) -> Server:
+def open_house(data_dir: Path) -> Server:
     """A server that has made itself certificates."""
-    options = [word for name in TLS for word in (f"--{name}", addresses.get(name, "127.0.0.1:0"))]
+    options = [word for name in TLS for word in (f"--{name}", "127.0.0.1:0")]
     server = Server(data_dir, *options)
     made = server.run("ca", "init")
     assert made.returncode == 0, made.stderr
@@ -257,8 +257,10 @@ async def test_a_device_that_is_revoked_keeps_its_credentials_and_says_so(
 
 async def test_a_device_outlives_its_server(tmp_path: Path) -> None:
     """Killed, gone for a while, and back at the same address."""
-    server = open_house(tmp_path / "data", mqtts=f"127.0.0.1:{_quiet_port()}")
-    with server:
+    server = Server(tmp_path / "data", tls=True)
+    with ExitStack() as stack:
+        stack.push(server)
+        server.start(restartable=True)
         created = server.cli("profile", "create", "sensors")
         house = House(server, created["provisionDeviceKey"], created["provisionDeviceSecret"])
         async with running(house, "mqtts", "--interval", "0.02", "--stay") as device:

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import cast
@@ -249,6 +250,8 @@ async def test_a_cut_resets_connections_and_the_port_stays(tcp: Address) -> None
         await assert_broken(reader)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)
+        with pytest.raises(OSError, match="in use"), socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", port))
         writer.close()
         await proxy.restore()
         assert proxy.address.port == port

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -113,7 +114,7 @@ async def test_comes_back_when_cut_off_and_repeats_what_was_not_acknowledged() -
 async def test_a_connection_that_lasted_was_of_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also without a message: the next try comes as soon as after a first failure."""
     now = 0.0
-    monkeypatch.setattr("firmware_sim.session.time.monotonic", lambda: now)
+    monkeypatch.setattr("firmware_sim.session.time", SimpleNamespace(monotonic=lambda: now))  # not the loop's clock
     server = FakeServer(NoAnswer("away"), NoAnswer("away"))
     bench = Bench(server, telemetry=0, stay=True)
     task = asyncio.create_task(bench.session.run())

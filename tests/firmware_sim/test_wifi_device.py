@@ -1,6 +1,7 @@
 """The device whole: on loopback, with a server that is played, and with the power failing everywhere."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -179,6 +180,21 @@ async def test_the_button_resets_and_a_hand_can_be_lent(generation: Generation) 
         writer.write(b"watch\n")
         assert b'"state"' in await reader.readline()
         writer.close()
+
+
+@pytest.mark.parametrize("generation", Generation)
+async def test_a_machine_that_pauses_holds_the_button_no_longer(generation: Generation) -> None:
+    async with living(made(PlayedServer(), VolatileStore(), generation)) as device:
+        await device.wait(State.WAIT_CONFIG)
+        device.submit(GOOD)
+        await device.wait(State.RUNNING)
+        for seconds, state in ((5, State.RUNNING), (12, State.WAIT_CONFIG)):
+            held = asyncio.create_task(device.hold(seconds))
+            while not (device.button.pressed or held.done()):  # noqa: ASYNC110 - a finger without an event
+                await asyncio.sleep(0)
+            time.sleep(30 * SCALE)  # noqa: ASYNC251 - nothing goes on meanwhile, but the device's clock
+            await held
+            assert (seconds, device.state) == (seconds, state)
 
 
 class Dark(Exception):  # noqa: N818 - reads as what it says

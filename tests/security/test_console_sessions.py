@@ -6,6 +6,7 @@ What holds for every page is generated from the table of pages, so that a new on
 import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from http.cookies import Morsel, SimpleCookie
 from pathlib import Path
 from urllib.parse import quote, urljoin, urlsplit
@@ -18,6 +19,7 @@ from provserver.admin.console.page import Page
 from provserver.admin.console.pages import PAGES
 from provserver.admin.route import Access
 from provserver.core.authorization import Role
+from provserver.services import sign_in
 from tests.admin.conftest import PASSWORD, Site
 from tests.conftest import Space
 from tests.services.conftest import contents
@@ -257,6 +259,13 @@ async def test_who_signs_out_is_out(site: Site) -> None:
 # Other sites' pages
 
 
+@pytest.fixture
+def seldom_noted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When a session was seen last is no change, and is noted once a minute: a slow machine takes as long here."""
+    monkeypatch.setattr(sign_in, "_NOTED_EVERY", timedelta(days=1))
+
+
+@pytest.mark.usefixtures("seldom_noted")
 async def test_nothing_is_changed_without_the_sessions_own_token(site: Site) -> None:
     session, other = await person(site), await person(site, "grace@example.com")
     before = await contents(site.space)
@@ -320,6 +329,7 @@ async def test_no_page_is_shown_in_another_sites(site: Site, known: bool) -> Non
             assert answer.target.startswith("/sign-in"), called(page)
 
 
+@pytest.mark.usefixtures("seldom_noted")
 async def test_looking_at_a_page_changes_nothing(site: Site) -> None:
     session = await person(site)
     before = await unaudited(site)

@@ -1,6 +1,7 @@
 """Whatever people and devices may write is shown as they wrote it, on every page, and runs nowhere."""
 
 import asyncio
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 from urllib.parse import quote
@@ -57,7 +58,8 @@ async def hostile(
 ) -> AsyncIterator[World]:
     """A world in which everybody writes EVIL wherever it is taken."""
     directory = tmp_path_factory.mktemp("hostile")
-    async with begun(postgres, tool("mosquitto", "/usr/sbin/mosquitto"), directory, "hostile") as world:
+    name = f"hostile_{secrets.token_hex(4)}"  # who steals work comes to a module twice
+    async with begun(postgres, tool("mosquitto", "/usr/sbin/mosquitto"), directory, name) as world:
         await _people(world)
         await _things(world)
         yield world

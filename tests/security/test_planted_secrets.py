@@ -6,6 +6,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -85,7 +86,11 @@ async def test_no_secret_is_anywhere_it_does_not_belong(server: Server, tmp_path
 
 def command_lines() -> str:
     """What every process of the machine was started with."""
-    return "\n".join(path.read_bytes().decode(errors="replace") for path in Path("/proc").glob("[0-9]*/cmdline"))
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended just now
+            found.append(path.read_bytes().decode(errors="replace"))
+    return "\n".join(found)
 
 
 def file_names(directory: Path) -> str:

@@ -58,9 +58,11 @@ class Yard:
     @asynccontextmanager
     async def open(cls, space: Space) -> AsyncIterator[Self]:
         yard = cls(space)
-        yield yard
-        for runner in yard.runners:
-            await runner.stop(0)
+        try:
+            yield yard
+        finally:
+            for runner in yard.runners:
+                await runner.stop(0)
 
     async def enqueue(self, kind: str = "test", **more: Any) -> UUID:
         """Have one run; its id."""

@@ -605,15 +605,16 @@ async def test_the_maker_claims_his_own_device_for_a_user_alone(
 
 @pytest.mark.parametrize("connected", [False, True])
 async def test_of_those_who_claim_at_once_one_wins(
-    estate: Estate, claiming: Claiming, access: Access, space: Space, connected: bool
+    estate: Estate, access: Access, space: Space, connected: bool
 ) -> None:
+    unhurried = unlimited(space, space.database)
     who = [estate.who(name, role) for name in ("anna", "ben", "brand") for role in Role]
     for _ in range(5):
         token = await estate.token()
         if connected:
             await connect(access, token)
 
-        results = await outcomes(*(claiming.claim(each, token.qr) for each in who))
+        results = await outcomes(*(unhurried.claim(each, token.qr) for each in who))
 
         (won,) = [result for result in results if isinstance(result, Claimed)]
         assert all(isinstance(result, Claimed | NotFound) for result in results)
@@ -638,12 +639,13 @@ async def test_of_those_who_name_the_secret_at_once_one_wins(
 
 
 async def test_a_claim_and_the_first_connect_at_once_make_one_device(
-    estate: Estate, claiming: Claiming, access: Access, space: Space
+    estate: Estate, access: Access, space: Space
 ) -> None:
+    unhurried = unlimited(space, space.database)
     for n in range(10):
         token = await estate.token()
         calls: list[Awaitable[object]] = [
-            claiming.claim(estate.who("anna"), token.qr),
+            unhurried.claim(estate.who("anna"), token.qr),
             access.with_token(token.auth, PEER),
         ]
 
@@ -657,14 +659,15 @@ async def test_a_claim_and_the_first_connect_at_once_make_one_device(
 
 
 async def test_a_claim_and_a_deletion_at_once_leave_no_half_of_either(
-    estate: Estate, claiming: Claiming, handover: Handover, access: Access, space: Space
+    estate: Estate, access: Access, space: Space
 ) -> None:
+    unhurried, handover = unlimited(space, space.database), Handover(space.database)
     for n in range(10):
         token = await estate.token()
         if n % 3:
             await connect(access, token)
         delete = handover.delete_token(estate.operator, token.id, confirm=n % 2 == 0)
-        claimed, deleted = await outcomes(claiming.claim(estate.who("anna"), token.qr), delete)
+        claimed, deleted = await outcomes(unhurried.claim(estate.who("anna"), token.qr), delete)
 
         there = await status(space, token)
         if there is None:

@@ -65,8 +65,9 @@ async def device(space: Space) -> Authenticated:
 
 @pytest.fixture
 async def data(space: Space, database_url: str) -> AsyncIterator[Data]:
-    """As the server has it: on connections that plan for keys."""
+    """As the server has it: on connections that plan for keys. But whom a test has wait for a lock, waits for it."""
     opened = Database(database_url, size=4, serving=True)
+    opened._settings["lock_timeout"] = "60s"
     await opened.open()
     made = Data(opened, space.keys, history_limit=3, clock=lambda: NOW)
     yield made
@@ -319,14 +320,19 @@ async def test_a_device_that_is_gone_leaves_nothing_and_costs_no_other_one(
 
 
 async def test_who_holds_a_device_keeps_its_messages_waiting_and_no_others(
-    data: Data, device: Authenticated, space: Space, lock: Locking
+    device: Authenticated, space: Space, database_url: str, lock: Locking
 ) -> None:
     other = await make_device(space, "other")
+    opened = Database(database_url, size=4, serving=True)
+    await opened.open()
+    data = Data(opened, space.keys, history_limit=3, clock=lambda: NOW)
     async with lock("SELECT FROM device WHERE id = $1 FOR UPDATE", device.device_id):
         results = await asyncio.gather(
             data.telemetry(device, b'{"a":1}'), data.telemetry(other, b'{"a":1}'), return_exceptions=True
         )
     assert [type(result) for result in results] == [Unavailable, type(None)]
+    await data.drain()
+    await opened.close()
 
 
 async def test_two_processes_never_wait_for_each_other_crosswise(data: Data, space: Space, database_url: str) -> None:

@@ -96,7 +96,9 @@ async def test_attempts_are_heard_and_those_of_nobodys_key_at_the_top(
         await fleet.ask("sensor-1")
         await fleet.ask("sensor-2", provisionDeviceKey="unknown")
         await space.provisioning.drain()
-        found = [each for each in await heard(reader, 2) if each.kind == "attempt"]
+        found: list[Happening] = []
+        while len(found) < 2:  # that the profile was made may be heard too, if it was within the millisecond
+            found += [each for each in await heard(reader) if each.kind == "attempt"]
         assert {each.facts["outcome"] for each in found} == {"success", "not_found"}
         await record(space, below.organization_id, "only this")
         assert [each.kind for each in await heard(other)] == ["audit"]

@@ -78,12 +78,14 @@ def serve(database_url: str) -> Serve:
         process = Process(database, keys, source)
         await process.watch.start()
         await process.sessions.start()
-        yield process
-        await process.sessions.stop()
-        await process.provisioning.drain()
-        await process.access.drain()
-        await process.watch.stop()
-        await database.close()
+        try:
+            yield process
+        finally:
+            await process.sessions.stop()
+            await process.provisioning.drain()
+            await process.access.drain()
+            await process.watch.stop()
+            await database.close()
 
     return running
 

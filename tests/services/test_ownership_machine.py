@@ -397,6 +397,7 @@ class Ownership(RuleBasedStateMachine):
 
     async def _clear(self) -> None:
         async with self.world.database.transaction() as connection:
+            await connection.execute("SET LOCAL lock_timeout = 0")  # an autovacuum may be at one of them
             await connection.execute("ALTER TABLE audit DISABLE TRIGGER USER")  # it refuses to be emptied
             await connection.execute(f"TRUNCATE {', '.join(TABLES)}, static_token_value")
             await connection.execute("ALTER TABLE audit ENABLE TRIGGER USER")

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -36,8 +37,14 @@ class Gate:
         return password
 
 
-async def test_two_are_hashed_at_once_some_wait_and_the_others_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
+    made = Gate(monkeypatch)
+    yield made
+    made.open.set()  # whatever has failed: the interpreter waits for its threads
+
+
+async def test_two_are_hashed_at_once_some_wait_and_the_others_are_sent_away(gate: Gate) -> None:
     passwords = Passwords(threads=2, waiting=3)
 
     tasks = [asyncio.create_task(passwords.hash(str(n))) for n in range(5)]
@@ -52,8 +59,7 @@ async def test_two_are_hashed_at_once_some_wait_and_the_others_are_sent_away(mon
     passwords.close()
 
 
-async def test_who_leaves_while_waiting_makes_room_and_who_is_hashed_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    gate = Gate(monkeypatch)
+async def test_who_leaves_while_waiting_makes_room_and_who_is_hashed_does_not(gate: Gate) -> None:
     passwords = Passwords(threads=1, waiting=1)
 
     first = asyncio.create_task(passwords.hash("first"))

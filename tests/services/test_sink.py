@@ -69,8 +69,10 @@ def peer() -> Peer:
 async def running(database: Database, peer: Peer) -> AsyncIterator[Sink]:
     sink = Sink(database, peer)
     await sink.start()
-    yield sink
-    await sink.stop(10)
+    try:
+        yield sink
+    finally:
+        await sink.stop(10)
     assert peer.closed
 
 

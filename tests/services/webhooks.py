@@ -46,8 +46,10 @@ class Flying(Outbox):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Self]:
         await self.start()
-        yield self
-        await self.stop(10)
+        try:
+            yield self
+        finally:
+            await self.stop(10)
 
 
 class Subscriber:
@@ -68,8 +70,10 @@ class Subscriber:
         receiver = receiver or Receiver()
         async with serving(receiver):
             made, receiver.secret = await webhooks.create(operator(space), receiver.url, types, organization)
-            yield cls(space, webhooks, made, receiver)
-            await webhooks.close()
+            try:
+                yield cls(space, webhooks, made, receiver)
+            finally:
+                await webhooks.close()
 
     async def states(self) -> dict[str, int]:
         """How many deliveries are in which state."""

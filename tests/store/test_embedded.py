@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Literal
 from urllib.parse import parse_qs, urlsplit
@@ -88,7 +88,12 @@ class Holder:
     async def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        await self.process.wait()
+        try:
+            async with asyncio.timeout(120):  # it may stand still, where a test has failed
+                await self.process.wait()
+        finally:
+            if self.process.returncode is None:
+                await self.kill()
 
     async def kill(self) -> None:
         self.process.kill()
@@ -613,7 +618,12 @@ async def test_a_stale_postmaster_pid_fools_nobody(data_dir: Path, left: str) ->
 async def test_a_copied_directory_touches_nothing_of_the_one_that_runs(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path / "data") as postgres:
         await fetchval(postgres.dsn, "SELECT 1")
-        shutil.copytree(tmp_path / "data", tmp_path / "copy")
+
+        def copy_file(source: str, target: str) -> None:
+            with suppress(FileNotFoundError):  # a temporary one, which has its name by now
+                shutil.copy2(source, target)
+
+        shutil.copytree(tmp_path / "data", tmp_path / "copy", copy_function=copy_file)
         async with EmbeddedPostgres(tmp_path / "copy") as copy:
             assert await fetchval(copy.dsn, "SELECT 1") == 1
         assert await fetchval(postgres.dsn, "SELECT 1") == 1

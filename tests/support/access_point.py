@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
@@ -53,9 +54,14 @@ class FakeAccessPoint:
 
     def open(self) -> None:
         """Listen; the second time where it did before."""
-        host, _, port = (self.address or "127.0.0.1:0").partition(":")
+        if not self.address:  # bound, and not listening: while it is closed, nobody else is lent the port
+            reserved = socket.socket()
+            reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            reserved.bind(("127.0.0.1", 0))
+            self.address = "{}:{}".format(*reserved.getsockname())
+            weakref.finalize(self, reserved.close)
+        host, _, port = self.address.partition(":")
         self._listener = socket.create_server((host, int(port)))
-        self.address = "{}:{}".format(*self._listener.getsockname())
         self._thread = threading.Thread(target=self._serve, args=(self._listener,))
         self._thread.start()
 

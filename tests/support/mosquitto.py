@@ -10,12 +10,14 @@ import socket
 import subprocess
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
 import aiomqtt
 
 _ROUNDS = 101
+_CONNECT = b"\x10\x0c\0\4MQTT\4\2\0\x3c\0\0"
 
 
 class Broker:
@@ -45,7 +47,7 @@ class Broker:
         return cls(program, directory, "allow_anonymous false", f"password_file {users}", f"acl_file {rules}")
 
     async def start(self) -> None:
-        """Returns once it accepts."""
+        """Returns once it serves: one that only listens so far would be ended by a SIGHUP."""
         configuration = self._directory / "mosquitto.conf"
         told = ["log_type error", "log_type warning", "log_type subscribe"]
         user = ["user root"] if os.geteuid() == 0 else []
@@ -56,13 +58,18 @@ class Broker:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: ASYNC220 - it takes no time
         while True:
             try:
-                _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
             except OSError:
                 assert self._process.poll() is None, self._log.read_text()
                 await asyncio.sleep(0.01)
                 continue
+            with suppress(ConnectionError):
+                writer.write(_CONNECT)
+                async with asyncio.timeout(60):
+                    await reader.read(1)  # whatever it answers, or that it hangs up: over TLS, say
             writer.close()
-            await writer.wait_closed()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
             return
 
     async def admit(self, users: Mapping[str, str], rules: Mapping[str, Sequence[str]]) -> None:

@@ -379,7 +379,7 @@ async def test_faults_that_are_answered(
 @pytest.mark.parametrize("how", [How.TIMEOUT, How.TIMEOUT_AFTER, How.RESET, How.RESET_AFTER])
 async def test_faults_that_are_not_answered(stack: ThingsStack, api: Api, how: How) -> None:
     stack.fail("ns", 2, how, method="PUT")  # aiohttp asks a second time when a PUT's connection is cut
-    api._session._timeout = aiohttp.ClientTimeout(total=0.2)
+    api._session._timeout = aiohttp.ClientTimeout(total=1.0)  # in which the stand-in has heard it
     with pytest.raises((TimeoutError, aiohttp.ClientError)):
         await api.make(Component.NS)
     assert bool(stack.devices[Component.NS]) is how.after

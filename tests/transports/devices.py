@@ -53,10 +53,13 @@ class Backend:
         return Device(UUID(reply["deviceId"]), reply["credentialsValue"])
 
     async def share(self, device: Device, **values: object) -> None:
-        """Shared attributes get these values; None: is removed."""
+        """Shared attributes get these values; None: is removed. Who begins to listen after that does not hear of it."""
+        heard: asyncio.Queue[tuple[str, ...] | None] = asyncio.Queue()
+        unwatch = self.sessions.watch(device.id, heard.put_nowait)
+        changed: set[str] = set()
         async with self.made.database.transaction() as connection:
             for key, value in values.items():
-                await connection.execute(
+                removed = await connection.execute(
                     "DELETE FROM attribute WHERE device_id = $1 AND scope = 'SHARED' AND key = $2", device.id, key
                 )
                 if value is not None:
@@ -66,6 +69,12 @@ class Backend:
                         key,
                         value,
                     )
+                if value is not None or removed != "DELETE 0":
+                    changed.add(key)
+        while changed:  # Postgres tells of it once it is committed, and maybe later than it says so to us
+            keys = await heard.get()
+            changed = set() if keys == () else changed.difference(keys or ())
+        unwatch()
 
     async def revoke(self, device: Device) -> None:
         async with self.made.database.connection() as connection:

@@ -25,6 +25,8 @@ from tests.transports.test_http import Service, logging_as_serve_does, service
 PATH = ("api", "v1", "provision")
 LIMIT = 10_000
 
+pytestmark = pytest.mark.usefixtures("piggybacked")
+
 numbers = itertools.count()
 
 
@@ -447,8 +449,9 @@ async def test_a_datagram_that_comes_twice_while_it_is_worked_on_is_done_once(ma
     assert await made.value("SELECT count(*) FROM attempt WHERE device_name = 'impatient'") == 1
 
 
-async def test_an_answer_that_takes_long_is_announced_and_sent_apart(made: Service, site: Site) -> None:
-    async with site.datagrams() as client:
+@pytest.mark.usefixtures("acknowledged")
+async def test_an_answer_that_takes_long_is_announced_and_sent_apart(made: Service, front: bool) -> None:
+    async with serving(made, front=front) as site, site.datagrams() as client:
         async with made.blocked():
             client.send(site.datagram(site.body("long"), 9))
             announced = await client.message()

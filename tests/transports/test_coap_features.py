@@ -31,6 +31,8 @@ from tests.transports.devices import Backend, Device, RevokedMeanwhile, backend,
 from tests.transports.test_coap import LIMIT, Site
 from tests.transports.test_http import logging_as_serve_does
 
+pytestmark = pytest.mark.usefixtures("piggybacked")
+
 
 @pytest.fixture(scope="module")
 async def back(postgres: str, tmp_path_factory: pytest.TempPathFactory, front: bool) -> AsyncIterator[Backend]:
@@ -646,14 +648,16 @@ async def test_libcoap(back: Backend, site: Site, tool: Callable[..., str]) -> N
     assert await back.latest(device) == {"a": 1}
 
     process = await asyncio.create_subprocess_exec(
-        program, "-s", "30", "-m", "get", f"{url}/attributes", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        program, "-s", "90", "-m", "get", f"{url}/attributes", stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
     await back.until_watched(device)
     await back.share(device, interval=20)
     assert process.stdout is not None
     heard = b""
     while b'{"interval":20}' not in heard:
-        heard += await process.stdout.read(100)
+        more = await process.stdout.read(100)
+        assert more, heard
+        heard += more
     process.terminate()
     await process.communicate()
     await back.share(device, interval=30)

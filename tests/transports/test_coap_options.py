@@ -18,6 +18,8 @@ from provserver.transports.coap_resources import Call
 from tests.transports.test_coap import PATH, Datagrams, Site, serving
 from tests.transports.test_http import Service, logging_as_serve_does, service
 
+pytestmark = pytest.mark.usefixtures("piggybacked")
+
 
 @pytest.fixture(scope="module")
 async def made(postgres: str, tmp_path_factory: pytest.TempPathFactory, front: bool) -> AsyncIterator[Service]:
@@ -296,6 +298,7 @@ async def test_what_is_critical_and_needs_no_confirmation_is_not_answered(made: 
     assert await devices(made, "rejected") == 0
 
 
+@pytest.mark.usefixtures("acknowledged")
 async def test_stopping_leaves_no_timer_behind(made: Service, capsys: pytest.CaptureFixture[str], front: bool) -> None:
     with logging_as_serve_does("info"):
         async with serving(made, front=front) as site, site.datagrams() as client, made.blocked() as blocked:

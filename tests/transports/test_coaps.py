@@ -32,6 +32,8 @@ from tests.transports.oscore_client import DeviceContext
 
 CLIENTS = ("coap-client-openssl", "coap-client-gnutls")
 
+pytestmark = pytest.mark.usefixtures("piggybacked")
+
 numbers = itertools.count(1)
 
 
@@ -129,7 +131,7 @@ def written(directory: Path, body: bytes) -> str:
 
 
 def post(port: int, file: str, path: str = "api/v1/provision", host: str = "localhost") -> tuple[str, ...]:
-    return "-m", "post", "-B", "10", "-t", "json", "-f", file, f"coaps://{host}:{port}/{path}"
+    return "-m", "post", "-B", "60", "-t", "json", "-f", file, f"coaps://{host}:{port}/{path}"
 
 
 # --- real clients
@@ -195,7 +197,7 @@ async def test_a_wrong_key_is_not_let_in(site: Site, directory: Path, client: st
     device = await site.backend.device(f"wrong key {Path(client).name}")
     body = written(directory, b'{"x": 1}')
     command = post(site.port, body, "api/v1/telemetry", host="127.0.0.1")
-    command = tuple("1" if each == "10" else each for each in command)
+    command = tuple("1" if each == "60" else each for each in command)
 
     for identity, key in ((str(device.id), "wrong"), ("nobody", device.token)):
         assert "cannot send CoAP pdu" in await run(client, *with_key(identity, key), *command)

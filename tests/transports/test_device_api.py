@@ -362,9 +362,11 @@ async def test_a_time_that_is_none_is_refused(back: Backend, site: Site, timeout
 )
 async def test_how_long_a_poll_waits(timeout: str | None, seconds: float) -> None:
     request = make_mocked_request("GET", "/" if timeout is None else f"/?timeout={timeout}")
-    now = asyncio.get_running_loop().time()
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    deadline = device_api._deadline(request)
 
-    assert 0 <= device_api._deadline(request) - now - seconds < 1
+    assert before + seconds <= deadline <= loop.time() + seconds
 
 
 async def test_a_poll_that_is_broken_off_ends_and_loses_nothing(back: Backend, site: Site) -> None:
@@ -376,7 +378,7 @@ async def test_a_poll_that_is_broken_off_ends_and_loses_nothing(back: Backend, s
             await connection.send(get(path(device, rest)))
             await until(lambda: waiting(site) == 1)
         await until(lambda: waiting(site) == 0)
-    await until(lambda: len(server.connections) == before)
+    await until(lambda: len(server.connections) <= before)
 
     await back.share(device, a=1)
     assert (await ask(site, device, WAITING)).json == {"a": 1}

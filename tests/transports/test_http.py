@@ -68,7 +68,7 @@ class Connection:
         """What still comes until the server closes."""
         try:
             return await self.reader.read()
-        except ConnectionResetError:
+        except ConnectionError:  # after its last words a pipe is broken, otherwise it is a reset
             return b""
 
 

@@ -40,6 +40,8 @@ PYTHON_VERSIONS: Final = {TLS_1_2: ssl.TLSVersion.TLSv1_2, TLS_1_3: ssl.TLSVersi
 KEY: Final = PreSharedKey("device-1", bytes(range(16)))
 LONE: Final = pki.self_signed("sensor-1")
 BIG: Final = os.urandom(6_000_000)
+LIMIT: Final = 300.0
+"""Seconds after which a test that hangs fails, at the line that it waits in."""
 
 each_stream = pytest.mark.parametrize("version", STREAMS.values(), ids=STREAMS)
 
@@ -71,7 +73,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         with asyncio.Runner(loop_factory=factory) as runner:
             faults: list[dict[str, Any]] = []
             runner.get_loop().set_exception_handler(lambda _, fault: faults.append(fault))
-            runner.run(main, context=context)
+            runner.run(asyncio.wait_for(main, LIMIT), context=context)
             assert faults == []
 
     return run
@@ -596,7 +598,8 @@ def test_a_turn_that_fails_is_nobody_else_s_affair(
 
 def test_time_counts_from_the_turn(run: Run, context: ServerContext) -> None:
     async def main() -> None:
-        async with listening(context, at_once=0, handshake_timeout=0.05) as server:
+        # Long enough for the hello to come, as it counts from the connection until then.
+        async with listening(context, at_once=0, handshake_timeout=1) as server:
             waiting = await knocking(server)
             silent = await Wire.open(server.port)
             assert await end(silent.reader) == b""

@@ -8,6 +8,9 @@ from provserver.transports.sockets import shared
 from provserver.transports.udp import Address, UdpSocket
 from tests.transports.devices import until
 
+LIMIT = 60.0
+"""Seconds after which a thread that waits for an answer gives up: nothing else would end it."""
+
 
 async def asked(listening: str, destination: str, family: int = socket.AF_INET) -> tuple[bytes, str]:
     """What an echo server on one address answers who writes to another, and from where."""
@@ -18,6 +21,7 @@ async def asked(listening: str, destination: str, family: int = socket.AF_INET) 
 
     server = UdpSocket(listening, 0, echo)
     with socket.socket(family, socket.SOCK_DGRAM) as client:
+        client.settimeout(LIMIT)
         client.sendto(b"hello", (destination, server.port))
         data, address = await asyncio.to_thread(client.recvfrom, 100)
     server.close()
@@ -76,6 +80,7 @@ async def test_a_shared_socket_answers_from_the_address_that_was_asked() -> None
 
     server = UdpSocket("", 0, echo, sock=bound)
     with socket.socket(type=socket.SOCK_DGRAM) as client:
+        client.settimeout(LIMIT)
         client.sendto(b"hello", ("127.0.0.3", server.port))
         _, address = await asyncio.to_thread(client.recvfrom, 100)
     server.close()

@@ -1,8 +1,9 @@
 """The words for numbers and times, and that templates escape whatever they are given."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,14 @@ from jinja2 import UndefinedError
 from markupsafe import Markup
 
 from provserver.admin.console import templating
+
+
+class Still(datetime):
+    """A clock that stands."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return cls(2026, 11, 23, 1, 41, 32, tzinfo=tz)
 
 
 def rendered(directory: Path, text: str, **context: object) -> str:
@@ -123,8 +132,9 @@ def test_a_time_is_shown_in_utc() -> None:
         (timedelta(days=3.5), "in 3 days"),
     ],
 )
-def test_how_far_away_a_time_is(away: timedelta, shown: str) -> None:
-    moment = datetime.now(UTC) + away
+def test_how_far_away_a_time_is(away: timedelta, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(templating, "datetime", Still)
+    moment = Still.now(UTC) + away
 
     found = templating.ago(moment)
 

@@ -1,14 +1,18 @@
 import json
 import os
 import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import aiohttp
+import pytest
 
 from provserver.admin.routes import activity
 from provserver.core import ids
 from provserver.core.authorization import Role
+from provserver.services.events import Happening, Reader
 from tests.admin.conftest import Caller, Site
 
 
@@ -46,6 +50,45 @@ async def test_what_happens_is_told_as_it_happens(site: Site, admin: Caller) -> 
     async with follow(site, admin, **{"Last-Event-ID": told["id"]}) as feed:
         subjects = [(await event(feed))["data"]["subjectId"] for _ in range(2)]
     assert subjects == [made["id"], missed["id"]]  # a profile comes with a key: an entry of its own
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_who_comes_back_just_then_hears_all_once_and_in_order(
+    site: Site, admin: Caller, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    """What happens before and after the look at what was missed; alone: nobody else has the feed open."""
+    feed = site.api.services.feed
+    feed._interval = 0.01
+    look = feed._missed
+
+    def named(happenings: Sequence[Happening] | None) -> list[object]:
+        assert happenings is not None
+        made = [each for each in happenings if each.facts.get("action") == "profile.created"]
+        return [each.facts["detail"]["name"] for each in made]  # type: ignore[index]
+
+    async def until(reader: Reader, name: str) -> list[object]:
+        heard: list[object] = []
+        while name not in heard:
+            heard += named(await reader.next(60))
+        return heard
+
+    async with AsyncExitStack() as stack:
+
+        async def slowly(organization: UUID, since: UUID) -> list[Happening]:
+            await admin.ok("POST", "/profiles", {"name": "second"})
+            found = await look(organization, since)
+            await admin.ok("POST", "/profiles", {"name": "third"})
+            if not alone:
+                await until(other, "third")
+            return found
+
+        monkeypatch.setattr(feed, "_missed", slowly)
+        await admin.ok("POST", "/profiles", {"name": "first"})
+        if not alone:
+            other = await stack.enter_async_context(feed.read(site.operator))
+        reader = await stack.enter_async_context(feed.read(site.operator, ids.floor(0)))
+        await admin.ok("POST", "/profiles", {"name": "fourth"})
+        assert await until(reader, "fourth") == ["first", "second", "third", "fourth"]
 
 
 async def test_a_silent_feed_says_that_it_lives_and_ends_in_time(site: Site, admin: Caller, monkeypatch: Any) -> None:

@@ -9,6 +9,7 @@ import pytest
 from provserver.admin.routes import units
 from provserver.core.authorization import Role
 from provserver.services import eol
+from provserver.store import eol as store
 from tests.admin.conftest import Caller, Site
 
 UNITS = "/static-tokens/units"
@@ -77,7 +78,9 @@ async def test_a_line_is_looked_at_and_a_token_given_up(admin: Caller) -> None:
     assert (await admin("POST", f"{UNITS}/written", {"tokenId": reserved["tokenId"], "unit": "SN-1"})).status == 409
 
 
-async def test_a_unit_is_one_station_s_while_it_reads(site: Site, admin: Caller, tokens: list[Any]) -> None:
+async def test_a_unit_is_one_station_s_while_it_reads(
+    site: Site, admin: Caller, tokens: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with holding(site, admin) as held:
         assert (held.status, held.headers["Content-Type"]) == (200, "application/jsonl")
         assert json.loads(await held.content.readline()) == {"profile": "node", "templateId": tokens[0]["templateId"]}
@@ -86,6 +89,8 @@ async def test_a_unit_is_one_station_s_while_it_reads(site: Site, admin: Caller,
         async with holding(site, admin, "SN-2") as other:
             assert other.status == 200
         assert await held.content.readline() == b"\n"
+    assert 2000 * units.HEARTBEAT < store.MOMENT
+    monkeypatch.setattr(store, "MOMENT", 60_000)  # a machine that stalls notices later
     async with holding(site, admin) as next_:  # at once: it waits until the server has noticed
         assert next_.status == 200
 

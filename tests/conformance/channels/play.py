@@ -125,7 +125,7 @@ class _Play:
                 assert json.loads(await self._listener.next()) == told
 
     async def _come(self, login: Login | None, wanted: str) -> Answer:
-        patience = 2 if wanted == NO_ANSWER else 20
+        patience = 2 if wanted == NO_ANSWER else 60
         presented = self._stage.presented(login, patience)
         stubborn = login is not None and login.stubborn and self._channel is Channel.X509
         if stubborn or (presented.identity and self._channel is Channel.HTTPS):

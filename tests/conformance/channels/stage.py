@@ -68,7 +68,7 @@ class Stage:
         assert self.device is not None
         self.values.add(id=str(id_), token=token or self.values.text(self.device.token))
 
-    def presented(self, login: Login | None, patience: int = 20) -> Presented:
+    def presented(self, login: Login | None, patience: int = 60) -> Presented:
         """What a login is on this channel: one that is keyed has a token as its key."""
         login = login or self.login
         text = self.values.text
@@ -90,7 +90,7 @@ class Stage:
             patience=patience,
         )
 
-    def client(self, login: Login | None = None, patience: int = 20) -> Client:
+    def client(self, login: Login | None = None, patience: int = 60) -> Client:
         """The channel's program. Under OSCORE a device goes on with the numbers it has come to."""
         presented = self.presented(login, patience)
         if self.channel is not Channel.OSCORE:

@@ -8,7 +8,7 @@ from typing import Any, Self, cast
 from aiocoap import Context, Message
 from aiocoap.numbers.codes import Code
 
-TIME_LIMIT = 20.0
+TIME_LIMIT = 90.0
 
 CON, NON, ACK, RST = range(4)
 METHODS = {"GET": 1, "POST": 2, "PUT": 3, "DELETE": 4, "FETCH": 5, "PATCH": 6, "IPATCH": 7}

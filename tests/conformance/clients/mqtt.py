@@ -13,7 +13,7 @@ V3_1, V3_1_1, V5 = 3, 4, 5
 REQUEST_TOPIC = "/provision/request"
 RESPONSE_TOPIC = "/provision/response"
 
-TIME_LIMIT = 20.0
+TIME_LIMIT = 90.0
 """Seconds for what must come; nothing waits for what must not."""
 
 

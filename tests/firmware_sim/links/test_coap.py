@@ -54,7 +54,7 @@ class FakeServer:
         self.attributes, self.telemetry = Attributes(), Telemetry()
 
     @asynccontextmanager
-    async def linked(self, port: int, timeout: float = 5.0) -> AsyncIterator[CoapLink]:
+    async def linked(self, port: int, timeout: float = 60.0) -> AsyncIterator[CoapLink]:
         site = aiocoap.resource.Site()
         site.add_resource(["api", "v1", "token", "attributes"], self.attributes)
         site.add_resource(["api", "v1", "token", "telemetry"], self.telemetry)
@@ -145,5 +145,5 @@ async def test_attributes_that_are_none_are_a_bad_reply(fake: FakeServer, free_p
 
 async def test_nobody_listens(free_port: int) -> None:
     with pytest.raises(NoAnswer, match="connection refused"):
-        async with CoapLink(f"coap://127.0.0.1:{free_port}/api/v1/token", 5.0):
+        async with CoapLink(f"coap://127.0.0.1:{free_port}/api/v1/token", 60.0):
             raise AssertionError

@@ -77,8 +77,8 @@ async def served(fake: FakeServer, tls: Any = None) -> AsyncIterator[str]:
 
 
 @asynccontextmanager
-async def linked(fake: FakeServer, timeout: float = 5.0) -> AsyncIterator[HttpLink]:
-    async with served(fake) as url, HttpLink(f"{url}/token", None, timeout) as link:
+async def linked(fake: FakeServer) -> AsyncIterator[HttpLink]:
+    async with served(fake) as url, HttpLink(f"{url}/token", None, 60.0) as link:
         yield link
 
 
@@ -112,9 +112,20 @@ async def test_between_two_polls_nothing_is_missed() -> None:
 
 
 async def test_a_server_that_holds_a_poll_for_ever_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Impatient with polls alone: a connection that takes its time is no poll that is held."""
+    ask = HttpLink._ask
+
+    async def patient(link: HttpLink) -> Mapping[str, Any]:
+        link._timeout = 60.0
+        try:
+            return await ask(link)
+        finally:
+            link._timeout = 0.5
+
+    monkeypatch.setattr(HttpLink, "_ask", patient)
     monkeypatch.setattr(http, "_POLL", 0.01)
     fake = FakeServer()
-    async with linked(fake, timeout=0.05) as link, aclosing(link.updates()) as updates:
+    async with linked(fake) as link, aclosing(link.updates()) as updates:
         for _ in range(3):
             assert await anext(updates) == {}
     assert fake.polls == 2
@@ -156,7 +167,7 @@ async def test_attributes_that_are_none_are_a_bad_reply(content: bytes) -> None:
 async def test_a_server_that_goes_away() -> None:
     fake = FakeServer()
     async with served(fake) as url:
-        link = await HttpLink(f"{url}/token", None, 5.0).__aenter__()
+        link = await HttpLink(f"{url}/token", None, 60.0).__aenter__()
     with pytest.raises(NoAnswer):
         await link.telemetry(b"{}")
     await link.__aexit__(None, None, None)
@@ -165,7 +176,7 @@ async def test_a_server_that_goes_away() -> None:
 async def test_a_certificate_says_it_all(identity: Identity, certificate: ClientCertificate, factory: Factory) -> None:
     fake = FakeServer()
     security = Security(identity.trust, certificate)
-    async with served(fake, identity.context(factory.root_file)) as url, HttpLink(url, security, 5.0) as link:
+    async with served(fake, identity.context(factory.root_file)) as url, HttpLink(url, security, 60.0) as link:
         await link.telemetry(b'{"a":1}')
     assert fake.subjects == {"sensor-1"}
     assert len(fake.peers) == 1
@@ -175,6 +186,6 @@ async def test_a_server_of_another_ca_is_not_trusted(identity: Identity, strange
     fake = FakeServer()
     async with served(fake, identity.context()) as url:
         with pytest.raises(Untrusted, match="--ca"):
-            async with HttpLink(url, Security(stranger.trust), 5.0):
+            async with HttpLink(url, Security(stranger.trust), 60.0):
                 raise AssertionError
     assert not fake.peers

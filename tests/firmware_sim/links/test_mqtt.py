@@ -55,7 +55,7 @@ async def play(
     use: Callable[[MqttLink], Any],
     login: Login = TOKEN,
     version: MqttVersion = MqttVersion.V311,
-    timeout: float = 5.0,
+    timeout: float = 60.0,
 ) -> Any:
     async with served(script, version) as server, MqttLink(server, version, login, None, timeout) as link:
         return await use(link)
@@ -205,7 +205,7 @@ async def test_a_certificate_says_it_all(identity: Identity, certificate: Client
     login = Login(certificate=certificate)
     async with (
         served(script, tls=identity.context(factory.root_file)) as server,
-        MqttLink(server, MqttVersion.V311, login, security, 5.0),
+        MqttLink(server, MqttVersion.V311, login, security, 60.0),
     ):
         pass
 
@@ -218,7 +218,9 @@ async def test_a_certificate_that_the_handshake_refuses(
     context.maximum_version = ssl.TLSVersion.TLSv1_2
 
     def refuse(listening: socket.socket) -> None:  # asyncio's server would close before the alert is out
+        listening.settimeout(120)  # a thread that waits for ever is never joined
         connection, _ = listening.accept()
+        connection.settimeout(120)
         with connection, pytest.raises(ssl.SSLError):
             context.wrap_socket(connection, server_side=True)
 
@@ -227,6 +229,6 @@ async def test_a_certificate_that_the_handshake_refuses(
         refusing = asyncio.create_task(asyncio.to_thread(refuse, listening))
         server = Address(*listening.getsockname())
         with pytest.raises(Unauthorized, match="unknown ca"):
-            async with MqttLink(server, MqttVersion.V311, login, security, 5.0):
+            async with MqttLink(server, MqttVersion.V311, login, security, 60.0):
                 raise AssertionError
         await refusing

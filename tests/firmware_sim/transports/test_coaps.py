@@ -20,7 +20,7 @@ BY_KEY = ("-k", KEY.key.decode(), "-h", "")
 Tool = Callable[[str], str]
 
 
-async def use(server: Address, security: Security, timeout: float = 10.0) -> None:
+async def use(server: Address, security: Security, timeout: float = 60.0) -> None:
     """Be provisioned, then connect and send: 2.01, 4.04 and 2.01."""
     async with CoapsTransport(server, security) as transport:
         assert transport.url == f"coaps://{server}/api/v1/provision"
@@ -50,7 +50,7 @@ async def test_a_server_that_asks_for_no_certificate(tool: Tool, identity: Ident
         await use(server, Security(Trust(insecure=True)))
 
 
-async def failing(server: Address, security: Security, timeout: float = 10.0) -> tuple[SimulatorError, SimulatorError]:
+async def failing(server: Address, security: Security, timeout: float = 60.0) -> tuple[SimulatorError, SimulatorError]:
     """What provisioning and a link say."""
     with pytest.raises(SimulatorError) as first:
         async with CoapsTransport(server, security) as transport:
@@ -96,7 +96,7 @@ async def test_lost_datagrams_come_again(tool: Tool) -> None:
 
 async def test_a_server_that_dies_is_heard_of(tool: Tool) -> None:
     with libcoap(tool("coap-server-openssl"), *BY_KEY) as server:
-        link = CoapsLink(f"coaps://{server}/api/v1", server, Security(key=KEY), 5.0)
+        link = CoapsLink(f"coaps://{server}/api/v1", server, Security(key=KEY), 60.0)
         await link.__aenter__()
     with pytest.raises(NoAnswer):
         await link.telemetry(b"{}")

@@ -31,7 +31,7 @@ async def served(handler: Handler, tls: ssl.SSLContext | None = None) -> AsyncIt
         await runner.cleanup()
 
 
-async def ask(handler: Handler, timeout: float = 5.0) -> bytes:
+async def ask(handler: Handler, timeout: float = 60.0) -> bytes:
     async with served(handler) as server, HttpTransport(server, 1) as transport:
         return await transport.provision(b'{"a":1}', timeout)
 
@@ -95,7 +95,7 @@ async def test_a_broken_connection_is_no_answer() -> None:
 async def test_nobody_listens(free_port: int) -> None:
     async with HttpTransport(Address("127.0.0.1", free_port), 1) as transport:
         with pytest.raises(NoAnswer, match="connection refused"):
-            await transport.provision(b"{}", 5.0)
+            await transport.provision(b"{}", 60.0)
 
 
 async def test_keeps_connections_and_no_more_than_it_may() -> None:
@@ -107,7 +107,7 @@ async def test_keeps_connections_and_no_more_than_it_may() -> None:
         return web.Response(body=b"ok")
 
     async with served(handler) as server, HttpTransport(server, 3) as transport:
-        await asyncio.gather(*(transport.provision(b"{}", 5.0) for _ in range(30)))
+        await asyncio.gather(*(transport.provision(b"{}", 60.0) for _ in range(30)))
     assert len(peers) <= 3
 
 
@@ -124,7 +124,7 @@ async def test_over_tls_each_device_shakes_hands_for_itself(identity: Identity) 
         HttpTransport(server, 4, Security(identity.trust)) as transport,
     ):
         assert (transport.name, transport.url) == ("https", f"https://{server}/api/v1/provision")
-        assert [await transport.provision(b"{}", 5.0) for _ in range(3)] == [b"verdict"] * 3
+        assert [await transport.provision(b"{}", 60.0) for _ in range(3)] == [b"verdict"] * 3
     assert len(peers) == 3
 
 
@@ -138,7 +138,7 @@ async def test_a_server_of_another_ca_or_name_learns_nothing(identity: Identity,
             HttpTransport(server, 1, Security(stranger.trust)) as transport,
         ):
             with pytest.raises(Untrusted, match="--ca"):
-                await transport.provision(b"{}", 5.0)
+                await transport.provision(b"{}", 60.0)
 
 
 async def test_a_certificate_that_the_server_does_not_accept(
@@ -152,7 +152,7 @@ async def test_a_certificate_that_the_server_does_not_accept(
         HttpTransport(server, 1, Security(identity.trust, certificate)) as transport,
     ):
         with pytest.raises((Unauthorized, NoAnswer)):  # asyncio's server may hang up before its alert is out
-            await transport.provision(b"{}", 5.0)
+            await transport.provision(b"{}", 60.0)
 
 
 async def test_plain_http_behind_https(identity: Identity) -> None:
@@ -161,7 +161,7 @@ async def test_plain_http_behind_https(identity: Identity) -> None:
 
     async with served(handler) as server, HttpTransport(server, 1, Security(identity.trust)) as transport:
         with pytest.raises(NoAnswer, match="TLS: "):
-            await transport.provision(b"{}", 5.0)
+            await transport.provision(b"{}", 60.0)
 
 
 NOW = datetime.datetime(2030, 1, 1, tzinfo=datetime.UTC)

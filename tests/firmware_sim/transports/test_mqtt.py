@@ -12,7 +12,7 @@ from tests.firmware_sim.conftest import Identity
 from tests.firmware_sim.mqtt_server import PROPERTIES, Connection, Script, served, until_closed
 
 
-async def ask(script: Script, version: MqttVersion = MqttVersion.V311, timeout: float = 5.0) -> bytes:
+async def ask(script: Script, version: MqttVersion = MqttVersion.V311, timeout: float = 60.0) -> bytes:
     async with served(script, version) as server, MqttTransport(server, version) as transport:
         return await transport.provision(b'{"a":1}', timeout)
 
@@ -106,7 +106,7 @@ async def test_silence_after_connect_ends_at_the_timeout_and_leaves_no_socket() 
 async def test_nobody_listens(free_port: int) -> None:
     async with MqttTransport(Address("127.0.0.1", free_port), MqttVersion.V311) as transport:
         with pytest.raises(NoAnswer, match="connection refused"):
-            await transport.provision(b"{}", 5.0)
+            await transport.provision(b"{}", 60.0)
 
 
 async def test_a_server_that_hangs_up_before_connack_is_not_waited_for() -> None:
@@ -134,7 +134,7 @@ async def ask_over_tls(
     ):
         assert transport.name == "mqtts"
         assert transport.url == f"mqtts://{server}/provision/request"
-        return await transport.provision(b'{"a":1}', 5.0)
+        return await transport.provision(b'{"a":1}', 60.0)
 
 
 async def test_over_tls(identity: Identity) -> None:
@@ -172,4 +172,4 @@ async def test_nobody_shakes_hands() -> None:
         MqttTransport(server, MqttVersion.V311, Security(Trust(insecure=True))) as transport,
     ):
         with pytest.raises(NoAnswer):
-            await transport.provision(b"{}", 5.0)
+            await transport.provision(b"{}", 60.0)

@@ -79,7 +79,7 @@ class _Poller:
         self._curl = curl
 
     async def next(self) -> str:
-        answer = await self._curl._poll(20_000)
+        answer = await self._curl._poll(60_000)
         assert answer.code == "200"
         json.loads(answer.text)
         return answer.text

@@ -40,7 +40,7 @@ class CoapClient:
     @asynccontextmanager
     async def listen(self) -> AsyncIterator[Listener]:
         """It observes; what there is comes first, and is passed over."""
-        command = self._command("get", "-s", "30", "-w", f"{self._prefix}/attributes")
+        command = self._command("get", "-s", "90", "-w", f"{self._prefix}/attributes")
         async with started(*command, stderr=asyncio.subprocess.STDOUT) as process:
             observer = _Observer(Lines(process))
             await observer.next()

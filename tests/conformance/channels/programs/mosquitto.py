@@ -57,7 +57,7 @@ class Mosquitto:
             yield _Subscriber(lines)
 
     async def _exchange(self, request: str, response: str, payload: str, connect: tuple[str, ...]) -> Answer:
-        command = (*connect, "-q", "1", "-W", "20", "-t", request, "-e", response, "-m", payload)
+        command = (*connect, "-q", "1", "-W", "60", "-t", request, "-e", response, "-m", payload)
         done = await run(self._place.tool("mosquitto_rr"), *command)
         assert done.code == 0, done.error
         return Answer("reply", done.output.rstrip("\n"))

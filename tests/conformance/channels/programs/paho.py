@@ -48,6 +48,7 @@ class Session:
             if presented.certificate is not None:
                 context.load_cert_chain(*presented.certificate)
             client.tls_set_context(context)
+        client.connect_timeout = TIME_LIMIT
         client.on_connect = self._on_connect
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
