@@ -15,8 +15,8 @@ DATA_WAIT = 5.0
 
 _CHUNK = 65_536
 _BACKLOG = 16
-SHARED = socket.SO_REUSEADDR if sys.platform == "linux" else socket.SO_REUSEPORT
-"""What lets a socket listen on the port that another keeps. On Linux the second would let two devices listen there."""
+# What lets a socket listen on the port that another keeps. On Linux the second would let two devices listen there.
+_SHARED = socket.SO_REUSEADDR if sys.platform == "linux" else socket.SO_REUSEPORT
 
 Answer = Callable[[Request], Awaitable[bytes | None]]
 """The response to a request, None to hang up without one."""
@@ -34,7 +34,7 @@ class AccessPoint:
             return
         family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
         # Bound, it keeps the port; as it does not listen, whoever calls is refused.
-        self._reserved = _bound(family, address.host, address.port)
+        self._reserved = bound(family, address.host, address.port)
         self.address = Address(address.host, self._reserved.getsockname()[1])
 
     @property
@@ -47,7 +47,7 @@ class AccessPoint:
         if self._reserved is None or self.address is None or self._serving is not None:
             return
         try:
-            listener = _bound(self._reserved.family, self.address.host, self.address.port)
+            listener = bound(self._reserved.family, self.address.host, self.address.port)
         except OSError as error:
             raise WrongUsage(f"cannot listen on {self.address}: {error.strerror}") from None
         listener.listen(_BACKLOG)
@@ -68,17 +68,18 @@ class AccessPoint:
             self._reserved.close()
 
 
-def _bound(family: socket.AddressFamily | int, host: str, port: int) -> socket.socket:
-    bound = socket.socket(family, socket.SOCK_STREAM)
+def bound(family: socket.AddressFamily | int, host: str, port: int) -> socket.socket:
+    """A socket that keeps the port; until one like it listens there, who calls is refused. Raises OSError."""
+    kept = socket.socket(family, socket.SOCK_STREAM)
     try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, SHARED, 1)
-        bound.bind((host, port))
-        bound.setblocking(False)
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.setsockopt(socket.SOL_SOCKET, _SHARED, 1)
+        kept.bind((host, port))
+        kept.setblocking(False)
     except OSError:
-        bound.close()
+        kept.close()
         raise
-    return bound
+    return kept
 
 
 async def _serve(listener: socket.socket, joined: Callable[[], None], answer: Answer) -> None:

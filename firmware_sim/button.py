@@ -42,8 +42,8 @@ class Button:
         """How far it is."""
         if self._since is None:
             return Hold.UP
-        held = now - self._since
-        return next((step for since, step in self._steps if held >= since), Hold.DOWN)
+        # Not `now - since`, which rounding puts below what it was held for.
+        return next((step for since, step in self._steps if now >= self._since + since), Hold.DOWN)
 
     def next_step(self, now: float) -> float | None:
         """When that changes, if the finger stays; None if it does not change any more."""

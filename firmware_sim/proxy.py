@@ -16,7 +16,7 @@ from typing import Annotated, Any, Self, cast
 
 import msgspec
 
-from firmware_sim.access_point import SHARED
+from firmware_sim.access_point import bound
 from firmware_sim.address import Address
 from firmware_sim.transports import TransportName
 
@@ -131,10 +131,12 @@ class StreamProxy(Proxy):
         """Accept connections, again if need be, and let bytes pass."""
         self._flowing.set()
         if self._kept is None:
-            self._kept = _bound(self._port)
+            self._kept = bound(socket.AF_INET, "127.0.0.1", self._port)
             self._port = self._kept.getsockname()[1]
         if self._server is None:
-            self._server = await asyncio.start_server(self._link, sock=_bound(self._port), backlog=1024)
+            self._server = await asyncio.start_server(
+                self._link, sock=bound(socket.AF_INET, "127.0.0.1", self._port), backlog=1024
+            )
 
     async def cut(self) -> None:
         """Reset every connection and refuse new ones."""
@@ -195,20 +197,6 @@ class StreamProxy(Proxy):
             await writer.drain()
         writer.close()
         raise ConnectionError
-
-
-def _bound(port: int) -> socket.socket:
-    """A socket that keeps the port for us; where it does not listen, who calls is refused. Raises OSError."""
-    bound = socket.socket()
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.setsockopt(socket.SOL_SOCKET, SHARED, 1)
-        bound.bind(("127.0.0.1", port))
-        bound.setblocking(False)
-    except OSError:
-        bound.close()
-        raise
-    return bound
 
 
 class DatagramProxy(Proxy):

@@ -70,8 +70,8 @@ def until(holds: Callable[[], bool], what: str) -> None:
         time.sleep(0.002)
 
 
-def _quiet_port() -> int:
-    """A free port that the kernel lends to no client, nor another process of the run takes."""
+def quiet_port() -> int:
+    """A free port that the kernel lends to no client; other processes of the run look for theirs elsewhere."""
     first = 20_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 12 * 1_000
     while True:
         port = random.randrange(first, first + 1_000)
@@ -177,7 +177,7 @@ class Server:
         if restartable and not self.addresses:
             ports: set[int] = set()
             while len(ports) < len(self._names):
-                ports.add(_quiet_port())
+                ports.add(quiet_port())
             self.addresses = {name: f"127.0.0.1:{port}" for name, port in zip(self._names, ports, strict=True)}
         listeners = {name: self.addresses.get(name, "127.0.0.1:0") for name in self._names}
         command = ["serve", *self._data, "--ready-file", str(self._ready_file)]

@@ -140,6 +140,7 @@ class Feed:
         self._clock = clock
         self._readers: set[Reader] = set()
         self._task: asyncio.Task[None] | None = None
+        self._beginning = asyncio.Lock()
         self._closed = False
 
     def close(self) -> None:
@@ -168,8 +169,7 @@ class Feed:
         reader = Reader(principal.organization_id, frozenset(kinds))
         self._readers.add(reader)
         try:
-            if self._task is None:  # before the look at what was missed: else what happens meanwhile is in neither
-                self._task = asyncio.create_task(self._run(_Rounds(self._database, self._clock)), name="events")
+            await self._begin()  # before the look at what was missed: else what happens meanwhile is in neither
             if since is not None:
                 reader.catch_up(await self._missed(principal.organization_id, since))
             yield reader
@@ -178,6 +178,13 @@ class Feed:
             if not self._readers and self._task is not None:
                 self._task.cancel()
                 self._task = None
+
+    async def _begin(self) -> None:
+        async with self._beginning:
+            if self._task is None:
+                rounds = _Rounds(self._database, self._clock)
+                await rounds.begin()
+                self._task = asyncio.create_task(self._run(rounds), name="events")
 
     async def _missed(self, organization_id: UUID, since: UUID) -> list[Happening]:
         async with self._database.connection() as connection:
@@ -209,13 +216,22 @@ class _Rounds:
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database = database
         self._clock = clock
-        self._start = ids.floor(clock())
+        self._start = ids.floor(clock() - _LATENESS)
         self._told: dict[UUID, None] = {}
         self._count = 0
         self._presence_start: datetime | None = None
         self._told_presences: set[tuple[object, ...]] = set()
 
+    async def begin(self) -> None:
+        """What is there by now is not told."""
+        there = await self.next()
+        for kind in ("audit", "attempt"):
+            of_kind = [each.id for each in there if each.kind == kind and each.id is not None]
+            if len(of_kind) == BATCH:  # nor is what was there before these
+                self._start = max(self._start, min(of_kind))
+
     async def next(self) -> list[Happening]:
+        """What is new."""
         since = max(self._start, ids.floor(self._clock() - _LATENESS))
         self._told = {id_: None for id_ in self._told if id_ > since}
         async with self._database.connection() as connection:

@@ -214,7 +214,7 @@ class JobRunner:
                     lane_limit=self._lane_limit,
                     lease=timedelta(seconds=self._lease),
                     only=self._only,
-                    but=self._running,  # who was taken for dead, and is at it still, lets it go first
+                    but=self._running,  # after a standstill: it goes on with them, or lets them go first
                 )
         for each in taken:
             self._begin(each)

@@ -11,8 +11,8 @@ from provserver.store.database import Connection
 
 UnitState = Literal["reserved", "written", "failed"]
 
-MOMENT = 1_500
-"""Milliseconds for which a unit is waited for that another station has."""
+PATIENCE = 1.5
+"""Seconds for which a unit is waited for that another station has."""
 
 
 class ProfileRow(NamedTuple):
@@ -98,7 +98,7 @@ async def hold(connection: Connection, profile_id: UUID, unit: str) -> None:
     Raises asyncpg.LockNotAvailableError after a moment, which the connection of a killed station takes to end, be it
     to Postgres or to a server.
     """
-    await connection.execute(f"SET lock_timeout = '{MOMENT}ms'")
+    await connection.execute(f"SET lock_timeout = '{PATIENCE}s'")
     await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"eol:{profile_id}:{unit}")
 
 

@@ -27,7 +27,9 @@ SELECT EXISTS (
 
 _FREE = """
 UPDATE job SET state = 'waiting', due_at = NULL, holder = NULL, lease_until = NULL, faults = faults + 1
-WHERE id = ANY(ARRAY(SELECT id FROM job WHERE state = 'running' AND lease_until < now() FOR UPDATE SKIP LOCKED))
+WHERE id = ANY(ARRAY(
+    SELECT id FROM job WHERE state = 'running' AND lease_until < now() AND id <> ALL($1::uuid[]) FOR UPDATE SKIP LOCKED
+))
 """
 
 # The lanes are found one by one in the index, however many jobs wait in each. In a lane the oldest comes first.
@@ -168,9 +170,9 @@ async def take(
     """Jobs that are due, and are this process' from now on; those of processes that are gone among them.
 
     room: so many at most. lane_limit: so many of a lane at most, all processes together. only: this one. but: none of
-    these.
+    these, which this process is still at.
     """
-    await connection.execute(_FREE)
+    await connection.execute(_FREE, list(but))
     rows = await connection.fetch(_TAKE, list(kinds), now, room, lane_limit, holder, lease, only, list(but))
     taken = [(faults, since, jobs.job_of(job)) for faults, since, *job in rows]
     return [

@@ -105,7 +105,7 @@ def test_a_server_under_load_is_observed(tmp_path: Path) -> None:
     lines = report(file.read_text(), EVERY)
     numbers = sorted(lines)
     assert numbers == list(range(numbers[0], numbers[-1] + 1))
-    assert len(numbers) >= 3  # two whole ones in a second, and a part at each end
+    assert len(numbers) >= 3  # two whole ones, and a part at each end
     assert sum(each["done"] for each in lines.values()) >= measured.done
     assert lines[numbers[-1]]["backlog"] == lines[numbers[-1]]["failed"] == 0
     assert max(each["max"] for each in lines.values()) == measured.max

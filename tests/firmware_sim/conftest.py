@@ -13,13 +13,13 @@ from cryptography.x509.oid import NameOID
 
 from firmware_sim.pki import Factory
 from firmware_sim.tls import ClientCertificate, Trust
-from tests.server import _quiet_port
+from tests.server import quiet_port
 
 
 @pytest.fixture
 def free_port() -> int:
     """A port on 127.0.0.1 free for TCP and UDP; nobody else of the run takes it until it is used."""
-    return _quiet_port()
+    return quiet_port()
 
 
 @dataclass(frozen=True)

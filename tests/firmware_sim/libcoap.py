@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from firmware_sim.address import Address
-from tests.server import _quiet_port
+from tests.server import quiet_port
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def libcoap(program: str, *options: str | Path) -> Iterator[Address]:
 def _quiet_pair() -> int:
     """A port and the one above it, where no client's port comes to lie, nor one of another process of the run."""
     while True:
-        port = _quiet_port() & ~1
+        port = quiet_port() & ~1
         with socket.socket(type=socket.SOCK_DGRAM) as one, socket.socket(type=socket.SOCK_DGRAM) as other:
             try:
                 one.bind(("127.0.0.1", port))

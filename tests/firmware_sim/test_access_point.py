@@ -161,13 +161,13 @@ async def test_a_client_that_goes_away(air: AccessPoint, host: Host, leave: Call
 def sockets(monkeypatch: pytest.MonkeyPatch) -> list[socket.socket]:
     """All that are made here."""
     made: list[socket.socket] = []
-    bound = access_point._bound
+    bound = access_point.bound
 
     def kept(family: int, host: str, port: int) -> socket.socket:
         made.append(bound(family, host, port))
         return made[-1]
 
-    monkeypatch.setattr(access_point, "_bound", kept)
+    monkeypatch.setattr(access_point, "bound", kept)
     return made
 
 

@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from firmware_sim.board import Generation
 from firmware_sim.button import Button, Hold
@@ -25,6 +27,13 @@ def test_what_holding_it_means(generation: Generation, seconds: float, hold: Hol
     assert button.hold(100 + seconds) is hold
     assert button.release(100 + seconds) is reset
     assert button.hold(200) is Hold.UP
+
+
+@given(st.floats(0, 1e9), st.sampled_from(Generation))
+def test_holding_it_for_just_as_long_is_enough_at_any_time(since: float, generation: Generation) -> None:
+    button = Button(generation)
+    button.press(since)
+    assert button.release(since + 10)
 
 
 def test_when_it_means_something_else() -> None:

@@ -229,6 +229,7 @@ async def test_what_a_phone_had_kept_at_once_outlives_the_power(whole: bool, tmp
 async def _cut_everywhere(made: Callable[[], Site], *, whole: bool) -> int:
     """Play the story with one cut, after each step; how many there are."""
     loop = asyncio.get_running_loop()
+    before = loop.get_exception_handler()
     loop.set_exception_handler(lambda *_: None)  # a handler that was cut in its step
     try:
         for cut in itertools.count():
@@ -244,7 +245,7 @@ async def _cut_everywhere(made: Callable[[], Site], *, whole: bool) -> int:
                 break
     finally:
         gc.collect()  # what was cut complains here, where that is expected, and in no other test
-        loop.set_exception_handler(None)
+        loop.set_exception_handler(before)
     return cut
 
 

@@ -39,6 +39,16 @@ async def serving(database_url: str) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
+async def patient(database_url: str) -> AsyncIterator[Database]:
+    """The same, but who waits for a lock waits for longer than a disk stands still."""
+    opened = Database(database_url, size=4, serving=True)
+    opened._settings["lock_timeout"] = "7s"
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
 def claiming(space: Space, serving: Database) -> Claiming:
     """Without a limit that a test would run into."""
     return unlimited(space, serving)

@@ -30,6 +30,7 @@ from tests.services.moves import (
     history,
     made,
     outcomes,
+    patient,
     serving,
     status,
     unchanged,
@@ -40,7 +41,7 @@ from tests.services.test_sessions import Connection, process
 
 ADMIN, STAFF = Role.ADMIN, Role.STAFF
 
-__all__ = ["access", "claiming", "data", "estate", "handover", "serving"]  # fixtures
+__all__ = ["access", "claiming", "data", "estate", "handover", "patient", "serving"]  # fixtures
 
 
 # --- claiming by QR code
@@ -605,9 +606,9 @@ async def test_the_maker_claims_his_own_device_for_a_user_alone(
 
 @pytest.mark.parametrize("connected", [False, True])
 async def test_of_those_who_claim_at_once_one_wins(
-    estate: Estate, access: Access, space: Space, connected: bool
+    estate: Estate, access: Access, space: Space, connected: bool, patient: Database
 ) -> None:
-    unhurried = unlimited(space, space.database)
+    unhurried = unlimited(space, patient)
     who = [estate.who(name, role) for name in ("anna", "ben", "brand") for role in Role]
     for _ in range(5):
         token = await estate.token()
@@ -639,9 +640,9 @@ async def test_of_those_who_name_the_secret_at_once_one_wins(
 
 
 async def test_a_claim_and_the_first_connect_at_once_make_one_device(
-    estate: Estate, access: Access, space: Space
+    estate: Estate, access: Access, space: Space, patient: Database
 ) -> None:
-    unhurried = unlimited(space, space.database)
+    unhurried = unlimited(space, patient)
     for n in range(10):
         token = await estate.token()
         calls: list[Awaitable[object]] = [
@@ -659,9 +660,9 @@ async def test_a_claim_and_the_first_connect_at_once_make_one_device(
 
 
 async def test_a_claim_and_a_deletion_at_once_leave_no_half_of_either(
-    estate: Estate, access: Access, space: Space
+    estate: Estate, access: Access, space: Space, patient: Database
 ) -> None:
-    unhurried, handover = unlimited(space, space.database), Handover(space.database)
+    unhurried, handover = unlimited(space, patient), Handover(patient)
     for n in range(10):
         token = await estate.token()
         if n % 3:

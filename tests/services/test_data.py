@@ -67,7 +67,7 @@ async def device(space: Space) -> Authenticated:
 async def data(space: Space, database_url: str) -> AsyncIterator[Data]:
     """As the server has it: on connections that plan for keys. But whom a test has wait for a lock, waits for it."""
     opened = Database(database_url, size=4, serving=True)
-    opened._settings["lock_timeout"] = "60s"
+    opened._settings["lock_timeout"] = "7s"
     await opened.open()
     made = Data(opened, space.keys, history_limit=3, clock=lambda: NOW)
     yield made
@@ -338,6 +338,7 @@ async def test_who_holds_a_device_keeps_its_messages_waiting_and_no_others(
 async def test_two_processes_never_wait_for_each_other_crosswise(data: Data, space: Space, database_url: str) -> None:
     devices = [await make_device(space, f"sensor-{n}") for n in range(20)]
     opened = Database(database_url, size=4, serving=True)
+    opened._settings["lock_timeout"] = "7s"
     await opened.open()
     other = Data(opened, space.keys, history_limit=3)
 

@@ -88,6 +88,29 @@ async def test_who_comes_back_hears_what_was_missed(space: Space, feed: Feed, op
         assert [each.id for each in await heard(reader)] == [missed]
 
 
+async def test_one_that_is_committed_after_who_comes_back_has_looked_is_heard(
+    space: Space, feed: Feed, operator: Principal
+) -> None:
+    first = await record(space, space.organization_id, "first", age=60)
+    missed = await record(space, space.organization_id, "second", age=1)
+    async with feed.read(operator, since=first) as reader:
+        late = await record(space, space.organization_id, "third", age=0.5)
+        assert [each.id for each in await heard(reader, 2)] == [missed, late]
+        last = await record(space, space.organization_id, "last")
+        assert [each.id for each in await heard(reader)] == [last]
+
+
+async def test_what_was_there_before_is_not_heard_however_much_it_is(
+    space: Space, feed: Feed, operator: Principal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "BATCH", 3)
+    for n in range(10):
+        await record(space, space.organization_id, f"before {n}", age=5 - n / 10)
+    async with feed.read(operator) as reader:
+        after = await record(space, space.organization_id, "after")
+        assert [each.id for each in await heard(reader)] == [after]
+
+
 async def test_attempts_are_heard_and_those_of_nobodys_key_at_the_top(
     space: Space, fleet: Fleet, feed: Feed, operator: Principal
 ) -> None:

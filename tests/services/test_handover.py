@@ -14,6 +14,7 @@ from provserver.services.data import Data
 from provserver.services.devices import DeviceChange, Devices
 from provserver.services.handover import Handover
 from provserver.services.sessions import Cause
+from provserver.store.database import Database
 from tests.conftest import Space
 from tests.services.conftest import PEER, Locking
 from tests.services.moves import (
@@ -27,6 +28,7 @@ from tests.services.moves import (
     history,
     made,
     outcomes,
+    patient,
     serving,
     status,
     unchanged,
@@ -39,7 +41,7 @@ from tests.services.test_sessions import Connection, process
 
 ADMIN, STAFF = Role.ADMIN, Role.STAFF
 
-__all__ = ["access", "claiming", "data", "estate", "handover", "serving"]  # fixtures
+__all__ = ["access", "claiming", "data", "estate", "handover", "patient", "serving"]  # fixtures
 
 
 # --- giving back
@@ -403,14 +405,14 @@ async def test_a_device_without_a_token_is_released_but_keeps_what_its_maker_wro
 
 
 async def test_a_disclaim_and_a_claim_at_once_follow_each_other(
-    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space
+    estate: Estate, claiming: Claiming, access: Access, data: Data, space: Space, patient: Database
 ) -> None:
-    unhurried = unlimited(space, space.database)
+    unhurried = unlimited(space, patient)
     for _ in range(10):
         token = await used(estate, claiming, access, data, space)
 
         claimed, disclaimed = await outcomes(
-            unhurried.claim(estate.who("ben"), token.qr), Handover(space.database).disclaim(estate.operator, token.id)
+            unhurried.claim(estate.who("ben"), token.qr), Handover(patient).disclaim(estate.operator, token.id)
         )
 
         assert disclaimed is None

@@ -478,7 +478,14 @@ async def test_a_job_whose_process_is_gone_goes_on_elsewhere(yard: Yard, elsewhe
     assert [(step.name, step.result, step.tries) for step in steps] == [("first", None, 1), ("second", "elsewhere", 2)]
 
 
-async def test_who_was_taken_for_dead_does_not_begin_a_job_that_he_is_still_at(yard: Yard) -> None:
+_FREED = "UPDATE job SET state = 'waiting', holder = NULL, lease_until = NULL, faults = faults + 1 WHERE id = $1"
+
+
+@pytest.mark.parametrize("freed", [False, True])
+async def test_who_was_taken_for_dead_does_not_begin_a_job_that_he_is_still_at(
+    yard: Yard, space: Space, freed: bool
+) -> None:
+    """Another process may have freed it by then; if none has, he goes on."""
     gate, at_it = Gate(), list[bool]()
 
     async def run(job: Job, steps: Steps) -> None:
@@ -494,12 +501,14 @@ async def test_who_was_taken_for_dead_does_not_begin_a_job_that_he_is_still_at(y
     id_ = await yard.enqueue()
     await gate.begun.wait()
     await yard.expire(id_)
+    if freed:
+        await space.rows(_FREED, id_)
     await yard.ended(await yard.enqueue(input="other"))  # after which it has looked
-    assert (await yard.show(id_)).state == "waiting"
+    assert (await yard.show(id_)).state == ("waiting" if freed else "running")
     assert len(at_it) == 1
     gate.go_on.set()
     job = await yard.ended(id_)
-    assert (job.state, job.tries) == ("done", 2)
+    assert (job.state, job.tries) == ("done", 2 if freed else 1)
     assert not at_it
 
 

@@ -57,24 +57,26 @@ class Backend:
         heard: asyncio.Queue[tuple[str, ...] | None] = asyncio.Queue()
         unwatch = self.sessions.watch(device.id, heard.put_nowait)
         changed: set[str] = set()
-        async with self.made.database.transaction() as connection:
-            for key, value in values.items():
-                removed = await connection.execute(
-                    "DELETE FROM attribute WHERE device_id = $1 AND scope = 'SHARED' AND key = $2", device.id, key
-                )
-                if value is not None:
-                    await connection.execute(
-                        "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, 'SHARED', $2, $3)",
-                        device.id,
-                        key,
-                        value,
+        try:
+            async with self.made.database.transaction() as connection:
+                for key, value in values.items():
+                    removed = await connection.execute(
+                        "DELETE FROM attribute WHERE device_id = $1 AND scope = 'SHARED' AND key = $2", device.id, key
                     )
-                if value is not None or removed != "DELETE 0":
-                    changed.add(key)
-        while changed:  # Postgres tells of it once it is committed, and maybe later than it says so to us
-            keys = await heard.get()
-            changed = set() if keys == () else changed.difference(keys or ())
-        unwatch()
+                    if value is not None:
+                        await connection.execute(
+                            "INSERT INTO attribute (device_id, scope, key, value) VALUES ($1, 'SHARED', $2, $3)",
+                            device.id,
+                            key,
+                            value,
+                        )
+                    if value is not None or removed != "DELETE 0":
+                        changed.add(key)
+            while changed:  # Postgres tells of it once it is committed, and maybe later than it says so to us
+                keys = await heard.get()
+                changed = set() if keys == () else changed.difference(keys or ())
+        finally:
+            unwatch()
 
     async def revoke(self, device: Device) -> None:
         async with self.made.database.connection() as connection:
